@@ -1,0 +1,204 @@
+// THE op interface: the only compute header the engine sees. A public op() checks shapes, types and bounds once for all
+// backends and calls the private virtual do_op(), which a backend implements. A backend enqueues and returns; only
+// synchronize() and read_back() wait. No op allocates; workspaces are the caller's.
+//
+// Letters: T rows of a step (ragged, flattened), H query heads, K KV heads, G = H/K, D head dim, M model dim, F ffn dim,
+// V vocabulary, S page slots, N cached entries. Activations are f32 on the CPU.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "kernels/base/paged_cache.h"
+#include "kernels/base/sampling.h"
+#include "kernels/base/tensor.h"
+
+namespace restkv {
+
+// out[t] = scale * table[ids[t]].
+struct GatherArgs {
+  ConstTensor table;            // [V, M], any weight type
+  std::span<const int32_t> ids;  // [T], each in [0, V)
+  float scale = 1.0f;           // Gemma: sqrt(M)
+  Tensor out;                   // [T, M]
+};
+
+// residual += x (where residual is given), then out = norm(residual or x) * (offset + weight), per group of weight.cols
+// columns: the model norm has one group of M, QK-norm has H or K groups of D. RMSNorm (arXiv 1910.07467, eq. 4).
+struct RmsNormArgs {
+  ConstTensor x;       // [T, groups * C]
+  Tensor residual;     // [T, groups * C] or empty; updated in place
+  ConstTensor weight;  // [1, C] f32, f16 or bf16
+  float eps = 1e-5f;
+  float offset = 0.0f;  // Gemma: 1
+  Tensor out;           // [T, groups * C]; may be x or residual's own memory only if residual is empty
+};
+
+// out = x * weight^T + bias for one input and several weights (Q, K, V; gate, up). Each output is one dot product with
+// a fixed lane order: bitwise independent of T, of the tile and of the thread count.
+struct MatmulOutput {
+  ConstTensor weight;  // [N, C], any weight type
+  ConstTensor bias;    // [1, N] or empty
+  Tensor out;          // [T, N]
+};
+struct MatmulArgs {
+  ConstTensor x;  // [T, C]
+  std::span<const MatmulOutput> outputs;
+};
+
+// table[t] = (cos | sin)(positions[t] * inv_freq) * attention_factor; once a step for all layers of one rotary kind.
+struct RopeTableArgs {
+  std::span<const int32_t> positions;  // [T]
+  std::span<const float> inv_freq;     // [D/2]
+  float attention_factor = 1.0f;       // yarn's mscale, on cos and sin
+  Tensor out;                          // [T, D]: D/2 cosines, then D/2 sines
+};
+
+// Rotates q in place; rotates k and writes k, v to where the segment says: rows of layer scratch, or appended to the pages.
+struct StoreSegment {
+  int64_t row_begin = 0;  // rows [row_begin, row_begin + num_rows) of q, k, v belong to one sequence
+  int64_t num_rows = 0;
+  Tensor scratch_k;   // [num_rows, K*D] destination rows, or empty: append to the pages
+  Tensor scratch_v;   // [num_rows, K*D]
+  HeadTables tables;  // head h appends at entries kv_len[h] + i; the caller raises kv_len afterwards
+};
+struct RopeAndStoreArgs {
+  Tensor q;                            // [T, H*D], in place
+  Tensor k;                            // [T, K*D], in place
+  ConstTensor v;                       // [T, K*D]
+  ConstTensor rope;                    // [T, D] from rope_table
+  bool interleaved = false;            // pairs (2i, 2i+1) as in GGUF's llama, else (i, i + D/2)
+  std::span<const int32_t> positions;  // [T], written beside the paged entries
+  std::span<const StoreSegment> segments;
+  PagedCacheView cache;
+};
+
+struct AttentionShape {
+  int32_t num_heads = 0;     // H
+  int32_t num_kv_heads = 0;  // K
+  int32_t head_dim = 0;      // D
+  float scale = 0.0f;        // of q.k
+  float softcap = 0.0f;      // logits = cap * tanh(logits / cap); 0: none
+  int32_t window = 0;        // query at p sees positions > p - window; 0: all
+};
+
+// Causal attention of prompt rows over a cached prefix in pages (may be empty) and then this layer's rows in scratch.
+// Tiles are aligned to the absolute entry index (64), so the result does not depend on where the rows were cut.
+struct PrefillSegment {
+  int64_t row_begin = 0;
+  int64_t num_rows = 0;
+  HeadTables prefix;           // entries before the scratch rows; kv_len null: none
+  ConstTensor k;               // [num_kv, K*D] scratch rows of this layer from first_position on, these rows included
+  ConstTensor v;               // [num_kv, K*D]
+  int32_t first_position = 0;  // of scratch row 0
+};
+struct PrefillAttentionArgs {
+  AttentionShape shape;
+  ConstTensor q;                       // [T, H*D], rotated
+  std::span<const int32_t> positions;  // [T]
+  std::span<const PrefillSegment> segments;
+  PagedCacheView cache;
+  Tensor out;  // [T, H*D]
+  Tensor lse;  // [T, H] natural log-sum-exp of the scaled logits, or empty
+};
+
+// Attention of decode rows over their own pages only (their own entries were appended before). Several rows of one
+// sequence are masked by position. Lengths differ by head.
+struct DecodeSegment {
+  int64_t row_begin = 0;
+  int64_t num_rows = 0;
+  HeadTables tables;
+};
+struct DecodeAttentionArgs {
+  AttentionShape shape;
+  ConstTensor q;                       // [T, H*D], rotated
+  std::span<const int32_t> positions;  // [T]
+  std::span<const DecodeSegment> segments;
+  PagedCacheView cache;
+  Tensor out;  // [T, H*D]
+};
+
+enum class Activation : uint8_t { kSilu, kGeluTanh };
+// out = activation(gate) * up.
+struct GluArgs {
+  ConstTensor gate;  // [T, F]
+  ConstTensor up;    // [T, F]
+  Activation activation = Activation::kSilu;
+  Tensor out;  // [T, F]; may be gate
+};
+
+// x = cap * tanh(x / cap), in place.
+struct SoftcapArgs {
+  Tensor x;
+  float cap = 0.0f;
+};
+
+// Copies the scratch rows of one layer to the pages of each head, all of them, in position order (policy full).
+// Replaced by compact where a policy selects.
+struct StorePagesArgs {
+  ConstTensor k;                       // [N, K*D]
+  ConstTensor v;                       // [N, K*D]
+  std::span<const int32_t> positions;  // [N]
+  HeadTables tables;                   // entries kv_len[h] + i
+  int32_t num_kv_heads = 0;
+  PagedCacheView cache;
+};
+
+// One token for each row, in the order of architecture.md (bias, bans, penalties, temperature, min-p, top-k, top-p).
+struct SampleArgs {
+  Tensor logits;                      // [B, V]; overwritten
+  std::span<const SampleRow> rows;    // [B]
+  std::span<SampleResult> results;    // [B]
+};
+
+// Memory of a backend; reading or writing it directly is only legal on the CPU.
+class DeviceBuffer {
+ public:
+  virtual ~DeviceBuffer() = default;
+  std::byte* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ protected:
+  DeviceBuffer(std::byte* data, int64_t bytes) : data_(data), bytes_(bytes) {}
+  std::byte* data_;
+  int64_t bytes_;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;
+  virtual int32_t page_slots() const = 0;  // S: 16 on the CPU, 64 on CUDA
+  // Zeroed address space, touched on first use; null if there is none left.
+  virtual std::unique_ptr<DeviceBuffer> allocate(int64_t bytes) = 0;
+
+  void gather(const GatherArgs& args);
+  void rmsnorm(const RmsNormArgs& args);
+  void matmul(const MatmulArgs& args);
+  void rope_table(const RopeTableArgs& args);
+  void rope_and_store(const RopeAndStoreArgs& args);
+  void prefill_attention(const PrefillAttentionArgs& args);
+  void decode_attention(const DecodeAttentionArgs& args);
+  void glu(const GluArgs& args);
+  void softcap(const SoftcapArgs& args);
+  void store_pages(const StorePagesArgs& args);
+  void sample(const SampleArgs& args);
+  virtual void synchronize() = 0;
+
+ private:
+  virtual void do_gather(const GatherArgs& args) = 0;
+  virtual void do_rmsnorm(const RmsNormArgs& args) = 0;
+  virtual void do_matmul(const MatmulArgs& args) = 0;
+  virtual void do_rope_table(const RopeTableArgs& args) = 0;
+  virtual void do_rope_and_store(const RopeAndStoreArgs& args) = 0;
+  virtual void do_prefill_attention(const PrefillAttentionArgs& args) = 0;
+  virtual void do_decode_attention(const DecodeAttentionArgs& args) = 0;
+  virtual void do_glu(const GluArgs& args) = 0;
+  virtual void do_softcap(const SoftcapArgs& args) = 0;
+  virtual void do_store_pages(const StorePagesArgs& args) = 0;
+  virtual void do_sample(const SampleArgs& args) = 0;
+};
+
+}  // namespace restkv
