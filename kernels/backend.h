@@ -36,6 +36,12 @@ struct RmsNormArgs {
   Tensor out;           // [T, groups * C]; may be x or residual's own memory only if residual is empty
 };
 
+// residual += x.
+struct AddArgs {
+  Tensor residual;  // [T, M]
+  ConstTensor x;    // [T, M]
+};
+
 // out = x * weight^T + bias for one input and several weights (Q, K, V; gate, up). Each output is one dot product with
 // a fixed lane order: bitwise independent of T, of the tile and of the thread count.
 struct MatmulOutput {
@@ -176,6 +182,7 @@ class Backend {
 
   void gather(const GatherArgs& args);
   void rmsnorm(const RmsNormArgs& args);
+  void add(const AddArgs& args);
   void matmul(const MatmulArgs& args);
   void rope_table(const RopeTableArgs& args);
   void rope_and_store(const RopeAndStoreArgs& args);
@@ -190,6 +197,7 @@ class Backend {
  private:
   virtual void do_gather(const GatherArgs& args) = 0;
   virtual void do_rmsnorm(const RmsNormArgs& args) = 0;
+  virtual void do_add(const AddArgs& args) = 0;
   virtual void do_matmul(const MatmulArgs& args) = 0;
   virtual void do_rope_table(const RopeTableArgs& args) = 0;
   virtual void do_rope_and_store(const RopeAndStoreArgs& args) = 0;
