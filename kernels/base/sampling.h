@@ -40,6 +40,7 @@ struct SampleRow {
   std::span<const uint64_t> prompt_tokens;  // [ceil(V/64)] bitmap of the prompt's tokens; empty without penalties
   std::span<const uint16_t> counts;         // [V] counts in the answer so far; empty without penalties
   std::span<const int32_t> banned;          // tokens that must not be drawn now (min_tokens, bad_words)
+  int32_t forced = -1;  // >= 0: this token is given, not drawn (prompt log probabilities, teacher forcing)
 };
 
 struct TokenLogprob {

@@ -1,0 +1,31 @@
+// The ids of all pages: free + owned + cached == total, always. Plain numbers only: the scheduler and the simulation use
+// it without any backend. Engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace restkv {
+
+class PagePool {
+ public:
+  explicit PagePool(int64_t num_pages);
+
+  int64_t total() const { return static_cast<int64_t>(holders_.size()); }
+  int64_t free() const { return static_cast<int64_t>(free_.size()); }
+  int64_t owned() const { return owned_; }
+  bool can_take(int64_t count) const { return count <= free(); }
+  // Fills `pages` with ids, lowest released last in, first out. CHECKs can_take.
+  void take(std::span<int32_t> pages);
+  void give_back(std::span<const int32_t> pages);
+  // free + owned == total and no page is both; O(pages), for tests and idle moments.
+  bool is_consistent() const;
+
+ private:
+  std::vector<int32_t> free_;      // stack of page ids
+  std::vector<uint16_t> holders_;  // [total] how many hold the page
+  int64_t owned_ = 0;
+};
+
+}  // namespace restkv

@@ -1,0 +1,157 @@
+// The layer as a list of ops; what differs between families is data (families.h), never a branch on a name.
+#include "engine/model/transformer.h"
+
+#include <array>
+#include <cmath>
+
+namespace restkv {
+
+Transformer::Transformer(const Model& model, Backend& backend, Arena& arena, int64_t max_rows, int64_t max_logit_rows)
+    : model_(model), backend_(backend), max_rows_(max_rows), max_logit_rows_(max_logit_rows) {
+  const ModelConfig& c = model.config;
+  rope_ = rope_frequencies(c.rope, c.head_dim);
+  for (const LayerConfig& layer : c.layers) has_local_rope_ |= layer.local_rope;
+  rope_table_ = arena.tensor(DType::kF32, max_rows, c.head_dim);
+  if (has_local_rope_) {
+    rope_local_ = rope_frequencies(c.rope_local, c.head_dim);
+    rope_local_table_ = arena.tensor(DType::kF32, max_rows, c.head_dim);
+  }
+  hidden_ = arena.tensor(DType::kF32, max_rows, c.hidden_size);
+  delta_ = arena.tensor(DType::kF32, max_rows, c.hidden_size);
+  q_ = arena.tensor(DType::kF32, max_rows, c.num_heads * c.head_dim);
+  attended_ = arena.tensor(DType::kF32, max_rows, c.num_heads * c.head_dim);
+  k_ = arena.tensor(DType::kF32, max_rows, c.num_kv_heads * c.head_dim);
+  v_ = arena.tensor(DType::kF32, max_rows, c.num_kv_heads * c.head_dim);
+  gate_ = arena.tensor(DType::kF32, max_rows, c.ffn_size);
+  up_ = arena.tensor(DType::kF32, max_rows, c.ffn_size);
+  logit_rows_ = arena.tensor(DType::kF32, max_logit_rows, c.hidden_size);
+  logits_ = arena.tensor(DType::kF32, max_logit_rows, c.vocab_size);
+}
+
+void Transformer::embed(std::span<const int32_t> ids, Tensor residual) {
+  backend_.gather({.table = model_.weights.embedding,
+                   .ids = ids,
+                   .scale = static_cast<float>(model_.config.embedding_scale),
+                   .out = residual});
+}
+
+void Transformer::prepare(std::span<const int32_t> positions) {
+  const auto rows = static_cast<int64_t>(positions.size());
+  CHECK(rows <= max_rows_) << rows << " rows, room for " << max_rows_;
+  backend_.rope_table({.positions = positions,
+                       .inv_freq = rope_.inv_freq,
+                       .attention_factor = rope_.attention_factor,
+                       .out = first_rows(rope_table_, rows)});
+  if (has_local_rope_) {
+    backend_.rope_table({.positions = positions,
+                         .inv_freq = rope_local_.inv_freq,
+                         .attention_factor = rope_local_.attention_factor,
+                         .out = first_rows(rope_local_table_, rows)});
+  }
+}
+
+void Transformer::project(int64_t layer, const LayerRows& rows) {
+  const ModelConfig& c = model_.config;
+  const LayerWeights& w = model_.weights.layers[static_cast<size_t>(layer)];
+  const int64_t count = rows.residual.rows;
+  const auto eps = static_cast<float>(c.norm_eps);
+  const auto offset = static_cast<float>(c.norm_offset);
+  const Tensor hidden = first_rows(hidden_, count);
+  const Tensor q = first_rows(q_, count), k = first_rows(k_, count), v = first_rows(v_, count);
+
+  backend_.rmsnorm(
+      {.x = rows.residual, .residual = {}, .weight = w.attn_norm, .eps = eps, .offset = offset, .out = hidden});
+  const std::array<MatmulOutput, 3> outputs = {{{w.q, w.q_bias, q}, {w.k, w.k_bias, k}, {w.v, w.v_bias, v}}};
+  backend_.matmul({.x = hidden, .outputs = outputs});
+  if (c.qk_norm) {
+    backend_.rmsnorm({.x = q, .residual = {}, .weight = w.q_norm, .eps = eps, .offset = offset, .out = q});
+    backend_.rmsnorm({.x = k, .residual = {}, .weight = w.k_norm, .eps = eps, .offset = offset, .out = k});
+  }
+  const bool local = c.layers[static_cast<size_t>(layer)].local_rope;
+  backend_.rope_and_store({.q = q,
+                           .k = k,
+                           .v = v,
+                           .rope = first_rows(local ? rope_local_table_ : rope_table_, count),
+                           .interleaved = c.rope_interleaved,
+                           .positions = rows.positions,
+                           .segments = rows.stores,
+                           .cache = rows.cache});
+}
+
+void Transformer::attend(int64_t layer, const LayerRows& rows) {
+  const ModelConfig& c = model_.config;
+  const LayerWeights& w = model_.weights.layers[static_cast<size_t>(layer)];
+  const int64_t count = rows.residual.rows;
+  const auto eps = static_cast<float>(c.norm_eps);
+  const auto offset = static_cast<float>(c.norm_offset);
+  const AttentionShape shape = {.num_heads = static_cast<int32_t>(c.num_heads),
+                                .num_kv_heads = static_cast<int32_t>(c.num_kv_heads),
+                                .head_dim = static_cast<int32_t>(c.head_dim),
+                                .scale = static_cast<float>(c.attention_scale),
+                                .softcap = static_cast<float>(c.attention_softcap),
+                                .window = c.layers[static_cast<size_t>(layer)].window};
+  const Tensor q = first_rows(q_, count), attended = first_rows(attended_, count);
+  const Tensor hidden = first_rows(hidden_, count), delta = first_rows(delta_, count);
+  const Tensor gate = first_rows(gate_, count), up = first_rows(up_, count);
+
+  if (!rows.prefills.empty()) {
+    backend_.prefill_attention({.shape = shape,
+                                .q = q,
+                                .positions = rows.positions,
+                                .segments = rows.prefills,
+                                .cache = rows.cache,
+                                .out = attended,
+                                .lse = {}});
+  }
+  if (!rows.decodes.empty()) {
+    backend_.decode_attention({.shape = shape,
+                               .q = q,
+                               .positions = rows.positions,
+                               .segments = rows.decodes,
+                               .cache = rows.cache,
+                               .out = attended});
+  }
+  const bool post_norms = c.norms == NormPlacement::kPreAndPost;
+  const MatmulOutput o = {w.o, w.o_bias, delta};
+  backend_.matmul({.x = attended, .outputs = {&o, 1}});
+  if (post_norms) {
+    backend_.rmsnorm(
+        {.x = delta, .residual = {}, .weight = w.attn_post_norm, .eps = eps, .offset = offset, .out = delta});
+  }
+  backend_.rmsnorm({.x = delta,
+                    .residual = rows.residual,
+                    .weight = w.ffn_norm,
+                    .eps = eps,
+                    .offset = offset,
+                    .out = hidden});
+  const std::array<MatmulOutput, 2> gate_up = {{{w.gate, w.gate_bias, gate}, {w.up, w.up_bias, up}}};
+  backend_.matmul({.x = hidden, .outputs = gate_up});
+  backend_.glu({.gate = gate, .up = up, .activation = c.activation, .out = gate});
+  const MatmulOutput down = {w.down, w.down_bias, delta};
+  backend_.matmul({.x = gate, .outputs = {&down, 1}});
+  if (post_norms) {
+    backend_.rmsnorm(
+        {.x = delta, .residual = {}, .weight = w.ffn_post_norm, .eps = eps, .offset = offset, .out = delta});
+  }
+  backend_.add({.residual = rows.residual, .x = delta});
+}
+
+Tensor Transformer::logits(ConstTensor residual, std::span<const int32_t> rows) {
+  const ModelConfig& c = model_.config;
+  const auto count = static_cast<int64_t>(rows.size());
+  CHECK(count <= max_logit_rows_) << count << " rows, room for " << max_logit_rows_;
+  const Tensor picked = first_rows(logit_rows_, count), logits = first_rows(logits_, count);
+  backend_.gather({.table = residual, .ids = rows, .scale = 1.0f, .out = picked});
+  backend_.rmsnorm({.x = picked,
+                    .residual = {},
+                    .weight = model_.weights.final_norm,
+                    .eps = static_cast<float>(c.norm_eps),
+                    .offset = static_cast<float>(c.norm_offset),
+                    .out = picked});
+  const MatmulOutput head = {model_.weights.head, {}, logits};
+  backend_.matmul({.x = picked, .outputs = {&head, 1}});
+  if (c.final_softcap != 0.0) backend_.softcap({.x = logits, .cap = static_cast<float>(c.final_softcap)});
+  return logits;
+}
+
+}  // namespace restkv
