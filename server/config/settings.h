@@ -1,0 +1,91 @@
+// Everything that can be configured, as plain data. The defaults stand here (and in EngineOptions) and
+// nowhere else; the option table (options.h) says how each field is reached from flags, YAML and the
+// environment, and its bounds. A field exists only if something reads it.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace restkv {
+
+using std::chrono::milliseconds;
+
+struct ServerSettings {
+  std::string host = "127.0.0.1";  // an address, not a name
+  int32_t port = 8000;             // 0: any free one; the server says which
+  bool insecure = false;           // allows an address other than loopback without an API key
+  bool strict_params = false;      // unknown request fields are a 400 instead of a warning
+  int32_t io_threads = 1;          // each with its own io_context
+  int32_t max_connections = 4096;
+  int64_t max_body_size = 0;           // bytes; 0: max(8 MiB, 8 x max_model_len)
+  int64_t max_request_line = 8 << 10;  // bytes
+  int64_t max_header_size = 16 << 10;  // bytes of all headers
+  int32_t max_headers = 100;
+  milliseconds header_timeout{
+      10'000};  // from the connection or the last answer's end to the end of the headers
+  milliseconds body_timeout{600'000};  // to receive one whole request
+  int64_t min_body_rate = 1 << 10;     // bytes a second while a body comes in
+  milliseconds idle_timeout{60'000};   // between two requests of a connection
+  milliseconds write_timeout{30'000};  // a client that takes nothing for so long is dropped
+  milliseconds request_timeout{0};     // running time of a request; 0: none
+  milliseconds drain_timeout{30'000};  // after SIGTERM, for the requests that run
+};
+
+struct ModelSettings {
+  std::string path;         // a folder, a .gguf or "demo"
+  std::string served_name;  // the id clients see; empty: from the file
+};
+
+enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
+enum class LogFormat : uint8_t { kText, kJson };
+
+struct LoggingSettings {
+  LogLevel level = LogLevel::kInfo;
+  LogFormat format = LogFormat::kText;
+  bool log_content = false;  // prompts and answers may appear in the log
+};
+
+// What the verbs besides `serve` take; flags only, no YAML.
+struct CompleteSettings {
+  int32_t max_tokens = 128;
+  double temperature = 0.0;
+  double top_p = 1.0;
+  double min_p = 0.0;
+  int32_t top_k = 0;  // 0: off
+  double presence_penalty = 0.0;
+  double frequency_penalty = 0.0;
+  double repetition_penalty = 1.0;
+  int64_t seed = 0;
+  bool ignore_eos = false;
+};
+
+struct BenchSettings {
+  int32_t prompt_len = 512;
+  int32_t output_len = 128;
+  int32_t rounds = 5;
+  std::string prompt_file;  // empty: the built-in text, repeated
+};
+
+struct OutputSettings {
+  bool json = false;
+  std::string file;             // input text of `tokenize`
+  std::string out;              // where `logits` writes
+  std::vector<int32_t> tokens;  // of `logits`
+};
+
+struct Settings {
+  std::string config_file;  // the YAML the rest came from; empty: none
+  ServerSettings server;
+  EngineOptions engine;  // sections engine, cache and model (max_model_len)
+  ModelSettings model;
+  LoggingSettings logging;
+  CompleteSettings complete;
+  BenchSettings bench;
+  OutputSettings output;
+};
+
+}  // namespace restkv
