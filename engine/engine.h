@@ -1,5 +1,6 @@
-// The facade: everything a server, a CLI verb or a test needs of the engine. One engine thread owns all scheduler,
-// sequence and page state (engine/README.md); what crosses threads is RequestHandle, atomic counters and snapshots.
+// The facade: everything a server, a CLI verb or a test needs of the engine. One engine thread owns all
+// scheduler, sequence and page state (engine/README.md); what crosses threads is RequestHandle, atomic
+// counters and snapshots.
 #pragma once
 
 #include <cstdint>
@@ -13,30 +14,30 @@
 namespace restkv {
 
 struct EngineOptions {
-  int32_t threads = 0;                // 0: physical cores
-  int64_t max_model_len = 0;          // 0: the model's context, bounded by memory
-  int32_t max_num_seqs = 32;          // sequences that decode in one step
+  int32_t threads = 0;        // 0: physical cores
+  int64_t max_model_len = 0;  // 0: the model's context, bounded by memory
+  int32_t max_num_seqs = 32;  // sequences that decode in one step
   int32_t max_num_batched_tokens = 512;
-  double memory_fraction = 0.5;       // of what the machine leaves beside the weights, for the page pool
-  DType cache_dtype = DType::kF32;    // kF32 or kF16
+  double memory_fraction = 0.5;     // of what the machine leaves beside the weights, for the page pool
+  DType cache_dtype = DType::kF32;  // kF32 or kF16
   int32_t max_queue_requests = 1024;
   int64_t max_queue_tokens = 1 << 22;
 };
 
 // Bytes of every part of memory, fixed at start; `inspect` prints it.
 struct MemoryPlan {
-  int64_t weights = 0;     // mapped file, shared with the page cache on the CPU
-  int64_t workspace = 0;   // activations of one step
-  int64_t scratch = 0;     // prefill arena
-  int64_t pool = 0;        // pages
-  int64_t ring = 0;        // of one sequence: query ring pages
+  int64_t weights = 0;    // mapped file, shared with the page cache on the CPU
+  int64_t workspace = 0;  // activations of one step
+  int64_t scratch = 0;    // prefill arena
+  int64_t pool = 0;       // pages
+  int64_t ring = 0;       // of one sequence: query ring pages
   int64_t page_bytes = 0;
   int64_t pages = 0;
-  int64_t max_sequences = 0;   // at max_model_len (full) or the budget
+  int64_t max_sequences = 0;  // at max_model_len (full) or the budget
   int64_t max_model_len = 0;
 };
-// What an engine with these options would take, without loading weights into memory. Error: does not fit, which setting
-// to change and to what.
+// What an engine with these options would take, without loading weights into memory. Error: does not fit,
+// which setting to change and to what.
 Result<MemoryPlan> plan_memory(const Model& model, const EngineOptions& options);
 
 struct EngineStats {
@@ -50,16 +51,18 @@ struct EngineStats {
 
 class Engine {
  public:
-  // Starts the engine thread. `threads` compute threads, workspaces and the page pool exist when this returns.
-  static Result<std::unique_ptr<Engine>> start(std::shared_ptr<const Model> model, const EngineOptions& options);
+  // Starts the engine thread. `threads` compute threads, workspaces and the page pool exist when this
+  // returns.
+  static Result<std::unique_ptr<Engine>> start(std::shared_ptr<const Model> model,
+                                               const EngineOptions& options);
   virtual ~Engine() = default;  // stops at once: running requests end as cancelled
 
-  // Any thread. Errors: INVALID_ARGUMENT (what could never fit, reason context_length_exceeded; a bad token id),
-  // RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining, broken). On success the stream ends with exactly one kFinish
-  // record per choice.
+  // Any thread. Errors: INVALID_ARGUMENT (what could never fit, reason context_length_exceeded; a bad token
+  // id), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining, broken). On success the stream ends with
+  // exactly one kFinish record per choice.
   virtual Status submit(const std::shared_ptr<RequestHandle>& handle) = 0;
-  virtual void drain() = 0;           // no new requests from now on; running ones go on
-  virtual bool is_idle() const = 0;   // nothing queued or running
+  virtual void drain() = 0;          // no new requests from now on; running ones go on
+  virtual bool is_idle() const = 0;  // nothing queued or running
   virtual bool is_healthy() const = 0;
   virtual EngineStats stats() const = 0;
   virtual const Model& model() const = 0;

@@ -1,4 +1,5 @@
-// What a client asks of the engine: one prompt as token ids, n choices. Immutable once submitted, but for the cancel flag.
+// What a client asks of the engine: one prompt as token ids, n choices. Immutable once submitted, but for the
+// cancel flag.
 #pragma once
 
 #include <atomic>
@@ -16,12 +17,12 @@ namespace restkv {
 using Clock = std::chrono::steady_clock;
 
 struct Request {
-  std::string id;                // the server's id ("cmpl-..."), for logs and DELETE /v1/requests
-  std::string owner;             // name of the API key; empty without keys
-  std::vector<int32_t> prompt;   // [T] token ids, each in [0, V)
-  int32_t max_tokens = 16;       // generated tokens per choice, >= 0 (0: only prompt log probabilities)
-  int32_t min_tokens = 0;        // end tokens are banned before
-  int32_t num_choices = 1;       // n
+  std::string id;               // the server's id ("cmpl-..."), for logs and DELETE /v1/requests
+  std::string owner;            // name of the API key; empty without keys
+  std::vector<int32_t> prompt;  // [T] token ids, each in [0, V)
+  int32_t max_tokens = 16;      // generated tokens per choice, >= 0 (0: only prompt log probabilities)
+  int32_t min_tokens = 0;       // end tokens are banned before
+  int32_t num_choices = 1;      // n
   SamplingParams sampling;
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
@@ -38,8 +39,9 @@ struct RequestHandle {
       : request(std::move(request)), stream(std::move(wake)) {}
   Request request;
   TokenStream stream;
-  std::atomic<bool> cancelled{false};              // whole request: client gone, timeout
-  std::atomic<uint32_t> cancelled_choices{0};      // bit i: choice i is finished for its reader (stop string); n <= 16
+  std::atomic<bool> cancelled{false};  // whole request: client gone, timeout
+  std::atomic<uint32_t> cancelled_choices{
+      0};  // bit i: choice i is finished for its reader (stop string); n <= 16
 
   void cancel() { cancelled.store(true, std::memory_order_relaxed); }
   void cancel_choice(int32_t choice) { cancelled_choices.fetch_or(1u << choice, std::memory_order_relaxed); }

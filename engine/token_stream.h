@@ -1,5 +1,6 @@
-// The bounded queue between the engine thread and one client's thread. The engine never waits: there is room for every
-// record a request can produce, reserved at admission. A client that stops reading is the server's business (it cancels).
+// The bounded queue between the engine thread and one client's thread. The engine never waits: there is room
+// for every record a request can produce, reserved at admission. A client that stops reading is the server's
+// business (it cancels).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,7 @@ enum class FinishReason : uint8_t { kNone, kStop, kLength, kCancelled, kError };
 // Counters of one choice, as of one record.
 struct SequenceCounters {
   int32_t prompt_tokens = 0;
-  int32_t cached_tokens = 0;      // of the prompt, from the prefix cache
+  int32_t cached_tokens = 0;  // of the prompt, from the prefix cache
   int32_t completion_tokens = 0;
   float queue_ms = 0, prefill_ms = 0, decode_ms = 0;
 };
@@ -27,8 +28,8 @@ struct TokenRecord {
   Kind kind = Kind::kToken;
   FinishReason finish = FinishReason::kNone;  // kFinish only
   int32_t choice = 0;
-  int32_t token = -1;         // kPromptToken, kToken; kFinish by a stop token: that token, else -1
-  float logprob = 0.0f;       // with num_logprobs / prompt_logprobs >= 0; the first prompt token has none (NaN)
+  int32_t token = -1;    // kPromptToken, kToken; kFinish by a stop token: that token, else -1
+  float logprob = 0.0f;  // with num_logprobs / prompt_logprobs >= 0; the first prompt token has none (NaN)
   int32_t rank = 0;
   std::vector<TokenLogprob> top;
   Status error;               // kFinish with kError
@@ -40,17 +41,17 @@ class TokenStream {
   // `wake` runs on the engine thread, at most once between two take() calls, when there is something to take.
   explicit TokenStream(std::function<void()> wake) : wake_(std::move(wake)) {}
 
-  void reserve(size_t records);     // at admission
-  void push(TokenRecord record);    // engine thread; visible to take() at once
-  void flush();                     // engine thread, once a step: wakes the reader if something was pushed
+  void reserve(size_t records);   // at admission
+  void push(TokenRecord record);  // engine thread; visible to take() at once
+  void flush();                   // engine thread, once a step: wakes the reader if something was pushed
   // Client thread: moves all pending records into `out` (cleared first). False: none.
   bool take(std::vector<TokenRecord>& out);
 
  private:
   std::mutex mutex_;
   std::vector<TokenRecord> records_;
-  bool wake_due_ = false;   // pushed since the last flush
-  bool woken_ = false;      // wake was called, take was not
+  bool wake_due_ = false;  // pushed since the last flush
+  bool woken_ = false;     // wake was called, take was not
   std::function<void()> wake_;
 };
 

@@ -3,7 +3,8 @@
 
 namespace restkv {
 
-KvCache::KvCache(Backend& backend, const CacheShape& shape, int64_t num_pages) : shape_(shape), pool_(num_pages) {
+KvCache::KvCache(Backend& backend, const CacheShape& shape, int64_t num_pages)
+    : shape_(shape), pool_(num_pages) {
   view_.dtype = shape.dtype;
   view_.slots = backend.page_slots();
   view_.head_dim = static_cast<int32_t>(shape.head_dim);
@@ -14,7 +15,8 @@ KvCache::KvCache(Backend& backend, const CacheShape& shape, int64_t num_pages) :
 }
 
 int64_t KvCache::page_bytes(const Backend& backend, const CacheShape& shape) {
-  return PagedCacheView::bytes_per_page(shape.dtype, backend.page_slots(), static_cast<int32_t>(shape.head_dim));
+  return PagedCacheView::bytes_per_page(shape.dtype, backend.page_slots(),
+                                        static_cast<int32_t>(shape.head_dim));
 }
 
 int64_t KvCache::pages_for(int64_t entries) const {

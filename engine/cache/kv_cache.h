@@ -1,6 +1,8 @@
-// The KV cache of all sequences: one pool of pages, and for each sequence its page tables and lengths per (layer, KV
-// head), allocated whole at admission. `position` and `kv_len` are different things: kv_len counts entries of one head.
-//   table of (l, h): pages [0, ceil(kv_len / S)) hold entries | the rest is reserved for what the answer may still need
+// The KV cache of all sequences: one pool of pages, and for each sequence its page tables and lengths per
+// (layer, KV head), allocated whole at admission. `position` and `kv_len` are different things: kv_len counts
+// entries of one head.
+//   table of (l, h): pages [0, ceil(kv_len / S)) hold entries | the rest is reserved for what the answer may
+//   still need
 #pragma once
 
 #include <cstdint>
@@ -21,10 +23,10 @@ struct CacheShape {
 
 // Pages and lengths of one sequence. Move-only in spirit: it lives in its sequence and is given back once.
 struct SequenceCache {
-  std::vector<int32_t> pages;       // [L, K, stride] page ids
-  std::vector<int32_t> kv_len;      // [L, K] entries
-  int32_t stride = 0;               // page ids per head
-  int32_t capacity = 0;             // entries every head has room for
+  std::vector<int32_t> pages;   // [L, K, stride] page ids
+  std::vector<int32_t> kv_len;  // [L, K] entries
+  int32_t stride = 0;           // page ids per head
+  int32_t capacity = 0;         // entries every head has room for
 };
 
 class KvCache {

@@ -8,7 +8,8 @@ namespace restkv {
 PagePool::PagePool(int64_t num_pages) : holders_(static_cast<size_t>(num_pages), 0) {
   free_.resize(static_cast<size_t>(num_pages));
   // The lowest ids are taken first: memory that was never used is touched last.
-  for (int64_t i = 0; i < num_pages; ++i) free_[static_cast<size_t>(i)] = static_cast<int32_t>(num_pages - 1 - i);
+  for (int64_t i = 0; i < num_pages; ++i)
+    free_[static_cast<size_t>(i)] = static_cast<int32_t>(num_pages - 1 - i);
 }
 
 void PagePool::take(std::span<int32_t> pages) {

@@ -1,5 +1,5 @@
-// The ids of all pages: free + owned + cached == total, always. Plain numbers only: the scheduler and the simulation use
-// it without any backend. Engine thread only.
+// The ids of all pages: free + owned + cached == total, always. Plain numbers only: the scheduler and the
+// simulation use it without any backend. Engine thread only.
 #pragma once
 
 #include <cstdint>

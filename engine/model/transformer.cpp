@@ -6,7 +6,8 @@
 
 namespace restkv {
 
-Transformer::Transformer(const Model& model, Backend& backend, Arena& arena, int64_t max_rows, int64_t max_logit_rows)
+Transformer::Transformer(const Model& model, Backend& backend, Arena& arena, int64_t max_rows,
+                         int64_t max_logit_rows)
     : model_(model), backend_(backend), max_rows_(max_rows), max_logit_rows_(max_logit_rows) {
   const ModelConfig& c = model.config;
   rope_ = rope_frequencies(c.rope, c.head_dim);
@@ -59,8 +60,12 @@ void Transformer::project(int64_t layer, const LayerRows& rows) {
   const Tensor hidden = first_rows(hidden_, count);
   const Tensor q = first_rows(q_, count), k = first_rows(k_, count), v = first_rows(v_, count);
 
-  backend_.rmsnorm(
-      {.x = rows.residual, .residual = {}, .weight = w.attn_norm, .eps = eps, .offset = offset, .out = hidden});
+  backend_.rmsnorm({.x = rows.residual,
+                    .residual = {},
+                    .weight = w.attn_norm,
+                    .eps = eps,
+                    .offset = offset,
+                    .out = hidden});
   const std::array<MatmulOutput, 3> outputs = {{{w.q, w.q_bias, q}, {w.k, w.k_bias, k}, {w.v, w.v_bias, v}}};
   backend_.matmul({.x = hidden, .outputs = outputs});
   if (c.qk_norm) {

@@ -1,6 +1,8 @@
-// One transformer for all families, described by ModelConfig: runs one layer over the rows of a step or of a prefill unit
-// through the op interface. It owns no sequence: the caller says where K and V go and what each row attends to.
-//   x [T, M] -> norm -> q, k, v -> (q/k norm) -> rope, store -> attention -> o -> (norm) + x -> norm -> glu -> (norm) + x
+// One transformer for all families, described by ModelConfig: runs one layer over the rows of a step or of a
+// prefill unit through the op interface. It owns no sequence: the caller says where K and V go and what each
+// row attends to.
+//   x [T, M] -> norm -> q, k, v -> (q/k norm) -> rope, store -> attention -> o -> (norm) + x -> norm -> glu
+//   -> (norm) + x
 #pragma once
 
 #include <cstdint>
@@ -31,7 +33,8 @@ class Transformer {
   void embed(std::span<const int32_t> ids, Tensor residual);
   // Rotary tables for the rows of the calls that follow.
   void prepare(std::span<const int32_t> positions);
-  // Layer `layer` over rows prepared before. `after_store` runs when K and V are stored and before attention reads them.
+  // Layer `layer` over rows prepared before. `after_store` runs when K and V are stored and before attention
+  // reads them.
   template <class AfterStore>
   void run_layer(int64_t layer, const LayerRows& rows, AfterStore&& after_store) {
     project(layer, rows);

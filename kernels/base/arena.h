@@ -1,5 +1,5 @@
-// Hands out 64-byte aligned pieces of one block. Without a base it only counts: the plan of memory and the allocation are
-// the same code, so they cannot disagree.
+// Hands out 64-byte aligned pieces of one block. Without a base it only counts: the plan of memory and the
+// allocation are the same code, so they cannot disagree.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,6 @@
-// Status and Result: how request and file errors travel. A Status says what went wrong in words a user can act on,
-// which request field or file place it is about, and a stable reason string. Bugs are CHECKs (check.h), never a Status.
+// Status and Result: how request and file errors travel. A Status says what went wrong in words a user can
+// act on, which request field or file place it is about, and a stable reason string. Bugs are CHECKs
+// (check.h), never a Status.
 #pragma once
 
 #include <optional>
@@ -34,7 +35,9 @@ class [[nodiscard]] Status {
   bool ok() const { return code_ == StatusCode::kOk; }
   StatusCode code() const { return code_; }
   const std::string& message() const { return message_; }
-  const std::string& param() const { return param_; }    // path of the field, e.g. "messages[2].content"; may be empty
+  const std::string& param() const {
+    return param_;
+  }  // path of the field, e.g. "messages[2].content"; may be empty
   const std::string& reason() const { return reason_; }  // e.g. "context_length_exceeded"; may be empty
 
   Status&& with_param(std::string param) && {
@@ -64,7 +67,9 @@ template <class T>
 class [[nodiscard]] Result {
  public:
   Result(T value) : value_(std::move(value)) {}  // NOLINT: implicit on purpose
-  Result(Status status) : status_(std::move(status)) { CHECK(!status_.ok()) << "a Result needs a value or an error"; }
+  Result(Status status) : status_(std::move(status)) {
+    CHECK(!status_.ok()) << "a Result needs a value or an error";
+  }
 
   bool ok() const { return value_.has_value(); }
   const Status& status() const { return status_; }

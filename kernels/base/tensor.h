@@ -1,5 +1,6 @@
-// Data types and two-dimensional views. A view is a small value; DeviceBuffer (kernels/backend.h) owns memory.
-// Block-quantised types (GGUF) pack `block_elems` values of a row into `block_bytes` bytes; a row is whole blocks.
+// Data types and two-dimensional views. A view is a small value; DeviceBuffer (kernels/backend.h) owns
+// memory. Block-quantised types (GGUF) pack `block_elems` values of a row into `block_bytes` bytes; a row is
+// whole blocks.
 #pragma once
 
 #include <cstddef>

@@ -1,0 +1,107 @@
+// Turns batches into ops: assembles rows and segments, runs the transformer, moves K and V into pages,
+// samples. Owns the page pool, the workspace and the scratch arena; the sequences' memory hangs on them but
+// is only looked into here.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "engine/batch.h"
+#include "engine/cache/kv_cache.h"
+#include "engine/engine.h"
+#include "engine/model/transformer.h"
+#include "engine/scheduler.h"
+
+namespace restkv {
+
+struct SequenceMemory {
+  SequenceCache cache;
+  std::vector<uint64_t> prompt_tokens;  // [ceil(V/64)] bitmap; empty without penalties
+  std::vector<uint16_t> counts;         // [V] counts in the answer; empty without penalties
+  int64_t scratch_begin = -1;           // first block of a long prompt's scratch
+  int64_t scratch_blocks = 0;
+  std::vector<SampleResult> prompt_logprobs;  // [prompt_len - 1], of prompt tokens 1.. where asked for
+};
+
+struct StepResult {
+  Sequence* sequence = nullptr;
+  const SampleResult* sample = nullptr;  // its next token
+};
+
+// Rows [first_row, first_row + logits.rows) of a sequence as they are computed; all rows are computed while
+// it is set.
+using LogitsObserver = std::function<void(const Sequence& sequence, int64_t first_row, ConstTensor logits)>;
+
+class Executor final : public SequenceHost {
+ public:
+  Executor(const Model& model, Backend& backend, const EngineOptions& options, const MemoryPlan& plan);
+
+  // What the parts take; the same code as the construction. Errors name the setting to change.
+  static Result<MemoryPlan> plan(const Model& model, Backend& backend, const EngineOptions& options,
+                                 int64_t available_bytes);
+
+  bool can_admit(const Sequence& sequence) const override;
+  void admit(Sequence& sequence) override;
+  void release(Sequence& sequence) override;
+  bool can_start_prefill(const Sequence& sequence) const override;
+  void start_prefill(Sequence& sequence) override;
+  // Whether the sequence could run if nothing else did.
+  bool can_ever_admit(int64_t entries) const { return cache_.pages_for(entries) <= cache_.pool().total(); }
+
+  // One step. `results` has one entry for each sequence whose next token was drawn; valid until the next
+  // call.
+  void run_step(const StepBatch& batch, std::vector<StepResult>& results);
+  // One unit; the last unit of the last layer draws the first token.
+  void run_unit(const PrefillUnit& unit, std::vector<StepResult>& results);
+
+  // The token joins the counts that the penalties use.
+  void count_token(Sequence& sequence, int32_t token);
+
+  void set_logits_observer(LogitsObserver observer) { observer_ = std::move(observer); }
+  const PagePool& pool() const { return cache_.pool(); }
+  static constexpr int64_t kScratchBlockRows = 256;
+
+ private:
+  struct ScratchRows {
+    Tensor residual;  // [T, M]
+    Tensor k, v;      // [T, K*D]
+  };
+  ScratchRows scratch_rows(const SequenceMemory& memory) const;
+  int64_t find_scratch(int64_t blocks) const;  // first block of a free run, -1: none
+  void end_prefill(SequenceMemory& memory);
+  // All rows of a prompt in one layer go to its pages.
+  void store_prompt(Sequence& sequence, int64_t layer, ConstTensor k, ConstTensor v);
+  // Tokens that must not be drawn next: end tokens before min_tokens, the last tokens of bad words.
+  void collect_banned(const Sequence& sequence, std::vector<int32_t>& banned) const;
+  // Prompt log probabilities and the observer: logits of rows [first_row, +residual.rows) of `sequence`.
+  void look_at_rows(Sequence& sequence, int64_t first_row, const Tensor& residual);
+  // Draws for the sequences in `drawing_` from their rows of `residual`.
+  void draw(const Tensor& residual, std::vector<StepResult>& results);
+
+  const Model& model_;
+  Backend& backend_;
+  KvCache cache_;
+  std::unique_ptr<DeviceBuffer> workspace_memory_;
+  Arena workspace_;
+  Transformer transformer_;
+  Tensor residual_;         // [R, M] of a step
+  Tensor step_k_, step_v_;  // [R, K*D] of a step's prompts, in the cache's type
+  std::unique_ptr<DeviceBuffer> scratch_memory_;
+  std::vector<bool> scratch_used_;           // by block of kScratchBlockRows rows
+  std::vector<int32_t> sequence_positions_;  // 0 .. max_model_len - 1
+  LogitsObserver observer_;
+
+  // Step state, reused so that a step allocates nothing once it has seen its largest batch.
+  std::vector<int32_t> ids_, positions_, rows_;
+  std::vector<StoreSegment> stores_;
+  std::vector<PrefillSegment> prefills_;
+  std::vector<DecodeSegment> decodes_;
+  std::vector<Sequence*> drawing_;
+  std::vector<SampleRow> sample_rows_;
+  std::vector<SampleResult> sample_results_;
+  std::vector<std::vector<int32_t>> banned_;  // by row
+};
+
+}  // namespace restkv

@@ -1,0 +1,80 @@
+// Drives the executor directly: the first piece is a prompt (cut into units where it is longer than a step),
+// every further piece is fed through the cache.
+#include "engine/logits.h"
+
+#include <algorithm>
+
+#include "engine/device.h"
+#include "engine/executor.h"
+#include "engine/host_memory.h"
+
+namespace restkv {
+
+Status compute_logits(const Model& model, const EngineOptions& options, std::span<const int32_t> tokens,
+                      std::span<const int32_t> pieces,
+                      const std::function<void(int64_t first_row, int64_t rows, const float* logits)>& sink) {
+  for (const int32_t token : tokens) {
+    if (token < 0 || token >= model.config.vocab_size) {
+      return invalid_argument("token id " + std::to_string(token) + " is not in the vocabulary of " +
+                              std::to_string(model.config.vocab_size));
+    }
+  }
+  if (tokens.empty()) return invalid_argument("no tokens");
+  const std::unique_ptr<Backend> backend = make_backend(options);
+  const Result<MemoryPlan> plan = Executor::plan(model, *backend, options, available_host_memory());
+  if (!plan.ok()) return plan.status();
+  if (static_cast<int64_t>(tokens.size()) > plan->max_model_len) {
+    return invalid_argument(std::to_string(tokens.size()) + " tokens; at most " +
+                            std::to_string(plan->max_model_len) + " fit")
+        .with_reason("context_length_exceeded");
+  }
+  Executor executor(model, *backend, options, *plan);
+  executor.set_logits_observer([&](const Sequence&, int64_t first_row, ConstTensor logits) {
+    backend->synchronize();
+    sink(first_row, logits.rows, logits.f32());
+  });
+
+  Request request;
+  const auto piece_len = [&](size_t index) {
+    const size_t rest = tokens.size();
+    return pieces.empty() ? static_cast<int32_t>(rest) : pieces[std::min(index, pieces.size() - 1)];
+  };
+  const auto first_len = std::min<size_t>(tokens.size(), static_cast<size_t>(std::max(1, piece_len(0))));
+  request.prompt.assign(tokens.begin(), tokens.begin() + static_cast<int64_t>(first_len));
+  request.max_tokens = static_cast<int32_t>(tokens.size() - first_len) + 1;
+  Sequence sequence;
+  sequence.handle = std::make_shared<RequestHandle>(std::move(request), nullptr);
+  sequence.tokens.assign(tokens.begin(), tokens.begin() + static_cast<int64_t>(first_len));
+  sequence.prompt_len = static_cast<int32_t>(first_len);
+  sequence.phase = SequencePhase::kPrefill;
+  if (!executor.can_admit(sequence)) return {StatusCode::kFailedPrecondition, "the page pool is too small"};
+  executor.admit(sequence);
+
+  std::vector<StepResult> results;
+  StepBatch batch;
+  if (sequence.prompt_len <= options.max_num_batched_tokens) {
+    batch.prompts.push_back(&sequence);
+    executor.run_step(batch, results);
+  } else {
+    executor.start_prefill(sequence);
+    for (int32_t layer = 0; layer < model.config.num_layers; ++layer) {
+      for (int32_t row = 0; row < sequence.prompt_len; row += options.max_num_batched_tokens) {
+        executor.run_unit(
+            {&sequence, layer, row, std::min(options.max_num_batched_tokens, sequence.prompt_len - row)},
+            results);
+      }
+    }
+  }
+  sequence.tokens.assign(tokens.begin(), tokens.end());
+  for (size_t piece = 1; sequence.position < static_cast<int32_t>(tokens.size()); ++piece) {
+    const int32_t rest = static_cast<int32_t>(tokens.size()) - sequence.position;
+    const int32_t rows = std::min({std::max(1, piece_len(piece)), rest, options.max_num_batched_tokens});
+    batch.clear();
+    batch.decodes.push_back({&sequence, rows});
+    executor.run_step(batch, results);
+  }
+  executor.release(sequence);
+  return {};
+}
+
+}  // namespace restkv

@@ -1,0 +1,44 @@
+// One choice of one request while the engine works on it. Plain numbers: what a backend needs for it (pages,
+// scratch, penalty counts) hangs on `memory`, which only the executor looks into. Engine thread only.
+//   queued -> (admit) -> prefill -> decode -> finished;  a cancel or an error leads from each state to
+//   finished
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "engine/request.h"
+
+namespace restkv {
+
+enum class SequencePhase : uint8_t { kQueued, kPrefill, kDecode, kFinished };
+
+struct SequenceMemory;  // executor.h
+struct SequenceMemoryDeleter {
+  void operator()(SequenceMemory* memory) const;
+};
+
+struct Sequence {
+  std::shared_ptr<RequestHandle> handle;
+  int32_t choice = 0;
+  SequencePhase phase = SequencePhase::kQueued;
+  std::vector<int32_t> tokens;  // prompt, then the answer; capacity for all of it
+  int32_t prompt_len = 0;
+  int32_t position = 0;    // tokens whose K and V are in the cache; drives RoPE, never a count of entries
+  int32_t unit_layer = 0;  // of a long prompt: the layer in work
+  int32_t unit_row = 0;    // and its first row that is not done
+  Clock::time_point admitted{}, first_token{};
+  std::unique_ptr<SequenceMemory, SequenceMemoryDeleter> memory;  // from admission to the end
+
+  const Request& request() const { return handle->request; }
+  int32_t num_generated() const { return static_cast<int32_t>(tokens.size()) - prompt_len; }
+  // Entries the cache must have room for: the last token of the answer is never fed back.
+  int32_t max_entries() const { return prompt_len + std::max(0, request().max_tokens - 1); }
+  bool is_cancelled() const {
+    return handle->cancelled.load(std::memory_order_relaxed) ||
+           (handle->cancelled_choices.load(std::memory_order_relaxed) >> choice & 1u);
+  }
+};
+
+}  // namespace restkv
