@@ -37,8 +37,8 @@ struct SampleRow {
   const SamplingParams* params = nullptr;
   uint32_t choice = 0;    // index among n choices
   uint32_t position = 0;  // of the token being drawn
-  std::span<const uint64_t>
-      prompt_tokens;  // [ceil(V/64)] bitmap of the prompt's tokens; empty without penalties
+  std::span<const uint64_t> prompt_tokens =
+      {};  // [ceil(V/64)] bitmap of the prompt's tokens; empty without penalties
   std::span<const uint16_t> counts = {};  // [V] counts in the answer so far; empty without penalties
   std::span<const int32_t> banned = {};   // tokens that must not be drawn now (min_tokens, bad_words)
   int32_t forced = -1;  // >= 0: this token is given, not drawn (prompt log probabilities, teacher forcing)
