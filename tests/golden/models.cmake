@@ -1,0 +1,1 @@
+restkv_golden(golden_models SOURCES models_test.cpp LIBS restkv_engine)

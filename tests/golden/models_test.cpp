@@ -1,0 +1,238 @@
+// Does the engine compute what transformers computes? Every case of RESTKV_GOLDEN_MODELS_DIR: logits of every
+// position with the prompt in one piece, in uneven pieces and token by token, in one step and in layer-major
+// units; then the greedy tokens through the engine, all prompts at once and alone. Tolerances are the cases'
+// own.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/logits.h"
+#include "engine/model/safetensors.h"
+#include "tests/golden/golden_folder.h"
+
+namespace fs = std::filesystem;
+
+namespace restkv {
+namespace {
+
+struct Prompt {
+  std::vector<int32_t> tokens;  // [T]
+  std::vector<float> logits;    // [T, V]
+  std::vector<int32_t> greedy;  // [24]
+};
+
+struct Case {
+  std::string name;
+  fs::path model;  // folder or .gguf
+  fs::path cases;
+  double tolerance = 0;
+  std::vector<Prompt> prompts;
+};
+
+template <class T>
+std::vector<T> values_of(const FileTensor& tensor) {
+  std::vector<T> values(static_cast<size_t>(tensor.num_bytes) / sizeof(T));
+  std::memcpy(values.data(), tensor.data, values.size() * sizeof(T));
+  return values;
+}
+
+Status read_prompts(Case& c) {
+  Result<std::shared_ptr<const MappedFile>> file = MappedFile::open(c.cases.string());
+  if (!file.ok()) return file.status();
+  const Result<SafetensorsFile> cases = parse_safetensors(*file);
+  if (!cases.ok()) return cases.status();
+  c.tolerance = std::stod(cases->metadata.at("tolerance"));
+  for (int i = 0;; ++i) {
+    const std::string suffix = "_" + std::to_string(i);
+    const FileTensor* tokens = cases->index.find("tokens" + suffix);
+    if (!tokens) return {};
+    const FileTensor* logits = cases->index.find("logits" + suffix);
+    const FileTensor* greedy = cases->index.find("greedy" + suffix);
+    if (!logits || !greedy)
+      return invalid_argument("case " + std::to_string(i) + " has no logits or greedy tokens");
+    c.prompts.push_back(
+        {values_of<int32_t>(*tokens), values_of<float>(*logits), values_of<int32_t>(*greedy)});
+  }
+}
+
+// The variants of one folder: config.json, transformers-5 config, GGUF twins.
+std::vector<Case> cases_in(const fs::path& folder, const fs::path& scratch) {
+  std::vector<Case> cases;
+  const std::string name = folder.filename().string();
+  cases.push_back({name, folder, folder / "cases.safetensors", 0, {}});
+  if (fs::exists(folder / "config.v5.json")) {
+    const fs::path twin = scratch / (name + "-v5");
+    fs::create_directories(twin);
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      const std::string file = entry.path().filename().string();
+      if (file != "config.json" && file != "config.v5.json") fs::create_symlink(entry.path(), twin / file);
+    }
+    fs::create_symlink(folder / "config.v5.json", twin / "config.json");
+    cases.push_back({name + " (transformers 5 config)", twin, folder / "cases.safetensors", 0, {}});
+  }
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() != ".gguf") continue;
+    const std::string stem = entry.path().stem().string();  // model, model-q4_0, ...
+    fs::path expected = folder / "cases.safetensors";
+    if (stem == "model" && fs::exists(folder / "cases_gguf.safetensors"))
+      expected = folder / "cases_gguf.safetensors";
+    if (stem.starts_with("model-")) expected = folder / ("cases_" + stem.substr(6) + ".safetensors");
+    cases.push_back({name + " (" + entry.path().filename().string() + ")", entry.path(), expected, 0, {}});
+  }
+  return cases;
+}
+
+EngineOptions test_options(int32_t max_num_batched_tokens) {
+  EngineOptions options;
+  options.threads = 2;
+  options.max_model_len = 160;
+  options.max_num_seqs = 8;
+  options.max_num_batched_tokens = max_num_batched_tokens;
+  return options;
+}
+
+// Empty: equal within the tolerance.
+std::string compare_logits(const Model& model, const Prompt& prompt, double tolerance, int32_t batched_tokens,
+                           const std::vector<int32_t>& pieces) {
+  const auto vocab = static_cast<size_t>(model.config.vocab_size);
+  if (prompt.logits.size() != prompt.tokens.size() * vocab) return "the case has another vocabulary";
+  std::vector<bool> seen(prompt.tokens.size(), false);
+  double worst = 0;
+  bool has_nan = false;
+  const Status status = compute_logits(
+      model, test_options(batched_tokens), prompt.tokens, pieces,
+      [&](int64_t first, int64_t rows, const float* logits) {
+        for (int64_t r = 0; r < rows; ++r) {
+          seen[static_cast<size_t>(first + r)] = true;
+          const float* expected = prompt.logits.data() + static_cast<size_t>(first + r) * vocab;
+          for (size_t v = 0; v < vocab; ++v) {
+            const double difference =
+                std::abs(double{logits[static_cast<size_t>(r) * vocab + v]} - expected[v]);
+            has_nan |= std::isnan(difference);
+            worst = std::max(worst, difference);
+          }
+        }
+      });
+  if (!status.ok()) return status.message();
+  if (std::count(seen.begin(), seen.end(), false) != 0) return "rows without logits";
+  if (has_nan) return "NaN";
+  if (worst > tolerance)
+    return "logits differ by " + std::to_string(worst) + ", allowed " + std::to_string(tolerance);
+  return {};
+}
+
+// Submits the prompts at once and gives the greedy answers.
+std::vector<std::vector<int32_t>> greedy_answers(Engine& engine, const std::vector<const Prompt*>& prompts) {
+  std::mutex mutex;
+  std::condition_variable ready;
+  bool woken = false;
+  std::vector<std::shared_ptr<RequestHandle>> handles;
+  for (const Prompt* prompt : prompts) {
+    Request request;
+    request.prompt = prompt->tokens;
+    request.max_tokens = static_cast<int32_t>(prompt->greedy.size());
+    request.ignore_eos = true;
+    request.sampling.temperature = 0;
+    handles.push_back(std::make_shared<RequestHandle>(std::move(request), [&] {
+      const std::lock_guard lock(mutex);
+      woken = true;
+      ready.notify_one();
+    }));
+  }
+  std::vector<std::vector<int32_t>> answers(handles.size());
+  size_t finished = 0;
+  for (size_t i = 0; i < handles.size(); ++i) {
+    const Status status = engine.submit(handles[i]);
+    if (!status.ok()) {
+      std::printf("submit: %s\n", status.message().c_str());
+      return answers;
+    }
+  }
+  std::vector<TokenRecord> records;
+  while (finished < handles.size()) {
+    {
+      std::unique_lock lock(mutex);
+      ready.wait(lock, [&] { return woken; });
+      woken = false;
+    }
+    for (size_t i = 0; i < handles.size(); ++i) {
+      if (!handles[i]->stream.take(records)) continue;
+      for (const TokenRecord& record : records) {
+        if (record.kind == TokenRecord::Kind::kToken) answers[i].push_back(record.token);
+        if (record.kind == TokenRecord::Kind::kFinish) ++finished;
+      }
+    }
+  }
+  return answers;
+}
+
+std::string compare_greedy(const std::shared_ptr<const Model>& model, const Case& c, int32_t batched_tokens) {
+  Result<std::unique_ptr<Engine>> engine = Engine::start(model, test_options(batched_tokens));
+  if (!engine.ok()) return engine.status().message();
+  std::vector<const Prompt*> all;
+  for (const Prompt& prompt : c.prompts) all.push_back(&prompt);
+  const std::vector<std::vector<int32_t>> together = greedy_answers(**engine, all);
+  for (size_t i = 0; i < all.size(); ++i) {
+    const std::string which = "prompt of " + std::to_string(all[i]->tokens.size()) + " tokens: ";
+    if (together[i] != all[i]->greedy) return which + "greedy tokens differ in a batch";
+    if (greedy_answers(**engine, {all[i]}).front() != all[i]->greedy)
+      return which + "greedy tokens differ alone";
+  }
+  return {};
+}
+
+void run_case(Case& c, golden::Run& run) {
+  if (const Status status = read_prompts(c); !status.ok()) return run.fail(c.name, status.message());
+  const Result<std::shared_ptr<const Model>> model = load_model(c.model.string());
+  if (!model.ok()) {
+    if (model.status().code() == StatusCode::kUnimplemented)
+      return run.skip(c.name, model.status().message());
+    return run.fail(c.name, model.status().message());
+  }
+  struct Cut {
+    const char* what;
+    int32_t batched_tokens;
+    std::vector<int32_t> pieces;
+  };
+  const std::vector<Cut> cuts = {{"one piece, one step", 128, {}},
+                                 {"one piece, units of 17 rows", 17, {}},
+                                 {"uneven pieces", 128, {5, 3, 11, 2, 1, 7}},
+                                 {"uneven pieces, the first in units", 16, {40, 3, 11, 5}},
+                                 {"token by token", 128, {1}}};
+  for (const Prompt& prompt : c.prompts) {
+    for (const Cut& cut : cuts) {
+      const std::string what = compare_logits(**model, prompt, c.tolerance, cut.batched_tokens, cut.pieces);
+      if (!what.empty())
+        return run.fail(c.name, std::to_string(prompt.tokens.size()) + " tokens, " + cut.what + ": " + what);
+    }
+  }
+  for (const int32_t batched_tokens : {128, 24}) {
+    const std::string what = compare_greedy(*model, c, batched_tokens);
+    if (!what.empty()) return run.fail(c.name, what);
+  }
+  run.ran(c.name);
+}
+
+}  // namespace
+}  // namespace restkv
+
+int main() {
+  restkv::golden::Run run("RESTKV_GOLDEN_MODELS_DIR", RESTKV_SHARED_DIR "/golden/models");
+  if (run.has_folder()) {
+    const fs::path scratch = fs::temp_directory_path() / ("golden_models." + std::to_string(getpid()));
+    std::vector<fs::path> folders;
+    for (const auto& entry : fs::directory_iterator(run.folder()))
+      if (entry.is_directory()) folders.push_back(entry.path());
+    std::sort(folders.begin(), folders.end());
+    for (const fs::path& folder : folders)
+      for (restkv::Case& c : restkv::cases_in(folder, scratch)) restkv::run_case(c, run);
+    fs::remove_all(scratch);
+  }
+  return run.finish();
+}
