@@ -11,6 +11,7 @@
 #include <span>
 #include <string_view>
 
+#include "kernels/base/attention_shape.h"
 #include "kernels/base/paged_cache.h"
 #include "kernels/base/sampling.h"
 #include "kernels/base/tensor.h"
@@ -79,15 +80,6 @@ struct RopeAndStoreArgs {
   std::span<const int32_t> positions;  // [T], written beside the paged entries
   std::span<const StoreSegment> segments;
   PagedCacheView cache;
-};
-
-struct AttentionShape {
-  int32_t num_heads = 0;     // H
-  int32_t num_kv_heads = 0;  // K
-  int32_t head_dim = 0;      // D
-  float scale = 0.0f;        // of q.k
-  float softcap = 0.0f;      // logits = cap * tanh(logits / cap); 0: none
-  int32_t window = 0;        // query at p sees positions > p - window; 0: all
 };
 
 // Causal attention of prompt rows over a cached prefix in pages (may be empty) and then this layer's rows in scratch.
