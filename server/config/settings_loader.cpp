@@ -1,0 +1,245 @@
+// Flags over environment over YAML over defaults.
+#include "server/config/settings_loader.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <tuple>
+
+#include "server/config/logging.h"
+#include "server/config/nearest_name.h"
+#include "server/config/yaml_tree.h"
+
+namespace restkv {
+namespace {
+
+constexpr std::string_view kVersion = "1";
+
+size_t row_of(const Option& option) { return static_cast<size_t>(&option - option_table().data()); }
+
+std::string quoted(std::string_view text) { return "'" + escape_text(text.substr(0, 64)) + "'"; }
+
+// Turns one document into settings. Errors are collected in `errors`.
+class YamlReader {
+ public:
+  YamlReader(const Environment& environment, LoadedSettings& loaded, std::vector<YamlError>& errors)
+      : environment_(environment), loaded_(loaded), errors_(errors), is_whole_(errors.empty()) {}
+
+  void read_document(const YamlNode& root) {
+    if (!is_whole_ && root.kind == YamlNode::Kind::kNull) return;
+    if (root.kind != YamlNode::Kind::kMap) {
+      report(root.place, "expected sections (" + section_list() + ")");
+      return;
+    }
+    bool has_version = false;
+    for (size_t i = 0; i < root.items.size(); ++i) {
+      const auto& [key, place] = root.keys[i];
+      if (key == "version") {
+        has_version = true;
+        check_version(root.items[i]);
+      } else {
+        read_section(key, place, root.items[i]);
+      }
+    }
+    if (!has_version && is_whole_)
+      report(root.place, "the key 'version' is missing (add a first line 'version: 1')");
+  }
+
+ private:
+  void report(YamlPlace place, std::string message) { errors_.push_back({place, std::move(message)}); }
+
+  static std::string section_list() {
+    std::string list;
+    for (const std::string_view section : yaml_sections()) {
+      list += (list.empty() ? "" : ", ") + std::string(section);
+    }
+    return list;
+  }
+
+  void check_version(const YamlNode& value) {
+    if (value.kind == YamlNode::Kind::kScalar && value.text == kVersion) return;
+    report(value.place, "version: " + quoted(value.text) + " is not known, this program reads version 1");
+  }
+
+  void read_section(const std::string& section, YamlPlace place, const YamlNode& value) {
+    std::vector<std::string_view> sections = yaml_sections();
+    if (std::find(sections.begin(), sections.end(), section) == sections.end()) {
+      sections.push_back("version");
+      report(place, "unknown section " + quoted(section) + home_of(section, {}, sections));
+      return;
+    }
+    if (value.kind == YamlNode::Kind::kNull) return;  // "server:" with everything commented out
+    if (value.kind != YamlNode::Kind::kMap) {
+      report(value.place, section + ": expected keys and values");
+      return;
+    }
+    std::vector<const Option*> seen;
+    for (size_t i = 0; i < value.items.size(); ++i) {
+      const auto& [key, key_place] = value.keys[i];
+      const Option* option = find_key(section, key);
+      if (option == nullptr) {
+        report_unknown(section, key, key_place);
+      } else if (std::find(seen.begin(), seen.end(), option) !=
+                 seen.end()) {  // max-headers beside max_headers
+        report(key_place, "duplicate key " + quoted(key) + " in " + section);
+      } else {
+        seen.push_back(option);
+        read_value(*option, value.items[i]);
+      }
+    }
+  }
+
+  void report_unknown(const std::string& section, const std::string& key, YamlPlace place) {
+    std::vector<std::string_view> keys;
+    for (const Option& option : option_table()) {
+      if (option.section == section) keys.push_back(option.key);
+    }
+    report(place, "unknown key " + quoted(key) + " in " + section + home_of(key, section, keys));
+  }
+
+  // Where a key that is not at home here may belong: the nearest name here, the same key in another section,
+  // or the option one of whose flags has that name.
+  static std::string home_of(std::string_view key, std::string_view section,
+                             const std::vector<std::string_view>& names) {
+    if (std::string near = suggestion(key, names); !near.empty()) return near;
+    for (const Option& option : option_table()) {
+      if (!option.section.empty() && option.key == key)
+        return " (it belongs to " + std::string(option.section) + ")";
+    }
+    const Option* option = find_flag(key);
+    if (option == nullptr || option->section.empty()) return {};
+    if (option->section == section) return " (did you mean '" + std::string(option->key) + "'?)";
+    return " (did you mean '" + std::string(option->key) + "' in " + std::string(option->section) + "?)";
+  }
+
+  void read_value(const Option& option, const YamlNode& value) {
+    const std::string path = std::string(option.section) + "." + std::string(option.key) + ": ";
+    std::string text = value.text;
+    switch (value.kind) {
+      case YamlNode::Kind::kNull:
+        report(value.place, path + "has no value; leave the key out for the default");
+        return;
+      case YamlNode::Kind::kMap: report(value.place, path + "expected one value, found keys"); return;
+      case YamlNode::Kind::kList: report(value.place, path + "expected one value, found a list"); return;
+      case YamlNode::Kind::kScalar: break;
+    }
+    Result<std::string> expanded = expand_variables(text, environment_);
+    if (!expanded.ok()) {
+      report(value.place, path + expanded.status().message());
+      return;
+    }
+    if (Status status = set_option(option, *expanded, loaded_.settings); !status.ok()) {
+      report(value.place, path + status.message());
+      return;
+    }
+    loaded_.sources[row_of(option)] = SettingSource::kYaml;
+  }
+
+  const Environment& environment_;
+  LoadedSettings& loaded_;
+  std::vector<YamlError>& errors_;
+  bool is_whole_;  // no error of syntax cut the tree
+};
+
+void apply_yaml_file(const std::string& path, const Environment& environment, LoadedSettings& loaded) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    loaded.errors.push_back(path + ": cannot open this configuration file");
+    return;
+  }
+  std::string text(kMaxYamlBytes + 1, '\0');  // one byte more than allowed: a longer file is seen as such
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.bad()) {
+    loaded.errors.push_back(path + ": cannot read this configuration file");
+    return;
+  }
+  text.resize(static_cast<size_t>(file.gcount()));
+  apply_yaml(text, path, environment, loaded);
+}
+
+}  // namespace
+
+Environment process_environment() {
+  return [](const std::string& name) -> std::optional<std::string> {
+    const char* value = std::getenv(name.c_str());
+    if (value == nullptr || *value == '\0') return std::nullopt;
+    return value;
+  };
+}
+
+Result<std::string> expand_variables(std::string_view text, const Environment& environment) {
+  std::string out;
+  while (!text.empty()) {
+    if (text.starts_with("$${")) {
+      out += "${";
+      text.remove_prefix(3);
+    } else if (text.starts_with("${")) {
+      const size_t end = text.find('}');
+      if (end == std::string_view::npos)
+        return invalid_argument("'${' without a '}' (write '$${' for the characters)");
+      const std::string_view inside = text.substr(2, end - 2);
+      const size_t colon = inside.find(":-");
+      const std::string name(inside.substr(0, colon));
+      text.remove_prefix(end + 1);
+      if (const std::optional<std::string> value = environment(name)) {
+        out += *value;
+      } else if (colon != std::string_view::npos) {
+        out += inside.substr(colon + 2);
+      } else {
+        return invalid_argument("the environment variable " + quoted(name) + " is not set (write ${" +
+                                escape_text(name.substr(0, 64)) + ":-default} to allow that)");
+      }
+    } else {
+      out += text.front();
+      text.remove_prefix(1);
+    }
+  }
+  return out;
+}
+
+void apply_yaml(std::string_view text, const std::string& name, const Environment& environment,
+                LoadedSettings& loaded) {
+  loaded.sources.resize(option_table().size(), SettingSource::kDefault);
+  std::vector<YamlError> errors;
+  const YamlNode root = parse_yaml(text, errors);
+  YamlReader(environment, loaded, errors).read_document(root);
+  std::stable_sort(errors.begin(), errors.end(), [](const YamlError& a, const YamlError& b) {
+    return std::tie(a.place.line, a.place.column) < std::tie(b.place.line, b.place.column);
+  });
+  for (const YamlError& error : errors) {
+    loaded.errors.push_back(name + ":" + std::to_string(error.place.line) + ":" +
+                            std::to_string(error.place.column) + ": " + error.message);
+  }
+}
+
+LoadedSettings load_settings(Verb verb, const std::vector<FlagValue>& flags, const Environment& environment) {
+  LoadedSettings loaded;
+  loaded.sources.resize(option_table().size(), SettingSource::kDefault);
+  const auto set = [&](const Option& option, const std::string& place, const std::string& text,
+                       SettingSource source) {
+    if (Status status = set_option(option, text, loaded.settings); !status.ok()) {
+      loaded.errors.push_back(place + ": " + status.message());
+      return;
+    }
+    loaded.sources[row_of(option)] = source;
+  };
+
+  const Option& config = *find_flag("config");
+  if (config.verbs & verb) {
+    std::optional<std::string> path = environment(environment_name(config));
+    for (const FlagValue& flag : flags) {
+      if (flag.option == &config) path = flag.text;
+    }
+    if (path) apply_yaml_file(*path, environment, loaded);
+  }
+  for (const Option& option : option_table()) {
+    const bool is_taken = (option.verbs & verb) != 0 || (verb == kConfig && !option.section.empty());
+    const std::string name = environment_name(option);
+    if (!is_taken) continue;
+    if (const auto value = environment(name)) set(option, name, *value, SettingSource::kEnvironment);
+  }
+  for (const FlagValue& flag : flags) set(*flag.option, flag.spelling, flag.text, SettingSource::kFlag);
+  return loaded;
+}
+
+}  // namespace restkv
