@@ -1,0 +1,417 @@
+// The engine as its clients see it: same answers alone, in a batch, for any cut of the prompt and any number
+// of threads; ends, cancels and limits; pages back to zero.
+#include "engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <condition_variable>
+#include <limits>
+#include <thread>
+
+#include "tests/engine/tiny_model.h"
+
+namespace restkv {
+namespace {
+
+using testing::make_tiny_model;
+
+struct Answer {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs;
+  std::vector<float> prompt_logprobs;
+  FinishReason finish = FinishReason::kNone;
+  int32_t finish_token = -1;
+  Status error;
+  int num_finishes = 0;
+  bool operator==(const Answer& other) const {
+    return tokens == other.tokens && logprobs == other.logprobs && finish == other.finish;
+  }
+};
+
+// Waits for all choices of all handles.
+class Collector {
+ public:
+  std::shared_ptr<RequestHandle> handle(Request request) {
+    if (request.arrival == Clock::time_point{}) request.arrival = Clock::now();
+    return std::make_shared<RequestHandle>(std::move(request), [this] {
+      const std::lock_guard lock(mutex_);
+      woken_ = true;
+      ready_.notify_one();
+    });
+  }
+  std::vector<std::vector<Answer>> collect(const std::vector<std::shared_ptr<RequestHandle>>& handles) {
+    std::vector<std::vector<Answer>> answers;
+    int open = 0;
+    for (const auto& h : handles) {
+      answers.emplace_back(static_cast<size_t>(h->request.num_choices));
+      open += h->request.num_choices;
+    }
+    std::vector<TokenRecord> records;
+    while (open > 0) {
+      {
+        std::unique_lock lock(mutex_);
+        if (!ready_.wait_for(lock, std::chrono::seconds(60), [this] { return woken_; })) {
+          ADD_FAILURE() << "no record for 60 s";
+          return answers;
+        }
+        woken_ = false;
+      }
+      for (size_t i = 0; i < handles.size(); ++i) {
+        if (!handles[i]->stream.take(records)) continue;
+        for (const TokenRecord& record : records) {
+          Answer& answer = answers[i][static_cast<size_t>(record.choice)];
+          if (record.kind == TokenRecord::Kind::kPromptToken)
+            answer.prompt_logprobs.push_back(record.logprob);
+          if (record.kind == TokenRecord::Kind::kToken) {
+            EXPECT_EQ(answer.num_finishes, 0) << "a token after the end";
+            answer.tokens.push_back(record.token);
+            answer.logprobs.push_back(record.logprob);
+          }
+          if (record.kind == TokenRecord::Kind::kFinish) {
+            answer.finish = record.finish;
+            answer.finish_token = record.token;
+            answer.error = record.error;
+            ++answer.num_finishes;
+            --open;
+          }
+        }
+      }
+    }
+    return answers;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  bool woken_ = false;
+};
+
+EngineOptions small_options() {
+  EngineOptions options;
+  options.threads = 2;
+  options.max_num_seqs = 8;
+  options.max_num_batched_tokens = 64;
+  options.max_model_len = 256;
+  return options;
+}
+
+std::unique_ptr<Engine> start(const std::shared_ptr<const Model>& model, const EngineOptions& options) {
+  Result<std::unique_ptr<Engine>> engine = Engine::start(model, options);
+  EXPECT_TRUE(engine.ok()) << engine.status().message();
+  return std::move(*engine);
+}
+
+Request request_of(int32_t seed, int32_t prompt_len, int32_t max_tokens) {
+  Request request;
+  for (int32_t i = 0; i < prompt_len; ++i) request.prompt.push_back(3 + (i * 17 + seed * 5) % 60);
+  request.max_tokens = max_tokens;
+  request.ignore_eos = true;
+  request.sampling.seed = static_cast<uint64_t>(seed);
+  request.sampling.num_logprobs = 0;
+  return request;
+}
+
+std::vector<std::vector<Answer>> ask(Engine& engine, const std::vector<Request>& requests) {
+  Collector collector;
+  std::vector<std::shared_ptr<RequestHandle>> handles;
+  for (const Request& request : requests) {
+    handles.push_back(collector.handle(request));
+    const Status status = engine.submit(handles.back());
+    EXPECT_TRUE(status.ok()) << status.message();
+  }
+  return collector.collect(handles);
+}
+
+void expect_idle_and_free(Engine& engine) {
+  for (int i = 0; i < 1000 && !engine.is_idle(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  EXPECT_TRUE(engine.is_idle());
+  EXPECT_EQ(engine.stats().pages_owned, 0);
+  EXPECT_EQ(engine.stats().pages_free, engine.stats().pages_total);
+  EXPECT_TRUE(engine.is_healthy());
+}
+
+// Ragged prompts, short and long (units), with different sampling.
+std::vector<Request> ragged_requests() {
+  std::vector<Request> requests;
+  const int32_t lengths[] = {1, 7, 33, 56, 90, 150, 16, 64};
+  for (int32_t i = 0; i < 8; ++i) {
+    Request request = request_of(i + 1, lengths[i], 20 + i);
+    request.sampling.temperature = i % 3 == 0 ? 0.0f : 0.7f + 0.1f * static_cast<float>(i);
+    if (i % 2) request.sampling.top_p = 0.9f;
+    if (i == 3) request.sampling.repetition_penalty = 1.3f;
+    if (i == 5) request.sampling.presence_penalty = 0.5f;
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+TEST(Engine, AnswersAreBitwiseTheSameAloneInABatchForAnyCutAndThreads) {
+  const auto model = make_tiny_model();
+  std::vector<Answer> expected;
+  {
+    const auto engine = start(model, small_options());
+    for (const Request& request : ragged_requests()) expected.push_back(ask(*engine, {request})[0][0]);
+  }
+  for (const auto& answer : expected) EXPECT_EQ(answer.finish, FinishReason::kLength);
+  struct Setting {
+    int32_t threads, batched;
+  };
+  for (const Setting setting : {Setting{1, 64}, Setting{3, 200}, Setting{2, 33}}) {
+    EngineOptions options = small_options();
+    options.threads = setting.threads;
+    options.max_num_batched_tokens = setting.batched;
+    const auto engine = start(model, options);
+    const auto together = ask(*engine, ragged_requests());
+    for (size_t i = 0; i < together.size(); ++i)
+      EXPECT_TRUE(together[i][0] == expected[i])
+          << "request " << i << ", threads " << setting.threads << ", rows " << setting.batched;
+    expect_idle_and_free(*engine);
+  }
+}
+
+TEST(Engine, ChoicesDifferAndRepeat) {
+  const auto engine = start(make_tiny_model(), small_options());
+  Request request = request_of(9, 12, 24);
+  request.num_choices = 3;
+  const auto first = ask(*engine, {request})[0];
+  const auto again = ask(*engine, {request})[0];
+  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(first[i] == again[i]) << i;
+  EXPECT_NE(first[0].tokens, first[1].tokens);
+  EXPECT_NE(first[1].tokens, first[2].tokens);
+  expect_idle_and_free(*engine);
+}
+
+TEST(Engine, StopTokensEndTheAnswerAndAreNotShown) {
+  const auto engine = start(make_tiny_model(), small_options());
+  Request request = request_of(2, 8, 20);
+  request.sampling.temperature = 0;
+  const Answer free_run = ask(*engine, {request})[0][0];
+  ASSERT_EQ(free_run.tokens.size(), 20u);
+  const int32_t stop = free_run.tokens[4];
+  size_t first = 0;
+  while (free_run.tokens[first] != stop) ++first;
+  request.stop_token_ids = {stop};
+  const Answer stopped = ask(*engine, {request})[0][0];
+  EXPECT_EQ(stopped.finish, FinishReason::kStop);
+  EXPECT_EQ(stopped.finish_token, stop);
+  EXPECT_EQ(stopped.tokens, std::vector<int32_t>(free_run.tokens.begin(),
+                                                 free_run.tokens.begin() + static_cast<int64_t>(first)));
+  request.min_tokens = static_cast<int32_t>(first) + 3;  // the stop token is banned until then
+  const Answer longer = ask(*engine, {request})[0][0];
+  EXPECT_GE(longer.tokens.size(), first + 3);
+}
+
+TEST(Engine, BadWordsNeverAppear) {
+  const auto engine = start(make_tiny_model(), small_options());
+  Request request = request_of(2, 8, 30);
+  request.sampling.temperature = 0;
+  const Answer free_run = ask(*engine, {request})[0][0];
+  const std::vector<int32_t> pair = {free_run.tokens[3], free_run.tokens[4]};
+  request.bad_words = {pair};
+  const Answer without = ask(*engine, {request})[0][0];
+  for (size_t i = 0; i + 1 < without.tokens.size(); ++i)
+    EXPECT_FALSE(without.tokens[i] == pair[0] && without.tokens[i + 1] == pair[1]) << i;
+}
+
+TEST(Engine, PromptLogprobsAreThoseOfTheCutPrompt) {
+  const auto model = make_tiny_model();
+  std::vector<Answer> answers;
+  for (const int32_t batched : {200, 33}) {
+    EngineOptions options = small_options();
+    options.max_num_batched_tokens = batched;
+    const auto engine = start(model, options);
+    Request request = request_of(4, 70, 0);
+    request.prompt_logprobs = 2;
+    answers.push_back(ask(*engine, {request})[0][0]);
+    EXPECT_EQ(answers.back().finish, FinishReason::kLength);
+    EXPECT_TRUE(answers.back().tokens.empty());
+    ASSERT_EQ(answers.back().prompt_logprobs.size(), 70u);
+    EXPECT_TRUE(std::isnan(answers.back().prompt_logprobs[0]));
+    for (size_t i = 1; i < 70; ++i) EXPECT_LE(answers.back().prompt_logprobs[i], 0.0f);
+  }
+  for (size_t i = 1; i < 70; ++i)
+    EXPECT_EQ(answers[0].prompt_logprobs[i], answers[1].prompt_logprobs[i]) << i;
+}
+
+TEST(Engine, ACancelledRequestStopsAndFreesItsPages) {
+  const auto engine = start(make_tiny_model(), small_options());
+  Collector collector;
+  Request endless = request_of(1, 5, 250);
+  const auto victim = collector.handle(endless);
+  const auto other = collector.handle(request_of(2, 5, 60));
+  ASSERT_TRUE(engine->submit(victim).ok());
+  ASSERT_TRUE(engine->submit(other).ok());
+  victim->cancel();
+  const auto answers = collector.collect({victim, other});
+  EXPECT_EQ(answers[0][0].finish, FinishReason::kCancelled);
+  EXPECT_LT(answers[0][0].tokens.size(), 250u);
+  EXPECT_EQ(answers[1][0].tokens, ask(*engine, {request_of(2, 5, 60)})[0][0].tokens);
+  expect_idle_and_free(*engine);
+}
+
+TEST(Engine, CancelsInEveryStateLeaveNothingBehind) {
+  EngineOptions options = small_options();
+  options.max_num_seqs = 2;
+  const auto engine = start(make_tiny_model(), options);
+  for (int round = 0; round < 30; ++round) {
+    Collector collector;
+    std::vector<std::shared_ptr<RequestHandle>> handles;
+    for (int i = 0; i < 6; ++i) {
+      handles.push_back(collector.handle(request_of(i, i % 2 ? 200 : 9, 40)));
+      ASSERT_TRUE(engine->submit(handles.back()).ok());
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(300 * round));
+    for (size_t i = 0; i < handles.size(); i += 2) handles[i]->cancel();
+    if (round % 3 == 0) handles[1]->cancel_choice(0);
+    for (const auto& answers : collector.collect(handles)) EXPECT_EQ(answers[0].num_finishes, 1);
+  }
+  expect_idle_and_free(*engine);
+}
+
+TEST(Engine, ANanRowEndsThatRequestAlone) {
+  const int32_t poisoned = 40;
+  const auto model = make_tiny_model({}, [&](std::vector<float>& embedding) {
+    for (size_t i = 0; i < 32; ++i)
+      embedding[static_cast<size_t>(poisoned) * 32 + i] = std::numeric_limits<float>::quiet_NaN();
+  });
+  const auto engine = start(model, small_options());
+  Request healthy = request_of(3, 9, 12);
+  std::replace(healthy.prompt.begin(), healthy.prompt.end(), poisoned, 4);
+  healthy.sampling.temperature = 0;
+  Request ill = healthy;
+  ill.prompt[2] = poisoned;
+  const Answer alone = ask(*engine, {healthy})[0][0];
+  const auto together = ask(*engine, {healthy, ill, healthy});
+  EXPECT_EQ(together[1][0].finish, FinishReason::kError);
+  EXPECT_EQ(together[1][0].error.reason(), "nan_logits");
+  EXPECT_TRUE(together[0][0] == alone);
+  EXPECT_TRUE(together[2][0] == alone);
+  expect_idle_and_free(*engine);
+}
+
+TEST(Engine, RefusesWhatCanNeverRun) {
+  const auto engine = start(make_tiny_model(), small_options());
+  Collector collector;
+  const auto expect_refused = [&](Request request, const std::string& param, const std::string& reason) {
+    const Status status = engine->submit(collector.handle(std::move(request)));
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(status.param(), param) << status.message();
+    EXPECT_EQ(status.reason(), reason) << status.message();
+  };
+  expect_refused(request_of(1, 200, 57), "max_tokens", "context_length_exceeded");
+  expect_refused(request_of(1, 256, 1), "prompt", "context_length_exceeded");
+  expect_refused(request_of(1, 0, 5), "prompt", "");
+  for (const int32_t bad :
+       {-1, 64, std::numeric_limits<int32_t>::max(), std::numeric_limits<int32_t>::min()}) {
+    Request request = request_of(1, 5, 5);
+    request.prompt[3] = bad;
+    expect_refused(request, "prompt[3]", "");
+    request = request_of(1, 5, 5);
+    request.stop_token_ids = {bad};
+    expect_refused(request, "stop_token_ids[0]", "");
+    request = request_of(1, 5, 5);
+    request.sampling.logit_bias = {{bad, 1.0f}};
+    expect_refused(request, "logit_bias", "");
+  }
+  Request request = request_of(1, 5, 5);
+  request.num_choices = 17;
+  expect_refused(request, "n", "");
+  request = request_of(1, 5, -1);
+  expect_refused(request, "max_tokens", "");
+  EXPECT_EQ(ask(*engine, {request_of(1, 255, 1)})[0][0].tokens.size(), 1u);  // exactly full
+}
+
+TEST(Engine, AFullQueueSaysLater) {
+  EngineOptions options = small_options();
+  options.max_num_seqs = 1;
+  options.max_queue_requests = 3;
+  const auto engine = start(make_tiny_model(), options);
+  Collector collector;
+  std::vector<std::shared_ptr<RequestHandle>> handles;
+  int refused = 0;
+  for (int i = 0; i < 40; ++i) {
+    const auto handle = collector.handle(request_of(i, 20, 100));
+    const Status status = engine->submit(handle);
+    if (status.ok()) {
+      handles.push_back(handle);
+    } else {
+      EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 0);
+  EXPECT_GE(handles.size(), 3u);
+  for (const auto& answers : collector.collect(handles)) EXPECT_EQ(answers[0].finish, FinishReason::kLength);
+  expect_idle_and_free(*engine);
+}
+
+TEST(Engine, ATimeoutEndsARequestInEachState) {
+  EngineOptions options = small_options();
+  options.max_num_seqs = 1;
+  const auto engine = start(make_tiny_model(), options);
+  Request late = request_of(1, 200, 50);
+  late.timeout = std::chrono::nanoseconds(1);
+  Request queued = request_of(2, 200, 50);
+  queued.timeout = std::chrono::nanoseconds(1);
+  const auto answers = ask(*engine, {request_of(5, 3, 30), late, queued});
+  EXPECT_EQ(answers[0][0].finish, FinishReason::kLength);
+  for (const size_t i : {1, 2}) {
+    EXPECT_EQ(answers[i][0].finish, FinishReason::kError);
+    EXPECT_EQ(answers[i][0].error.code(), StatusCode::kDeadlineExceeded);
+  }
+  expect_idle_and_free(*engine);
+}
+
+TEST(Engine, DrainingFinishesWhatRunsAndTakesNothingNew) {
+  const auto engine = start(make_tiny_model(), small_options());
+  Collector collector;
+  const auto running = collector.handle(request_of(1, 5, 100));
+  ASSERT_TRUE(engine->submit(running).ok());
+  engine->drain();
+  EXPECT_EQ(engine->submit(collector.handle(request_of(2, 5, 5))).code(), StatusCode::kUnavailable);
+  EXPECT_EQ(collector.collect({running})[0][0].tokens.size(), 100u);
+}
+
+TEST(Engine, StoppingEndsEveryStream) {
+  Collector collector;
+  std::vector<std::shared_ptr<RequestHandle>> handles;
+  {
+    const auto engine = start(make_tiny_model(), small_options());
+    for (int i = 0; i < 12; ++i) {
+      handles.push_back(collector.handle(request_of(i, 100, 150)));
+      ASSERT_TRUE(engine->submit(handles.back()).ok());
+    }
+  }
+  for (const auto& answers : collector.collect(handles)) EXPECT_EQ(answers[0].num_finishes, 1);
+}
+
+TEST(Engine, PlanRefusesWhatDoesNotFitAndSaysWhatToChange) {
+  const auto model = make_tiny_model();
+  EngineOptions options = small_options();
+  options.memory_fraction = 1e-6;
+  const Result<MemoryPlan> plan = plan_memory(*model, options);
+  ASSERT_FALSE(plan.ok());
+  EXPECT_NE(plan.status().message().find("--max-model-len"), std::string::npos) << plan.status().message();
+  options = small_options();
+  options.max_model_len = 4096;
+  EXPECT_FALSE(plan_memory(*model, options).ok());
+  options = small_options();
+  options.max_num_batched_tokens = 8;
+  EXPECT_FALSE(plan_memory(*model, options).ok());
+}
+
+TEST(Engine, PlannedNumberOfSequencesRunsAtOnce) {
+  EngineOptions options = small_options();
+  options.max_num_seqs = 4;
+  const auto engine = start(make_tiny_model(), options);
+  const int64_t n = engine->memory_plan().max_sequences;
+  ASSERT_GE(n, 1);
+  std::vector<Request> requests;
+  for (int64_t i = 0; i < n; ++i) requests.push_back(request_of(static_cast<int32_t>(i), 100, 156));
+  for (const auto& answers : ask(*engine, requests)) EXPECT_EQ(answers[0].tokens.size(), 156u);
+}
+
+}  // namespace
+}  // namespace restkv
