@@ -1,5 +1,5 @@
-// safetensors: u64 header length, JSON header, data. Hostile files get a Status (never a CHECK): overlaps, gaps, duplicate
-// keys, trailing bytes, lengths past the end, shapes whose product overflows.
+// safetensors: u64 header length, JSON header, data. Hostile files get a Status (never a CHECK): overlaps,
+// gaps, duplicate keys, trailing bytes, lengths past the end, shapes whose product overflows.
 #pragma once
 
 #include <map>

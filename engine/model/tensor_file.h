@@ -21,14 +21,29 @@ struct FileTensor {
   int64_t num_bytes = 0;
   // A type this build does not know is kept by its name, so that the error can say which; data is null then.
   std::string unsupported_type;
+  size_t file = 0;  // index into TensorIndex::files
 };
 
 // The tensors of a model, from one or several files. Views stay valid as long as `files` lives.
 struct TensorIndex {
   std::vector<std::shared_ptr<const MappedFile>> files;
-  std::vector<FileTensor> tensors;                       // in file order
+  std::vector<FileTensor> tensors;  // in file order
   std::unordered_map<std::string, size_t> by_name;
   const FileTensor* find(const std::string& name) const;
+  bool add(FileTensor tensor);  // false: the name is there already
 };
+
+// Numbers of values and bytes of a shape read from a file; false where they do not fit 2^62.
+struct TensorSize {
+  int64_t num_values = 0;
+  int64_t num_bytes = 0;
+};
+bool tensor_size(const std::vector<uint64_t>& shape, int64_t block_elems, int64_t block_bytes,
+                 TensorSize* out);
+
+std::string shape_text(const std::vector<int64_t>& shape);  // "[4096, 128]"
+
+// Tells each mapping where its tensors lie, for the SIGBUS handler.
+void name_tensor_ranges(const TensorIndex& index);
 
 }  // namespace restkv
