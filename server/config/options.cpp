@@ -348,7 +348,7 @@ std::vector<Option> make_table() {
       {.flag = "seed",
        .aliases = {"s"},
        .type = kInt,
-       .max = 9007199254740992.0,
+       .max = 9007199254740991.0,
        .verbs = kComplete,
        .help = "The same seed gives the same text",
        .field = [](Settings& s) { return &s.complete.seed; }},

@@ -84,7 +84,7 @@ class YamlReader {
         report(key_place, "duplicate key " + quoted(key) + " in " + section);
       } else {
         seen.push_back(option);
-        read_value(*option, value.items[i]);
+        read_value(*option, key_place, value.items[i]);
       }
     }
   }
@@ -112,12 +112,12 @@ class YamlReader {
     return " (did you mean '" + std::string(option->key) + "' in " + std::string(option->section) + "?)";
   }
 
-  void read_value(const Option& option, const YamlNode& value) {
+  void read_value(const Option& option, YamlPlace key_place, const YamlNode& value) {
     const std::string path = std::string(option.section) + "." + std::string(option.key) + ": ";
     std::string text = value.text;
     switch (value.kind) {
       case YamlNode::Kind::kNull:
-        report(value.place, path + "has no value; leave the key out for the default");
+        report(key_place, path + "has no value; leave the key out for the default");
         return;
       case YamlNode::Kind::kMap: report(value.place, path + "expected one value, found keys"); return;
       case YamlNode::Kind::kList: report(value.place, path + "expected one value, found a list"); return;

@@ -186,7 +186,9 @@ bool check_bytes(std::string_view text, std::vector<YamlError>& errors) {
 YamlNode parse_yaml(std::string_view text, std::vector<YamlError>& errors) {
   YamlNode root;
   if (!check_bytes(text, errors)) return root;
-  std::istringstream stream{std::string(text)};
+  // yaml-cpp 0.7 takes the end of the file for the end of a quoted text if a line break stands before it.
+  const size_t end = text.find_last_not_of(" \t\r\n");
+  std::istringstream stream{std::string(text.substr(0, end == std::string_view::npos ? 0 : end + 1))};
   TreeBuilder builder(root, errors);
   try {
     YAML::Parser parser(stream);
