@@ -1,0 +1,210 @@
+// Chunks and bodies of /v1/completions.
+#include "server/openai/completion_writer.h"
+
+#include "server/openai/json_text.h"
+
+namespace restkv {
+namespace {
+
+// A token's text; tokens that are only part of a code point as OpenAI writes them: "bytes:\xe2\x80".
+void append_token_text(std::string& out, const Tokenizer& tokenizer, int32_t token) {
+  const std::string_view bytes = tokenizer.token_bytes(token);
+  if (is_valid_utf8(bytes)) return append_json_string(out, bytes);
+  constexpr char kHex[] = "0123456789abcdef";
+  out += "\"bytes:";
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    out += "\\\\x";
+    out += kHex[byte >> 4];
+    out += kHex[byte & 15];
+  }
+  out += '"';
+}
+
+template <class Items, class Append>
+void append_list(std::string& out, const Items& items, Append append) {
+  out += '[';
+  bool is_first = true;
+  for (const auto& item : items) {
+    if (!is_first) out += ',';
+    is_first = false;
+    append(item);
+  }
+  out += ']';
+}
+
+// The most likely tokens; the chosen one is always among them. Equal texts (two tokens can read the same) appear once.
+void append_top(std::string& out, const Tokenizer& tokenizer, const TokenOutput& token) {
+  if (token.logprob != token.logprob) {
+    out += "null";
+    return;
+  }
+  out += '{';
+  const size_t begin = out.size();
+  const auto append = [&](int32_t id, float logprob) {
+    std::string key;
+    append_token_text(key, tokenizer, id);
+    key += ':';
+    if (out.find(key, begin) != std::string::npos) return;
+    if (out.size() > begin) out += ',';
+    out += key;
+    append_json_number(out, static_cast<double>(logprob));
+  };
+  for (const TokenLogprob& top : token.top) append(top.token, top.logprob);
+  append(token.token, token.logprob);
+  out += '}';
+}
+
+void append_logprobs(std::string& out, const Tokenizer& tokenizer, const OutputDelta& delta,
+                     const OutputOptions& options) {
+  if (options.logprobs < 0) {
+    out += "null";
+    return;
+  }
+  out += "{\"tokens\":";
+  append_list(out, delta.tokens,
+              [&](const TokenOutput& token) { append_token_text(out, tokenizer, token.token); });
+  out += ",\"token_logprobs\":";
+  append_list(out, delta.tokens,
+              [&](const TokenOutput& token) { append_json_number(out, static_cast<double>(token.logprob)); });
+  out += ",\"top_logprobs\":";
+  append_list(out, delta.tokens, [&](const TokenOutput& token) { append_top(out, tokenizer, token); });
+  out += ",\"text_offset\":";
+  append_list(out, delta.tokens,
+              [&](const TokenOutput& token) { append_json_number(out, token.text_offset); });
+  out += '}';
+}
+
+// Everything of a choice behind its index: ,"text":...,"finish_reason":...}
+void append_choice(std::string& out, const Tokenizer& tokenizer, const OutputDelta& delta,
+                   const OutputOptions& options) {
+  out += ",\"text\":";
+  append_json_string(out, delta.text);
+  out += ",\"logprobs\":";
+  append_logprobs(out, tokenizer, delta, options);
+  if (delta.finish == FinishReason::kNone) {
+    out += ",\"finish_reason\":null}";
+    return;
+  }
+  out += ",\"finish_reason\":\"";
+  out += finish_reason_text(delta.finish);
+  out += "\",\"stop_reason\":";
+  if (delta.stop_index >= 0) {
+    append_json_string(out, options.stop[static_cast<size_t>(delta.stop_index)]);
+  } else if (delta.stop_token >= 0) {
+    append_json_number(out, static_cast<int64_t>(delta.stop_token));
+  } else {
+    out += "null";
+  }
+  out += '}';
+}
+
+void append_header(std::string& out, const CompletionHeader& header) {
+  out += "{\"id\":";
+  append_json_string(out, header.id);
+  out += ",\"object\":\"text_completion\",\"created\":";
+  append_json_number(out, header.created);
+  out += ",\"model\":";
+  append_json_string(out, header.model);
+}
+
+void append_rate(std::string& out, int64_t count, double ms) {
+  append_json_fixed(out, ms > 0 ? static_cast<double>(count) * 1e3 / ms : 0.0);
+}
+
+// "usage":{...},"timings":{...}
+void append_usage_members(std::string& out, const OutputUsage& usage) {
+  out += "\"usage\":{\"prompt_tokens\":";
+  append_json_number(out, usage.prompt_tokens);
+  out += ",\"completion_tokens\":";
+  append_json_number(out, usage.completion_tokens);
+  out += ",\"total_tokens\":";
+  append_json_number(out, usage.prompt_tokens + usage.completion_tokens);
+  out += ",\"prompt_tokens_details\":{\"cached_tokens\":";
+  append_json_number(out, usage.cached_tokens);
+  out += "}},\"timings\":{\"prompt_n\":";
+  append_json_number(out, usage.prompt_tokens - usage.cached_tokens);
+  out += ",\"prompt_ms\":";
+  append_json_fixed(out, usage.prefill_ms);
+  out += ",\"prompt_per_second\":";
+  append_rate(out, usage.prompt_tokens - usage.cached_tokens, usage.prefill_ms);
+  out += ",\"predicted_n\":";
+  append_json_number(out, usage.completion_tokens);
+  out += ",\"predicted_ms\":";
+  append_json_fixed(out, usage.decode_ms);
+  out += ",\"predicted_per_second\":";
+  append_rate(out, usage.completion_tokens, usage.decode_ms);
+  out += ",\"cache_n\":";
+  append_json_number(out, usage.cached_tokens);
+  out += '}';
+}
+
+}  // namespace
+
+std::string_view finish_reason_text(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop: return "stop";
+    case FinishReason::kLength: return "length";
+    case FinishReason::kCancelled: return "abort";
+    case FinishReason::kError: return "error";
+    case FinishReason::kNone: break;
+  }
+  return "";
+}
+
+OutputUsage& operator+=(OutputUsage& sum, const OutputUsage& usage) {
+  sum.prompt_tokens += usage.prompt_tokens;
+  sum.cached_tokens += usage.cached_tokens;
+  sum.completion_tokens += usage.completion_tokens;
+  sum.prefill_ms = std::max(sum.prefill_ms, usage.prefill_ms);
+  sum.decode_ms = std::max(sum.decode_ms, usage.decode_ms);
+  return sum;
+}
+
+std::string completion_body(const CompletionHeader& header, std::span<const CompletionChoice> choices,
+                            const OutputUsage& usage, const Tokenizer& tokenizer) {
+  std::string out;
+  append_header(out, header);
+  out += ",\"choices\":";
+  append_list(out, choices, [&](const CompletionChoice& choice) {
+    out += "{\"index\":";
+    append_json_number(out, static_cast<int64_t>(choice.index));
+    append_choice(out, tokenizer, choice.output, *choice.options);
+  });
+  out += ',';
+  append_usage_members(out, usage);
+  out += '}';
+  return out;
+}
+
+CompletionEvents::CompletionEvents(const CompletionHeader& header, const Tokenizer& tokenizer,
+                                   bool include_usage)
+    : tokenizer_(&tokenizer) {
+  prefix_ = "data: ";
+  append_header(prefix_, header);
+  usage_prefix_ = prefix_ + ",\"choices\":[],";
+  prefix_ += ",\"choices\":[{\"index\":";
+  suffix_ = include_usage ? "],\"usage\":null}\n\n" : "]}\n\n";
+}
+
+void CompletionEvents::append_chunk(std::string& out, int32_t index, const OutputDelta& delta,
+                                    const OutputOptions& options) const {
+  out += prefix_;
+  append_json_number(out, static_cast<int64_t>(index));
+  append_choice(out, *tokenizer_, delta, options);
+  out += suffix_;
+}
+
+void CompletionEvents::append_usage(std::string& out, const OutputUsage& usage) const {
+  out += usage_prefix_;
+  append_usage_members(out, usage);
+  out += "}\n\n";
+}
+
+void CompletionEvents::append_error(std::string& out, const ApiError& error) {
+  out += "data: ";
+  out += error_body(error);
+  out += "\n\n";
+}
+
+}  // namespace restkv

@@ -1,0 +1,54 @@
+// The JSON of /v1/completions, whole and as server-sent events. What does not change between chunks is prepared once.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "server/openai/api_error.h"
+#include "server/openai/output_assembler.h"
+
+namespace restkv {
+
+struct CompletionHeader {
+  std::string id;       // "cmpl-..."
+  std::string model;    // served name
+  int64_t created = 0;  // Unix seconds
+};
+
+// One choice of a whole answer, deltas put together.
+struct CompletionChoice {
+  int32_t index = 0;
+  OutputDelta output;
+  const OutputOptions* options = nullptr;
+};
+
+OutputUsage& operator+=(OutputUsage& sum, const OutputUsage& usage);
+
+std::string completion_body(const CompletionHeader& header, std::span<const CompletionChoice> choices,
+                            const OutputUsage& usage, const Tokenizer& tokenizer);
+
+class CompletionEvents {
+ public:
+  CompletionEvents(const CompletionHeader& header, const Tokenizer& tokenizer, bool include_usage);
+
+  // Each appends whole events, "data: ...\n\n".
+  void append_chunk(std::string& out, int32_t index, const OutputDelta& delta,
+                    const OutputOptions& options) const;
+  void append_usage(std::string& out, const OutputUsage& usage) const;
+  static void append_error(std::string& out, const ApiError& error);
+  static void append_done(std::string& out) { out += "data: [DONE]\n\n"; }
+  static void append_ping(std::string& out) { out += ": ping\n\n"; }
+
+ private:
+  const Tokenizer* tokenizer_;
+  std::string prefix_;  // up to the choice's index
+  std::string suffix_;  // behind the choice
+  std::string usage_prefix_;
+};
+
+// "stop", "length", ...
+std::string_view finish_reason_text(FinishReason reason);
+
+}  // namespace restkv

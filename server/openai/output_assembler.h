@@ -1,0 +1,103 @@
+// From the engine's token records to what a client reads; the same for every protocol: text (whole code points, stop
+// strings held back and cut), log probabilities, finish reasons, usage. Tokens behind a stop string are dropped and not
+// counted, so usage does not depend on timing. One assembler per engine request (one prompt, n choices), used by one
+// thread.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "engine/request.h"
+#include "engine/text/tokenizer.h"
+#include "server/openai/stop_matcher.h"
+
+namespace restkv {
+
+struct OutputOptions {
+  std::vector<std::string> stop;
+  std::vector<int32_t> stop_token_ids;
+  bool include_stop_string = false;  // and the text of a stop token id
+  bool skip_special_tokens = true;
+  int32_t min_tokens = 0;  // stop strings count only in the text of later tokens
+  int32_t logprobs = -1;   // -1: none
+  bool echo = false;
+};
+
+// One token with its log probabilities.
+struct TokenOutput {
+  int32_t token = 0;
+  float logprob = 0;  // NaN: none (the first token of the prompt)
+  std::vector<TokenLogprob> top;
+  int64_t text_offset = 0;  // code points before it, in the choice's text with the echoed prompt
+};
+
+// What became visible of one choice.
+struct OutputDelta {
+  std::string text;
+  std::vector<TokenOutput> tokens;  // with logprobs: those whose text begins in the text shown so far
+  FinishReason finish = FinishReason::kNone;
+  int stop_index = -1;      // which stop string ended it
+  int32_t stop_token = -1;  // or which of stop_token_ids
+  Status error;             // finish == kError
+  bool empty() const { return text.empty() && tokens.empty() && finish == FinishReason::kNone; }
+  void clear() { *this = {}; }
+};
+
+struct OutputUsage {
+  int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
+  double prefill_ms = 0, decode_ms = 0;  // of the choice that took longest
+};
+
+class OutputAssembler {
+ public:
+  // `tokenizer`, `options` and `handle` must outlive the assembler. `prompt_text`: what echo shows.
+  OutputAssembler(const Tokenizer& tokenizer, const OutputOptions& options, RequestHandle& handle,
+                  std::string prompt_text);
+
+  // Adds to `delta` (of the record's choice) what the record makes visible. A stop string cancels the choice in the engine.
+  void append(const TokenRecord& record, OutputDelta& delta);
+  bool is_finished() const { return num_open_ == 0; }
+  OutputUsage usage() const;
+
+ private:
+  struct PendingToken {
+    TokenOutput output;
+    size_t begin = 0;  // bytes of the choice's answer before it
+  };
+  struct Choice {
+    StreamingDetokenizer detokenizer;
+    StopMatcher matcher;
+    std::deque<PendingToken> pending;
+    size_t num_bytes = 0;        // of the answer's text, shown or held
+    size_t num_shown = 0;        // bytes
+    int64_t num_characters = 0;  // code points, with the echoed prompt
+    int64_t num_tokens = 0;
+    bool is_started = false, is_finished = false;
+    Clock::time_point first_token{}, last_token{};
+    SequenceCounters counters;
+    StreamingDetokenizer prompt_detokenizer;  // for the offsets of the prompt's tokens
+    int64_t prompt_characters = 0;
+    int64_t num_prompt_tokens = 0;
+  };
+
+  void append_prompt_token(Choice& choice, const TokenRecord& record, OutputDelta& delta);
+  void append_token(Choice& choice, const TokenRecord& record, OutputDelta& delta);
+  void append_finish(Choice& choice, const TokenRecord& record, OutputDelta& delta);
+  // Passes `text` through the stop strings. True: one of them ended the choice.
+  bool append_text(Choice& choice, const std::string& text, bool can_stop, OutputDelta& delta);
+  void show_tokens(Choice& choice, bool all, OutputDelta& delta);
+  void start(Choice& choice, OutputDelta& delta);
+  void close(Choice& choice, FinishReason reason, OutputDelta& delta);
+
+  const Tokenizer* tokenizer_;
+  const OutputOptions* options_;
+  RequestHandle* handle_;
+  std::string prompt_text_;
+  int64_t prompt_characters_;
+  std::vector<Choice> choices_;  // [n]
+  size_t num_open_;
+};
+
+}  // namespace restkv

@@ -1,0 +1,171 @@
+// Both shapes of tokenize and detokenize.
+#include "server/openai/tokenize_api.h"
+
+#include <optional>
+
+#include "server/openai/json_text.h"
+
+namespace restkv {
+namespace {
+
+using nlohmann::json;
+
+constexpr double kMaxListItems = 1 << 24;  // the body limit bounds it first
+constexpr double kMaxTextBytes = 1 << 30;
+
+struct TokenizeRequest {
+  std::string model;
+  std::optional<std::string> prompt, content;
+  std::optional<bool> add_special_tokens, add_special;
+  bool parse_special = true;
+  bool with_pieces = false, with_strings = false;
+};
+
+struct DetokenizeRequest {
+  std::string model;
+  int32_t vocab_size = 0;
+  bool has_tokens = false;
+  std::vector<int32_t> tokens;
+};
+
+template <class R, auto Member>
+Status set_bool(json& value, R& r) {
+  r.*Member = value.template get<bool>();
+  return {};
+}
+template <class R, auto Member>
+Status set_string(json& value, R& r) {
+  r.*Member = std::move(value.get_ref<std::string&>());
+  return {};
+}
+
+using T = TokenizeRequest;
+const RequestField<T> kTokenizeFields[] = {
+    {{.name = "model", .type = FieldType::kString, .max = 1024, .help = "the served model's id"},
+     set_string<T, &T::model>},
+    {{.name = "prompt", .type = FieldType::kString, .max = kMaxTextBytes, .help = "the text (vLLM)"},
+     set_string<T, &T::prompt>},
+    {{.name = "content", .type = FieldType::kString, .max = kMaxTextBytes, .help = "the text (llama.cpp)"},
+     set_string<T, &T::content>},
+    {{.name = "add_special_tokens",
+      .type = FieldType::kBool,
+      .default_json = "true",
+      .help = "begin-of-text (vLLM)"},
+     set_bool<T, &T::add_special_tokens>},
+    {{.name = "add_special",
+      .type = FieldType::kBool,
+      .default_json = "false",
+      .help = "begin-of-text (llama.cpp)"},
+     set_bool<T, &T::add_special>},
+    {{.name = "parse_special",
+      .type = FieldType::kBool,
+      .default_json = "true",
+      .help = "control tokens in the text count"},
+     set_bool<T, &T::parse_special>},
+    {{.name = "with_pieces",
+      .type = FieldType::kBool,
+      .default_json = "false",
+      .help = "tokens as {id, piece}"},
+     set_bool<T, &T::with_pieces>},
+    {{.name = "return_token_strs",
+      .type = FieldType::kBool,
+      .default_json = "false",
+      .help = "token_strs as well"},
+     set_bool<T, &T::with_strings>},
+    {{.name = "messages"}},
+};
+
+using D = DetokenizeRequest;
+const RequestField<D> kDetokenizeFields[] = {
+    {{.name = "model", .type = FieldType::kString, .max = 1024, .help = "the served model's id"},
+     set_string<D, &D::model>},
+    {{.name = "tokens", .type = FieldType::kList, .max = kMaxListItems, .help = "token ids"},
+     [](json& value, D& d) {
+       d.has_tokens = true;
+       return read_token_ids(value, "tokens", d.vocab_size, d.tokens);
+     }},
+};
+
+// A piece that is no text by itself is a list of its bytes, as in llama.cpp.
+void append_piece(std::string& out, std::string_view bytes) {
+  if (is_valid_utf8(bytes)) return append_json_string(out, bytes);
+  out += '[';
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (i > 0) out += ',';
+    append_json_number(out, static_cast<int64_t>(static_cast<unsigned char>(bytes[i])));
+  }
+  out += ']';
+}
+
+Status missing(const char* name) {
+  return invalid_argument(std::string("'") + name + "' is required")
+      .with_param(name)
+      .with_reason("missing_required_parameter");
+}
+
+}  // namespace
+
+Status check_model_name(const std::string& name, const std::string& served_name) {
+  if (name.empty() || name == served_name) return {};
+  return not_found("this server does not have the model that was asked for; it serves '" + served_name + "'")
+      .with_param("model")
+      .with_reason("model_not_found");
+}
+
+Result<std::string> tokenize_body(json request, const Tokenizer& tokenizer, int64_t max_model_len,
+                                  const std::string& served_name, const FieldOptions& options) {
+  TokenizeRequest r;
+  if (Status status = read_fields<T>(request, kTokenizeFields, options, r); !status.ok()) return status;
+  if (Status status = check_model_name(r.model, served_name); !status.ok()) return status;
+  if (!r.prompt && !r.content) return missing("prompt");
+  const bool is_vllm = r.prompt.has_value();
+  const std::string& text = is_vllm ? *r.prompt : *r.content;
+  const bool add_special = is_vllm ? r.add_special_tokens.value_or(r.add_special.value_or(true))
+                                   : r.add_special.value_or(r.add_special_tokens.value_or(false));
+  const std::vector<int32_t> ids = tokenizer.encode(
+      text, {.add_special = add_special,
+             .special_tokens = r.parse_special ? SpecialTokens::kParse : SpecialTokens::kAsText});
+  std::string out = "{\"count\":";
+  append_json_number(out, static_cast<int64_t>(ids.size()));
+  out += ",\"max_model_len\":";
+  append_json_number(out, max_model_len);
+  out += ",\"tokens\":[";
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (i > 0) out += ',';
+    if (r.with_pieces) out += "{\"id\":";
+    append_json_number(out, static_cast<int64_t>(ids[i]));
+    if (!r.with_pieces) continue;
+    out += ",\"piece\":";
+    append_piece(out, tokenizer.token_bytes(ids[i]));
+    out += '}';
+  }
+  out += ']';
+  if (r.with_strings) {
+    out += ",\"token_strs\":[";
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (i > 0) out += ',';
+      append_json_string(out, tokenizer.token_text(ids[i]));
+    }
+    out += ']';
+  }
+  out += '}';
+  return out;
+}
+
+Result<std::string> detokenize_body(json request, const Tokenizer& tokenizer, const std::string& served_name,
+                                    const FieldOptions& options) {
+  DetokenizeRequest r;
+  r.vocab_size = tokenizer.vocab_size();
+  if (Status status = read_fields<D>(request, kDetokenizeFields, options, r); !status.ok()) return status;
+  if (Status status = check_model_name(r.model, served_name); !status.ok()) return status;
+  if (!r.has_tokens) return missing("tokens");
+  const std::string text = tokenizer.decode(r.tokens);
+  std::string out = "{\"prompt\":";
+  append_json_string(out, text);
+  out += ",\"content\":";
+  append_json_string(out, text);
+  out += '}';
+  return out;
+}
+
+}  // namespace restkv
