@@ -34,8 +34,9 @@ class Tokenizer {
   virtual std::string_view token_text(int32_t id) const = 0;
   virtual bool is_special(int32_t id) const = 0;  // control tokens: hidden from answers by default
   virtual int32_t vocab_size() const = 0;
-  virtual std::string_view kind() const = 0;  // "byte-level BPE (llama-bpe)", "SentencePiece BPE": for inspect
-  virtual int32_t bos_id() const = 0;         // -1: none
+  virtual std::string_view kind()
+      const = 0;                       // "byte-level BPE (llama-bpe)", "SentencePiece BPE": for inspect
+  virtual int32_t bos_id() const = 0;  // -1: none
   virtual const std::vector<int32_t>& eos_ids() const = 0;  // end of text and of turn
   virtual bool adds_bos() const = 0;
   // Whether decoding starts by dropping one leading space (SentencePiece's dummy prefix).
@@ -53,7 +54,9 @@ Result<std::shared_ptr<const Tokenizer>> load_tokenizer(const std::string& path)
 // bytes that can never become valid are U+FFFD, as Python's errors="replace").
 class StreamingDetokenizer {
  public:
-  explicit StreamingDetokenizer(const Tokenizer& tokenizer, bool skip_special = true);
+  // `at_start`: the tokens begin a text, so that a dummy prefix is taken back as in decode(); an answer continues its
+  // prompt instead, and its first space counts.
+  explicit StreamingDetokenizer(const Tokenizer& tokenizer, bool skip_special = true, bool at_start = false);
   // Text that became complete with this token.
   std::string append(int32_t id);
   // What is left at the end of the answer.
@@ -62,7 +65,7 @@ class StreamingDetokenizer {
  private:
   const Tokenizer* tokenizer_;
   bool skip_special_;
-  bool at_start_ = true;
+  bool at_start_;
   std::string pending_;  // at most 3 bytes of an unfinished code point
 };
 

@@ -1,0 +1,48 @@
+// What happens to text before it is cut into words: a list of steps, each a function from text to text. An empty list
+// changes nothing and costs nothing.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace restkv {
+
+// Where a stretch of text stands; stretches lie between added tokens.
+struct TextPlace {
+  bool first = true;           // begins the whole input
+  bool after_control = false;  // follows a control token (not a user-defined piece)
+};
+
+class Normalizer {
+ public:
+  using Step = std::function<std::string(std::string text, const TextPlace& place)>;
+  void add(Step step) { steps_.push_back(std::move(step)); }
+  bool empty() const { return steps_.empty(); }
+  std::string apply(std::string_view text, const TextPlace& place) const {
+    std::string out(text);
+    for (const Step& step : steps_) out = step(std::move(out), place);
+    return out;
+  }
+
+ private:
+  std::vector<Step> steps_;
+};
+
+// `from` must not be empty.
+std::string replace_all(std::string_view text, std::string_view from, std::string_view to);
+
+// The steps of the formats, by the names of tokenizer.json.
+enum class UnicodeForm { kNfc, kNfd, kNfkc, kNfkd };
+Normalizer::Step unicode_form_step(UnicodeForm form);  // bytes that are not UTF-8 stay as they are
+Normalizer::Step lowercase_step();
+Normalizer::Step strip_accents_step();
+Normalizer::Step strip_step(bool left, bool right);
+Normalizer::Step prepend_step(std::string prefix);  // not to empty text
+Normalizer::Step append_step(std::string suffix);
+Normalizer::Step replace_step(std::string from, std::string to);
+// SentencePiece's own: a space in front at the start and after control tokens.
+Normalizer::Step dummy_prefix_step();
+
+}  // namespace restkv

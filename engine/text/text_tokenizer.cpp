@@ -1,0 +1,142 @@
+// encode in one pass over the parts; nothing here depends on the format a vocabulary came from.
+#include "engine/text/text_tokenizer.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace restkv {
+namespace {
+
+class TextTokenizer final : public Tokenizer {
+ public:
+  explicit TextTokenizer(TokenizerParts parts) : parts_(std::move(parts)) {
+    const auto& prefix = parts_.prefix_ids;
+    adds_bos_ = parts_.bos_id >= 0 && std::find(prefix.begin(), prefix.end(), parts_.bos_id) != prefix.end();
+  }
+
+  std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override {
+    std::vector<int32_t> ids;
+    ids.reserve(text.size() / 3 + 8);
+    if (options.add_special) ids.insert(ids.end(), parts_.prefix_ids.begin(), parts_.prefix_ids.end());
+    const bool parse = options.special_tokens == SpecialTokens::kParse;
+    std::vector<AddedTokens::Part> stretches;
+    parts_.added.split(text, parse, &stretches);
+    WordList words;
+    TextPlace place;
+    for (const AddedTokens::Part& stretch : stretches) {
+      if (stretch.id >= 0) {
+        ids.push_back(stretch.id);
+        place = {false, is_special(stretch.id)};
+        continue;
+      }
+      if (parts_.normalizer.empty()) {
+        encode_stretch(stretch.text, parse, place.first, &words, &ids);
+      } else {
+        encode_stretch(parts_.normalizer.apply(stretch.text, place), parse, place.first, &words, &ids);
+      }
+      place = {false, false};
+    }
+    if (options.add_special) ids.insert(ids.end(), parts_.suffix_ids.begin(), parts_.suffix_ids.end());
+    return ids;
+  }
+
+  std::string_view token_bytes(int32_t id) const override { return parts_.vocabulary->bytes(id); }
+  std::string_view token_text(int32_t id) const override { return parts_.vocabulary->text(id); }
+  bool is_special(int32_t id) const override {
+    const TokenType type = parts_.vocabulary->type(id);
+    return type == TokenType::kControl || type == TokenType::kUnknown;
+  }
+  int32_t vocab_size() const override { return parts_.vocabulary->size(); }
+  std::string_view kind() const override { return parts_.kind; }
+  int32_t bos_id() const override { return parts_.bos_id; }
+  const std::vector<int32_t>& eos_ids() const override { return parts_.eos_ids; }
+  bool adds_bos() const override { return adds_bos_; }
+  bool strips_leading_space() const override { return parts_.strips_leading_space; }
+
+ private:
+  void encode_stretch(std::string_view text, bool parse, bool first, WordList* words,
+                      std::vector<int32_t>* ids) const {
+    if (parts_.added_normalized.empty()) {
+      encode_words(text, first, words, ids);
+      return;
+    }
+    std::vector<AddedTokens::Part> pieces;
+    parts_.added_normalized.split(text, parse, &pieces);
+    for (const AddedTokens::Part& piece : pieces) {
+      if (piece.id >= 0) {
+        ids->push_back(piece.id);
+      } else {
+        encode_words(piece.text, first && piece.text.data() == text.data(), words, ids);
+      }
+    }
+  }
+
+  void encode_words(std::string_view text, bool first, WordList* words, std::vector<int32_t>* ids) const {
+    parts_.pre_tokenizer.split(text, first, words);
+    for (const std::string_view word : words->words) parts_.model->encode(word, ids);
+  }
+
+  TokenizerParts parts_;
+  bool adds_bos_ = false;
+};
+
+}  // namespace
+
+Result<std::shared_ptr<const Tokenizer>> finish_tokenizer(TokenizerParts parts) {
+  const auto check = [&](int32_t id, const char* what) -> Status {
+    if (parts.vocabulary->contains(id)) return {};
+    return invalid_argument(std::string(what) + " is token " + std::to_string(id) +
+                            ", but the vocabulary has " + std::to_string(parts.vocabulary->size()) +
+                            " tokens");
+  };
+  std::sort(parts.eos_ids.begin(), parts.eos_ids.end());
+  parts.eos_ids.erase(std::unique(parts.eos_ids.begin(), parts.eos_ids.end()), parts.eos_ids.end());
+  if (parts.bos_id != -1) {
+    if (Status status = check(parts.bos_id, "the BOS token"); !status.ok()) return status;
+  }
+  for (const int32_t id : parts.eos_ids) {
+    if (Status status = check(id, "an end token"); !status.ok()) return status;
+  }
+  for (const auto* around : {&parts.prefix_ids, &parts.suffix_ids}) {
+    for (const int32_t id : *around) {
+      if (Status status = check(id, "a token put around the text"); !status.ok()) return status;
+    }
+  }
+  return std::shared_ptr<const Tokenizer>(std::make_shared<TextTokenizer>(std::move(parts)));
+}
+
+void add_special_tokens(const Vocabulary& vocabulary, AddedTokens* added) {
+  for (int32_t id = 0; id < vocabulary.size(); ++id) {
+    const TokenType type = vocabulary.type(id);
+    const bool special = type == TokenType::kControl || type == TokenType::kUnknown;
+    if (!special && type != TokenType::kUserDefined) continue;
+    AddedToken token;
+    token.id = id;
+    token.text = special ? vocabulary.text(id) : vocabulary.bytes(id);
+    token.special = special;
+    added->add(std::move(token));
+  }
+}
+
+int byte_of_token(std::string_view text) {
+  if (text.size() != 6 || !text.starts_with("<0x") || text[5] != '>') return -1;
+  const auto digit = [](char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+  };
+  const int high = digit(text[3]), low = digit(text[4]);
+  return high < 0 || low < 0 ? -1 : high * 16 + low;
+}
+
+bool spaces_only_lead(const Vocabulary& vocabulary) {
+  for (int32_t id = 0; id < vocabulary.size(); ++id) {
+    if (vocabulary.type(id) != TokenType::kNormal) continue;
+    const std::string_view bytes = vocabulary.bytes(id);
+    const size_t first = bytes.find_first_not_of(' ');
+    if (first != bytes.npos && bytes.find(' ', first) != bytes.npos) return false;
+  }
+  return true;
+}
+
+}  // namespace restkv
