@@ -1,0 +1,224 @@
+// The checks of every op, once for all backends. What fails here is a bug of ours: a CHECK with the values.
+#include "kernels/backend.h"
+
+#include "kernels/base/check.h"
+
+namespace restkv {
+namespace {
+
+template <class T>
+void check_shape(const char* name, const T& tensor, int64_t rows, int64_t cols) {
+  CHECK(tensor.data != nullptr || rows == 0) << name << " is missing";
+  CHECK(tensor.rows == rows && tensor.cols == cols)
+      << name << " is [" << tensor.rows << ", " << tensor.cols << "], not [" << rows << ", " << cols << "]";
+  CHECK(tensor.stride >= tensor.cols)
+      << name << ": stride " << tensor.stride << " of " << tensor.cols << " columns";
+  CHECK(!is_block_type(tensor.dtype) || tensor.stride == tensor.cols) << name << ": stride " << tensor.stride;
+}
+
+template <class T>
+void check_f32(const char* name, const T& tensor, int64_t rows, int64_t cols) {
+  check_shape(name, tensor, rows, cols);
+  CHECK(tensor.dtype == DType::kF32) << name << " is " << dtype_info(tensor.dtype).name;
+}
+
+void check_weight(const char* name, const ConstTensor& tensor) {
+  CHECK(tensor.dtype != DType::kI32 && tensor.dtype != DType::kU8)
+      << name << " is " << dtype_info(tensor.dtype).name;
+  CHECK(tensor.cols % dtype_info(tensor.dtype).block_elems == 0)
+      << name << ": " << tensor.cols << " columns of " << dtype_info(tensor.dtype).name;
+}
+
+void check_plain(const char* name, const ConstTensor& tensor) {
+  CHECK(tensor.dtype == DType::kF32 || tensor.dtype == DType::kF16 || tensor.dtype == DType::kBF16)
+      << name << " is " << dtype_info(tensor.dtype).name;
+}
+
+void check_cache(const PagedCacheView& cache, int64_t head_dim) {
+  CHECK(cache.pool != nullptr) << "no pages";
+  CHECK(cache.dtype == DType::kF32 || cache.dtype == DType::kF16) << dtype_info(cache.dtype).name;
+  CHECK(cache.head_dim == head_dim) << cache.head_dim << " of " << head_dim;
+  CHECK(cache.slots > 0 &&
+        cache.page_bytes >= PagedCacheView::bytes_per_page(cache.dtype, cache.slots, cache.head_dim))
+      << cache.slots << " slots in " << cache.page_bytes << " bytes";
+}
+
+// Entries [0, kv_len[h] + added) of every head have a page.
+void check_tables(const HeadTables& tables, int64_t num_kv_heads, int64_t added, int32_t slots) {
+  CHECK(tables.pages != nullptr && tables.kv_len != nullptr) << "no page tables";
+  for (int64_t h = 0; h < num_kv_heads; ++h) {
+    CHECK(tables.kv_len[h] >= 0 && tables.kv_len[h] + added <= int64_t{tables.stride} * slots)
+        << "head " << h << ": " << tables.kv_len[h] << " + " << added << " entries in " << tables.stride
+        << " pages of " << slots;
+  }
+}
+
+void check_rows(int64_t row_begin, int64_t num_rows, int64_t rows) {
+  CHECK(row_begin >= 0 && num_rows >= 0 && row_begin + num_rows <= rows)
+      << "rows [" << row_begin << ", +" << num_rows << ") of " << rows;
+}
+
+void check_attention(const AttentionShape& shape, const ConstTensor& q, const Tensor& out,
+                     size_t num_positions) {
+  CHECK(shape.num_kv_heads > 0 && shape.num_heads > 0 && shape.num_heads % shape.num_kv_heads == 0)
+      << shape.num_heads << " heads over " << shape.num_kv_heads;
+  CHECK(shape.head_dim > 0 && shape.head_dim <= 512) << shape.head_dim;
+  CHECK(shape.window >= 0) << shape.window;
+  const int64_t cols = int64_t{shape.num_heads} * shape.head_dim;
+  check_f32("q", q, q.rows, cols);
+  check_f32("out", out, q.rows, cols);
+  CHECK(static_cast<int64_t>(num_positions) == q.rows)
+      << num_positions << " positions, " << q.rows << " rows";
+}
+
+}  // namespace
+
+void Backend::gather(const GatherArgs& args) {
+  check_weight("table", args.table);
+  check_f32("out", args.out, static_cast<int64_t>(args.ids.size()), args.table.cols);
+  for (const int32_t id : args.ids)
+    CHECK(id >= 0 && id < args.table.rows) << "id " << id << " of " << args.table.rows;
+  do_gather(args);
+}
+
+void Backend::rmsnorm(const RmsNormArgs& args) {
+  CHECK(args.weight.cols > 0 && args.x.cols % args.weight.cols == 0)
+      << args.x.cols << " over " << args.weight.cols;
+  check_f32("x", args.x, args.x.rows, args.x.cols);
+  check_shape("weight", args.weight, 1, args.weight.cols);
+  check_plain("weight", args.weight);
+  if (args.residual) {
+    check_f32("residual", args.residual, args.x.rows, args.x.cols);
+    CHECK(args.out.data != args.residual.data) << "out is the residual";
+  }
+  check_f32("out", args.out, args.x.rows, args.x.cols);
+  do_rmsnorm(args);
+}
+
+void Backend::add(const AddArgs& args) {
+  check_f32("x", args.x, args.x.rows, args.x.cols);
+  check_f32("residual", args.residual, args.x.rows, args.x.cols);
+  do_add(args);
+}
+
+void Backend::matmul(const MatmulArgs& args) {
+  check_f32("x", args.x, args.x.rows, args.x.cols);
+  for (const MatmulOutput& output : args.outputs) {
+    check_weight("weight", output.weight);
+    check_shape("weight", output.weight, output.weight.rows, args.x.cols);
+    check_f32("out", output.out, args.x.rows, output.weight.rows);
+    if (output.bias) {
+      check_shape("bias", output.bias, 1, output.weight.rows);
+      check_plain("bias", output.bias);
+    }
+  }
+  if (args.x.rows > 0 && args.x.cols > 0) do_matmul(args);
+}
+
+void Backend::rope_table(const RopeTableArgs& args) {
+  check_f32("out", args.out, static_cast<int64_t>(args.positions.size()),
+            2 * static_cast<int64_t>(args.inv_freq.size()));
+  do_rope_table(args);
+}
+
+void Backend::rope_and_store(const RopeAndStoreArgs& args) {
+  const int64_t head_dim = args.rope.cols;
+  CHECK(head_dim > 0 && head_dim % 2 == 0) << head_dim;
+  CHECK(args.q.cols % head_dim == 0 && args.k.cols % head_dim == 0)
+      << args.q.cols << " and " << args.k.cols << " columns over " << head_dim;
+  check_f32("q", args.q, args.q.rows, args.q.cols);
+  check_f32("k", args.k, args.q.rows, args.k.cols);
+  check_f32("v", args.v, args.q.rows, args.k.cols);
+  check_f32("rope", args.rope, args.q.rows, head_dim);
+  CHECK(static_cast<int64_t>(args.positions.size()) == args.q.rows) << args.positions.size() << " positions";
+  for (const StoreSegment& segment : args.segments) {
+    check_rows(segment.row_begin, segment.num_rows, args.q.rows);
+    if (segment.scratch_k) {
+      check_shape("scratch_k", segment.scratch_k, segment.num_rows, args.k.cols);
+      check_shape("scratch_v", segment.scratch_v, segment.num_rows, args.k.cols);
+      CHECK(segment.scratch_k.dtype == segment.scratch_v.dtype) << "k and v differ";
+      CHECK(segment.scratch_k.dtype == DType::kF32 || segment.scratch_k.dtype == DType::kF16)
+          << dtype_info(segment.scratch_k.dtype).name;
+    } else {
+      check_cache(args.cache, head_dim);
+      check_tables(segment.tables, args.k.cols / head_dim, segment.num_rows, args.cache.slots);
+    }
+  }
+  do_rope_and_store(args);
+}
+
+void Backend::prefill_attention(const PrefillAttentionArgs& args) {
+  check_attention(args.shape, args.q, args.out, args.positions.size());
+  if (args.lse) check_f32("lse", args.lse, args.q.rows, args.shape.num_heads);
+  const int64_t kv_cols = int64_t{args.shape.num_kv_heads} * args.shape.head_dim;
+  for (const PrefillSegment& segment : args.segments) {
+    check_rows(segment.row_begin, segment.num_rows, args.q.rows);
+    check_shape("k", segment.k, segment.k.rows, kv_cols);
+    check_shape("v", segment.v, segment.k.rows, kv_cols);
+    CHECK(segment.k.dtype == segment.v.dtype) << "k and v differ";
+    CHECK(segment.k.dtype == DType::kF32 || segment.k.dtype == DType::kF16)
+        << dtype_info(segment.k.dtype).name;
+    if (segment.prefix.kv_len != nullptr) {
+      check_cache(args.cache, args.shape.head_dim);
+      check_tables(segment.prefix, args.shape.num_kv_heads, 0, args.cache.slots);
+      CHECK(args.cache.dtype == segment.k.dtype) << "pages and scratch differ";
+    }
+  }
+  do_prefill_attention(args);
+}
+
+void Backend::decode_attention(const DecodeAttentionArgs& args) {
+  check_attention(args.shape, args.q, args.out, args.positions.size());
+  check_cache(args.cache, args.shape.head_dim);
+  for (const DecodeSegment& segment : args.segments) {
+    check_rows(segment.row_begin, segment.num_rows, args.q.rows);
+    check_tables(segment.tables, args.shape.num_kv_heads, 0, args.cache.slots);
+  }
+  do_decode_attention(args);
+}
+
+void Backend::glu(const GluArgs& args) {
+  check_f32("gate", args.gate, args.gate.rows, args.gate.cols);
+  check_f32("up", args.up, args.gate.rows, args.gate.cols);
+  check_f32("out", args.out, args.gate.rows, args.gate.cols);
+  do_glu(args);
+}
+
+void Backend::softcap(const SoftcapArgs& args) {
+  check_f32("x", args.x, args.x.rows, args.x.cols);
+  CHECK(args.cap > 0.0f) << args.cap;
+  do_softcap(args);
+}
+
+void Backend::store_pages(const StorePagesArgs& args) {
+  const int64_t cols = int64_t{args.num_kv_heads} * args.cache.head_dim;
+  check_cache(args.cache, args.cache.head_dim);
+  check_shape("k", args.k, args.k.rows, cols);
+  check_shape("v", args.v, args.k.rows, cols);
+  CHECK(args.k.dtype == args.cache.dtype && args.v.dtype == args.cache.dtype)
+      << dtype_info(args.k.dtype).name;
+  CHECK(static_cast<int64_t>(args.positions.size()) == args.k.rows) << args.positions.size() << " positions";
+  check_tables(args.tables, args.num_kv_heads, args.k.rows, args.cache.slots);
+  do_store_pages(args);
+}
+
+void Backend::sample(const SampleArgs& args) {
+  check_f32("logits", args.logits, args.logits.rows, args.logits.cols);
+  const auto rows = static_cast<size_t>(args.logits.rows);
+  const int64_t vocab = args.logits.cols;
+  CHECK(args.rows.size() == rows && args.results.size() == rows)
+      << args.rows.size() << " rows, " << args.results.size() << " results of " << rows;
+  const auto check_token = [&](int32_t token) { CHECK(token >= 0 && token < vocab) << "token " << token; };
+  for (const SampleRow& row : args.rows) {
+    CHECK(row.params != nullptr) << "no parameters";
+    CHECK(row.counts.empty() || row.counts.size() == static_cast<size_t>(vocab)) << row.counts.size();
+    CHECK(row.prompt_tokens.empty() || row.prompt_tokens.size() == static_cast<size_t>((vocab + 63) / 64))
+        << row.prompt_tokens.size();
+    for (const LogitBias& bias : row.params->logit_bias) check_token(bias.token);
+    for (const int32_t token : row.params->allowed_tokens) check_token(token);
+    for (const int32_t token : row.banned) check_token(token);
+  }
+  do_sample(args);
+}
+
+}  // namespace restkv

@@ -1,0 +1,18 @@
+// The eviction ops on the CPU (kernels/eviction.h says what they compute). Work is cut into units of (item, head, block of
+// queries or rows); no sum crosses a unit except in a fixed order, so results are bitwise the same for any number of
+// threads and any neighbours in the batch.
+#pragma once
+
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/eviction.h"
+
+namespace restkv::cpu {
+
+void store_queries(const StoreQueriesArgs& args, ThreadPool& pool);
+void observe(const ObserveArgs& args, ThreadPool& pool);
+void score(const ScoreArgs& args, ThreadPool& pool);
+void smooth(const SmoothArgs& args, ThreadPool& pool);
+void select(const SelectArgs& args, ThreadPool& pool);
+void compact(const CompactArgs& args, ThreadPool& pool);
+
+}  // namespace restkv::cpu

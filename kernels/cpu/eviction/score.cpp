@@ -1,0 +1,311 @@
+// score: one number for each (KV head, row). For the indicators (restkv.md sections 2, 3 and 5):
+//   u_j = R_g (v_j - v_mean), in tiles, never stored;  e_tgj = a/(1-a) * ||p_tg - u_j||^tau
+//   a > 1/2 (at most the top row of a query): e = a (1-a)^(tau-1) ||p'_tg - u_j||^tau with p' the output of the other rows
+//   s_j = over the group of (over the queries of e_tgj)
+// Units are (item, KV head, 256 rows): rows are independent, nothing is summed across units.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "kernels/cpu/eviction/eviction_ops.h"
+#include "kernels/cpu/eviction/row_tile.h"
+#include "kernels/cpu/eviction/tile_kernels.h"
+
+namespace restkv::cpu {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+using TileScores = std::array<float, kTileRows>;
+
+// The larger one; NaN wins, so that it is seen later.
+float max_or_nan(float a, float b) { return b > a || b != b ? b : a; }
+
+// Rows [begin, begin + count) of one KV head, loaded.
+struct Tile {
+  int64_t begin = 0;
+  int64_t count = 0;
+  const float* keys = nullptr;    // [count, D]
+  const float* values = nullptr;  // [count, D]
+  std::array<int32_t, kTileRows> positions;
+};
+
+// Attention weights [count, stride] of a tile to all queries of one head; `queries` [D, stride] are scaled.
+void tile_weights(const ScoreArgs& args, const ScoreItem& item, const Tile& tile, const float* queries, int64_t first,
+                  int64_t num_queries, int64_t stride, const float* lse, float* weights) {
+  const TileKernels& kernels = tile_kernels();
+  const int64_t dim = args.shape.head_dim;
+  kernels.product(tile.keys, dim, 1, queries, stride, tile.count, stride, dim, weights, stride, false);
+  if (args.shape.softcap > 0.0f) kernels.softcap(weights, tile.count * stride, args.shape.softcap);
+  mask_logits(weights, tile.count, stride, tile.positions.data(), item.queries.positions.data() + first, num_queries,
+              args.shape.window);
+  kernels.exp_columns(weights, tile.count, stride, lse);
+}
+
+// u [count, D] = R_g (v - v_mean).
+const float* project_values(const ScoreArgs& args, const ScoreItem& item, const Tile& tile, int32_t kv_head,
+                            int32_t head) {
+  const int64_t dim = args.shape.head_dim;
+  const float* mean = item.observation.v_mean.f32(kv_head);
+  float* centred = thread_floats(Buffer::kOutputs, kTileRows * dim);
+  for (int64_t j = 0; j < tile.count; ++j) {
+    for (int64_t d = 0; d < dim; ++d) centred[j * dim + d] = tile.values[j * dim + d] - mean[d];
+  }
+  if (!item.projection) return centred;
+  float* u = thread_floats(Buffer::kProjected, kTileRows * dim);
+  tile_kernels().product(centred, dim, 1, item.projection.f32(head * dim), item.projection.stride, tile.count, dim, dim,
+                         u, dim, false);
+  return u;
+}
+
+bool is_blind(const Observation& o, int32_t head, int64_t query) {
+  return o.lse.f32(head)[query] == kInf && static_cast<const int32_t*>(o.top.row(head))[query] < 0;
+}
+
+// e of the top row of query t, which holds more than half of its attention.
+float singular_error(const ScoreArgs& args, const Observation& o, int32_t head, int64_t query, const float* u) {
+  const float rest = o.rest.f32(head)[query];
+  if (rest == 0.0f) return kInf;  // the others' mass underflowed: the row is mandatory
+  const int64_t dim = args.shape.head_dim;
+  float sum = 0.0f;
+  for (int64_t e = 0; e < dim; ++e) {
+    const float difference = o.p_rest.f32(head * dim + e)[query] - u[e];
+    sum += difference * difference;
+  }
+  const float a = 1.0f / (1.0f + rest);
+  if (args.spec.tau == 1.0f) return a * std::sqrt(sum);
+  return a * std::pow(rest / (1.0f + rest), args.spec.tau - 1.0f) * std::pow(sum, 0.5f * args.spec.tau);
+}
+
+// Over the queries of one head: errors [num_queries] of one row -> one number.
+float reduce_queries(const ScoreSpec& spec, const float* errors, const uint8_t* blind, int64_t num_queries) {
+  float value = 0.0f;
+  int64_t seen = 0;
+  for (int64_t t = 0; t < num_queries; ++t) {
+    if (blind[t]) continue;
+    const float e = errors[t];
+    switch (spec.reduce) {
+      case QueryReduce::kRms: value += e * e; break;
+      case QueryReduce::kMean: value += e; break;
+      case QueryReduce::kMax: value = max_or_nan(value, e); break;
+      case QueryReduce::kEma: value = seen == 0 ? e : spec.alpha * e + (1.0f - spec.alpha) * value; break;
+    }
+    ++seen;
+  }
+  if (seen == 0) return 0.0f;
+  if (spec.reduce == QueryReduce::kRms) return std::sqrt(value / static_cast<float>(seen));
+  if (spec.reduce == QueryReduce::kMean) return value / static_cast<float>(seen);
+  return value;
+}
+
+void join_group(GroupReduce reduce, float e, float& score) {
+  switch (reduce) {
+    case GroupReduce::kRss: score += e * e; break;
+    case GroupReduce::kMax: score = max_or_nan(score, e); break;
+    case GroupReduce::kMean: score += e; break;
+  }
+}
+
+float finish_group(GroupReduce reduce, float score, int32_t group) {
+  if (reduce == GroupReduce::kRss) return std::sqrt(score);
+  return reduce == GroupReduce::kMean ? score / static_cast<float>(group) : score;
+}
+
+// kIndicatorQuery.
+void score_per_query(const ScoreArgs& args, const ScoreItem& item, const Tile& tile, int32_t kv_head,
+                     const float* all_queries, TileScores& scores) {
+  const int64_t dim = args.shape.head_dim;
+  const int32_t group = args.shape.num_heads / args.shape.num_kv_heads;
+  const Observation& o = item.observation;
+  const auto num_queries = static_cast<int64_t>(item.queries.positions.size());
+  const int64_t padded = padded_queries(num_queries);
+  float* errors = thread_floats(Buffer::kLogits, kTileRows * padded);
+  float* distances = thread_floats(Buffer::kDistances, kTileRows * padded);
+  thread_local std::vector<uint8_t> blind;
+  blind.resize(static_cast<size_t>(num_queries));
+  for (int32_t g = 0; g < group; ++g) {
+    const int32_t head = kv_head * group + g;
+    tile_weights(args, item, tile, all_queries + g * dim * padded, 0, num_queries, padded, o.lse.f32(head), errors);
+    const float* u = project_values(args, item, tile, kv_head, head);
+    tile_kernels().distance(o.p.f32(head * dim), o.p.stride, u, dim, tile.count, padded, dim, distances, padded);
+    if (args.spec.tau != 1.0f) {
+      for (int64_t i = 0; i < tile.count * padded; ++i) distances[i] = std::pow(distances[i], args.spec.tau);
+    }
+    tile_kernels().indicator(errors, distances, tile.count * padded);
+    for (int64_t t = 0; t < num_queries; ++t) {
+      blind[static_cast<size_t>(t)] = is_blind(o, head, t);
+      const int64_t j = static_cast<const int32_t*>(o.top.row(head))[t] - tile.begin;
+      if (j >= 0 && j < tile.count && o.rest.f32(head)[t] < 1.0f) {
+        errors[j * padded + t] = singular_error(args, o, head, t, u + j * dim);
+      }
+    }
+    if (args.spec.normalize) {
+      const float* norm = o.norm.f32(head);
+      for (int64_t j = 0; j < tile.count; ++j) {
+        for (int64_t t = 0; t < num_queries; ++t) errors[j * padded + t] /= norm[t];
+      }
+    }
+    for (int64_t j = 0; j < tile.count; ++j) {
+      join_group(args.spec.group,
+                 reduce_queries(args.spec, errors + j * padded, blind.data(), num_queries),
+                 scores[static_cast<size_t>(j)]);
+    }
+  }
+  for (int64_t j = 0; j < tile.count; ++j) {
+    float& s = scores[static_cast<size_t>(j)];
+    s = finish_group(args.spec.group, s, group);
+  }
+}
+
+// kIndicatorAfter: rows [0, scored) by the smoothed attention, the window's rows 0.
+void score_smoothed(const ScoreArgs& args, const ScoreItem& item, const Tile& tile, int32_t kv_head, int64_t scored,
+                    TileScores& scores) {
+  const int64_t dim = args.shape.head_dim;
+  const int32_t group = args.shape.num_heads / args.shape.num_kv_heads;
+  for (int32_t g = 0; g < group; ++g) {
+    const int32_t head = kv_head * group + g;
+    const float* u = project_values(args, item, tile, kv_head, head);
+    for (int64_t j = 0; j < tile.count && tile.begin + j < scored; ++j) {
+      float sum = 0.0f;
+      for (int64_t e = 0; e < dim; ++e) {
+        const float difference = item.observation.p.f32(head * dim + e)[0] - u[j * dim + e];
+        sum += difference * difference;
+      }
+      const float norm = args.spec.tau == 1.0f ? std::sqrt(sum) : std::pow(sum, 0.5f * args.spec.tau);
+      join_group(args.spec.group, item.observation.ratio.f32(head)[tile.begin + j] * norm,
+                 scores[static_cast<size_t>(j)]);
+    }
+  }
+  for (int64_t j = 0; j < tile.count; ++j) {
+    float& s = scores[static_cast<size_t>(j)];
+    s = finish_group(args.spec.group, s, group);
+  }
+}
+
+// kAttention: queries in rising order and heads within a query, one running sum: the result does not depend on where h2o's
+// pass was cut into chunks of queries.
+void sum_attention(const ScoreArgs& args, const ScoreItem& item, const Tile& tile, int32_t kv_head, TileScores& scores) {
+  constexpr int64_t kBlock = 16;
+  const int64_t dim = args.shape.head_dim;
+  const int32_t group = args.shape.num_heads / args.shape.num_kv_heads;
+  const float share = 1.0f / static_cast<float>(group);
+  const auto num_queries = static_cast<int64_t>(item.queries.positions.size());
+  float* queries = thread_floats(Buffer::kQueries, dim * kBlock);
+  float* weights = thread_floats(Buffer::kLogits, group * kTileRows * kBlock);
+  for (int64_t first = 0; first < num_queries; first += kBlock) {
+    const int64_t block = std::min(kBlock, num_queries - first);
+    for (int32_t g = 0; g < group; ++g) {
+      const int32_t head = kv_head * group + g;
+      load_queries(item.queries, args.shape, args.cache, head, first, block, kBlock, args.shape.scale, queries);
+      tile_weights(args, item, tile, queries, first, block, kBlock, item.observation.lse.f32(head) + first,
+                   weights + g * kTileRows * kBlock);
+    }
+    for (int64_t j = 0; j < tile.count; ++j) {
+      float sum = scores[static_cast<size_t>(j)];
+      for (int64_t t = 0; t < block; ++t) {
+        for (int32_t g = 0; g < group; ++g) sum += share * weights[(g * kTileRows + j) * kBlock + t];
+      }
+      scores[static_cast<size_t>(j)] = sum;
+    }
+  }
+}
+
+// splitmix64's finaliser: a hash of (layer, head, position) as a number in [0, 1).
+float hash_score(int32_t layer, int32_t head, int32_t position) {
+  uint64_t x = (uint64_t{static_cast<uint32_t>(layer)} << 48) ^ (uint64_t{static_cast<uint32_t>(head)} << 32) ^
+               static_cast<uint32_t>(position);
+  x += 0x9E3779B97F4A7C15u;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  x ^= x >> 31;
+  return static_cast<float>(x >> 40) * 0x1p-24f;
+}
+
+// lacache: the rows between the first and the last are cut into equal ranges, range r belongs to the layers
+// [r * span, (r + 1) * span), the last one to the last `span` layers. A layer's own range first, then newer rows.
+float ladder_score(const ScoreSpec& spec, const ScoreItem& item, int64_t row, int64_t num_rows) {
+  const int64_t middle = num_rows - item.head_rows - item.window_rows;
+  const int64_t index = row - item.head_rows;
+  if (index < 0 || index >= middle) return static_cast<float>(2 * num_rows);
+  const int64_t span = std::max(1, std::min(spec.ladder_span, spec.num_layers));
+  const int64_t ranges = (spec.num_layers + span - 1) / span;
+  const int64_t range = index * ranges / middle;
+  const int64_t first = std::min(range * span, spec.num_layers - span);
+  const bool is_own = item.layer >= first && item.layer < first + span;
+  return static_cast<float>(is_own ? num_rows + index : index);
+}
+
+void score_chunk(const ScoreArgs& args, const ScoreItem& item, int32_t kv_head, int64_t chunk) {
+  const AttentionShape& shape = args.shape;
+  const int64_t dim = shape.head_dim;
+  const int32_t group = shape.num_heads / shape.num_kv_heads;
+  const HeadRows rows(item.rows, shape, args.cache, kv_head);
+  const int64_t chunk_end = std::min(rows.num_rows, (chunk + 1) * Observation::kRowChunk);
+  const int64_t scored = std::max<int64_t>(0, rows.num_rows - item.window_rows);
+  const ScoreKind kind = args.spec.kind;
+  const bool with_keys = kind == ScoreKind::kAttention || kind == ScoreKind::kIndicatorQuery;
+  const bool with_values = kind == ScoreKind::kIndicatorAfter || kind == ScoreKind::kIndicatorQuery;
+  float* out = item.out.f32(kv_head);
+  float* keys = with_keys ? thread_floats(Buffer::kKeys, kTileRows * dim) : nullptr;
+  float* values = with_values ? thread_floats(Buffer::kValues, kTileRows * dim) : nullptr;
+  float* queries = nullptr;
+  if (kind == ScoreKind::kIndicatorQuery) {
+    const auto num_queries = static_cast<int64_t>(item.queries.positions.size());
+    const int64_t padded = padded_queries(num_queries);
+    queries = thread_floats(Buffer::kQueries, group * dim * padded);
+    for (int32_t g = 0; g < group; ++g) {
+      load_queries(item.queries, shape, args.cache, kv_head * group + g, 0, num_queries, padded, shape.scale,
+                   queries + g * dim * padded);
+    }
+  }
+  Tile tile;
+  for (tile.begin = chunk * Observation::kRowChunk; tile.begin < chunk_end; tile.begin += kTileRows) {
+    tile.count = std::min(kTileRows, chunk_end - tile.begin);
+    tile.keys = keys;
+    tile.values = values;
+    for (int64_t j = 0; j < tile.count; ++j) {
+      tile.positions[static_cast<size_t>(j)] = rows.position(tile.begin + j);
+    }
+    if (with_keys) rows.load_keys(tile.begin, tile.count, keys);
+    if (with_values) rows.load_values(tile.begin, tile.count, values);
+    TileScores scores;
+    scores.fill(0.0f);
+    for (int64_t j = 0; j < tile.count; ++j) {
+      const int64_t row = tile.begin + j;
+      const int32_t position = tile.positions[static_cast<size_t>(j)];
+      float& s = scores[static_cast<size_t>(j)];
+      if (kind == ScoreKind::kRecency) s = static_cast<float>(position);
+      if (kind == ScoreKind::kHash) s = hash_score(item.layer, kv_head, position);
+      if (kind == ScoreKind::kLadder) s = ladder_score(args.spec, item, row, rows.num_rows);
+      if (kind == ScoreKind::kAttention && item.accumulate) s = out[row];
+      if (kind == ScoreKind::kAttention && item.sums && row < item.sums->len[kv_head]) {
+        s = *sum_at(*item.sums, args.cache, kv_head, row);
+      }
+    }
+    if (kind == ScoreKind::kAttention) sum_attention(args, item, tile, kv_head, scores);
+    if (kind == ScoreKind::kIndicatorQuery) score_per_query(args, item, tile, kv_head, queries, scores);
+    if (kind == ScoreKind::kIndicatorAfter) score_smoothed(args, item, tile, kv_head, scored, scores);
+    std::copy_n(scores.begin(), tile.count, out + tile.begin);
+  }
+}
+
+}  // namespace
+
+void score(const ScoreArgs& args, ThreadPool& pool) {
+  const int32_t num_kv_heads = args.shape.num_kv_heads;
+  int64_t max_rows = 0;
+  for (const ScoreItem& item : args.items) {
+    for (int32_t h = 0; h < num_kv_heads; ++h) max_rows = std::max<int64_t>(max_rows, item.rows.num_rows(h));
+  }
+  const int64_t chunks = (max_rows + Observation::kRowChunk - 1) / Observation::kRowChunk;
+  const auto num_items = static_cast<int64_t>(args.items.size());
+  pool.parallel_for(num_items * num_kv_heads * chunks, [&](int64_t unit, int) {
+    const ScoreItem& item = args.items[static_cast<size_t>(unit / (num_kv_heads * chunks))];
+    const auto head = static_cast<int32_t>(unit / chunks % num_kv_heads);
+    const int64_t chunk = unit % chunks;
+    if (chunk * Observation::kRowChunk < item.rows.num_rows(head)) score_chunk(args, item, head, chunk);
+  });
+}
+
+}  // namespace restkv::cpu

@@ -1,0 +1,29 @@
+// The inner loops of observe and score over a tile of rows, for one processor level.
+// Lanes run over queries or over head dims, never over the rows of a sum: each output is one chain of multiply-adds in
+// rising order, so its bits do not depend on the tile, the thread or the neighbours.
+#pragma once
+
+#include <cstdint>
+
+namespace restkv::cpu {
+
+struct TileKernels {
+  // c[i][j] (+)= sum_k a[i * a_row + k * a_col] * b[k * b_stride + j]; i < m, j < n, k < depth.
+  void (*product)(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_stride, int64_t m, int64_t n,
+                  int64_t depth, float* c, int64_t c_stride, bool accumulate) = nullptr;
+  // c[i][t] = sum_e (p[e * p_stride + t] - u[i * u_stride + e])^2; t < n, a multiple of 16.
+  void (*distance)(const float* p, int64_t p_stride, const float* u, int64_t u_stride, int64_t m, int64_t n,
+                   int64_t depth, float* c, int64_t c_stride) = nullptr;
+  // out[i] = <rows[i], q> of `dim` floats.
+  void (*dot_rows)(const float* rows, int64_t stride, int64_t m, const float* q, int64_t dim, float* out) = nullptr;
+  // x[i][t] = exp(x[i][t] - shift[t]); n a multiple of 16, x dense. NaN stays, exp(-inf) is 0.
+  void (*exp_columns)(float* x, int64_t m, int64_t n, const float* shift) = nullptr;
+  // x = cap * tanh(x / cap).
+  void (*softcap)(float* x, int64_t n, float cap) = nullptr;
+  // a[i] = a[i] / (1 - a[i]) * sqrt(d[i]).
+  void (*indicator)(float* a, const float* d, int64_t n) = nullptr;
+};
+
+const TileKernels& tile_kernels();
+
+}  // namespace restkv::cpu

@@ -1,0 +1,146 @@
+// Vector decoders of the weight types in the hot loops: the kLanes values at column c of a row, in registers, for the
+// single-row product, and whole rows for the tile. Every product of a scale and a code is exact in f32 (11 bits times at
+// most 8), so fused multiply-adds give the same floats as kernels/base/dequant.h, bit for bit.
+#if defined(RESTKV_KERNELS_CPU_WEIGHT_BLOCKS_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef RESTKV_KERNELS_CPU_WEIGHT_BLOCKS_H_
+#undef RESTKV_KERNELS_CPU_WEIGHT_BLOCKS_H_
+#else
+#define RESTKV_KERNELS_CPU_WEIGHT_BLOCKS_H_
+#endif
+
+#include "kernels/base/dequant.h"
+#include "kernels/base/float16.h"
+#include "kernels/cpu/simd.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace restkv::cpu::HWY_NAMESPACE {
+
+// A decoder has: kBlock values in kBytes bytes, and decode(block, out) -> out[kBlock / kLanes] vectors.
+struct F32Block {
+  static constexpr DType kDType = DType::kF32;
+  static constexpr int kBlock = kLanes;
+  static constexpr int kBytes = 4 * kLanes;
+  static HWY_INLINE void decode(const uint8_t* block, V* out) { std::memcpy(&out[0], block, sizeof(V)); }
+};
+
+#if RESTKV_VECTORS
+using DBytes = hn::Rebind<uint8_t, DI>;  // kLanes bytes
+using DSignedBytes = hn::Rebind<int8_t, DI>;
+using DHalves = hn::Rebind<uint16_t, DI>;
+
+HWY_INLINE float half_at(const uint8_t* p) {
+  uint16_t bits;
+  std::memcpy(&bits, p, 2);
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+  return _cvtsh_ss(bits);
+#else
+  return f16_to_f32(bits);
+#endif
+}
+
+struct Bf16Block {
+  static constexpr DType kDType = DType::kBF16;
+  static constexpr int kBlock = kLanes;
+  static constexpr int kBytes = 2 * kLanes;
+  static HWY_INLINE void decode(const uint8_t* block, V* out) {
+    const auto bits = hn::PromoteTo(DI(), hn::LoadU(DHalves(), reinterpret_cast<const uint16_t*>(block)));
+    out[0] = hn::BitCast(DF(), hn::ShiftLeft<16>(bits));
+  }
+};
+
+struct F16Block {
+  static constexpr DType kDType = DType::kF16;
+  static constexpr int kBlock = kLanes;
+  static constexpr int kBytes = 2 * kLanes;
+  static HWY_INLINE void decode(const uint8_t* block, V* out) {
+    const hn::Rebind<hwy::float16_t, DF> halves;
+    out[0] = hn::PromoteTo(DF(), hn::LoadU(halves, reinterpret_cast<const hwy::float16_t*>(block)));
+  }
+};
+
+struct Q80Block {
+  static constexpr DType kDType = DType::kQ8_0;
+  static constexpr int kBlock = 32;
+  static constexpr int kBytes = 34;
+  static HWY_INLINE void decode(const uint8_t* block, V* out) {
+    const V d = set1(half_at(block));
+    for (int i = 0; i < 32 / kLanes; ++i) {
+      const auto codes = hn::LoadU(DSignedBytes(), reinterpret_cast<const int8_t*>(block) + 2 + i * kLanes);
+      out[i] = hn::Mul(hn::ConvertTo(DF(), hn::PromoteTo(DI(), codes)), d);
+    }
+  }
+};
+
+// Codes i and i + 16 of 16 bytes -> convert(code vector).
+template <class F>
+HWY_INLINE void for_nibbles(const uint8_t* bytes, V* out, const F& convert) {
+  for (int i = 0; i < 16 / kLanes; ++i) {
+    const auto pair = hn::PromoteTo(DI(), hn::LoadU(DBytes(), bytes + i * kLanes));
+    out[i] = convert(hn::And(pair, hn::Set(DI(), 15)));
+    out[16 / kLanes + i] = convert(hn::ShiftRight<4>(pair));
+  }
+}
+
+struct Q40Block {
+  static constexpr DType kDType = DType::kQ4_0;
+  static constexpr int kBlock = 32;
+  static constexpr int kBytes = 18;
+  static HWY_INLINE void decode(const uint8_t* block, V* out) {
+    const V d = set1(half_at(block));
+    for_nibbles(block + 2, out, [&](auto code) HWY_ATTR {
+      return hn::Mul(hn::ConvertTo(DF(), hn::Sub(code, hn::Set(DI(), 8))), d);
+    });
+  }
+};
+
+struct Q41Block {
+  static constexpr DType kDType = DType::kQ4_1;
+  static constexpr int kBlock = 32;
+  static constexpr int kBytes = 20;
+  static HWY_INLINE void decode(const uint8_t* block, V* out) {
+    const V d = set1(half_at(block)), m = set1(half_at(block + 2));
+    for_nibbles(block + 4, out,
+                [&](auto code) HWY_ATTR { return hn::MulAdd(hn::ConvertTo(DF(), code), d, m); });
+  }
+};
+#endif
+
+// Calls with_block(Decoder{}) for a type that has a vector decoder; returns whether it has.
+template <class F>
+HWY_INLINE bool dispatch_block(DType dtype, const F& with_block) {
+  switch (dtype) {
+    case DType::kF32: with_block(F32Block()); return true;
+#if RESTKV_VECTORS
+    case DType::kBF16: with_block(Bf16Block()); return true;
+    case DType::kF16: with_block(F16Block()); return true;
+    case DType::kQ8_0: with_block(Q80Block()); return true;
+    case DType::kQ4_0: with_block(Q40Block()); return true;
+    case DType::kQ4_1: with_block(Q41Block()); return true;
+#endif
+    default: return false;
+  }
+}
+
+template <class Block>
+void decode_row(const uint8_t* src, float* dst, int64_t cols) {
+  const int64_t blocks = cols / Block::kBlock;
+  for (int64_t i = 0; i < blocks; ++i) {
+    V out[Block::kBlock / kLanes];
+    Block::decode(src + i * Block::kBytes, out);
+    for (int j = 0; j < Block::kBlock / kLanes; ++j) store(out[j], dst + i * Block::kBlock + j * kLanes);
+  }
+  const int64_t rest = cols - blocks * Block::kBlock;  // of plain types only
+  if (rest > 0)
+    dequantize_row(Block::kDType, src + blocks * Block::kBytes, dst + blocks * Block::kBlock, rest);
+}
+
+inline void decode_weights(DType dtype, const void* src, float* dst, int64_t cols) {
+  const auto* bytes = static_cast<const uint8_t*>(src);
+  const bool done = dispatch_block(dtype, [&](auto block) { decode_row<decltype(block)>(bytes, dst, cols); });
+  if (!done) dequantize_row(dtype, src, dst, cols);
+}
+
+}  // namespace restkv::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // RESTKV_KERNELS_CPU_WEIGHT_BLOCKS_H_
