@@ -15,6 +15,7 @@
 #include "kernels/base/paged_cache.h"
 #include "kernels/base/sampling.h"
 #include "kernels/base/tensor.h"
+#include "kernels/eviction.h"
 
 namespace restkv {
 
@@ -184,6 +185,12 @@ class Backend {
   void softcap(const SoftcapArgs& args);
   void store_pages(const StorePagesArgs& args);
   void sample(const SampleArgs& args);
+  void store_queries(const StoreQueriesArgs& args);
+  void observe(const ObserveArgs& args);
+  void score(const ScoreArgs& args);
+  void smooth(const SmoothArgs& args);
+  void select(const SelectArgs& args);
+  void compact(const CompactArgs& args);
   virtual void synchronize() = 0;
 
  private:
@@ -199,6 +206,12 @@ class Backend {
   virtual void do_softcap(const SoftcapArgs& args) = 0;
   virtual void do_store_pages(const StorePagesArgs& args) = 0;
   virtual void do_sample(const SampleArgs& args) = 0;
+  virtual void do_store_queries(const StoreQueriesArgs& args) = 0;
+  virtual void do_observe(const ObserveArgs& args) = 0;
+  virtual void do_score(const ScoreArgs& args) = 0;
+  virtual void do_smooth(const SmoothArgs& args) = 0;
+  virtual void do_select(const SelectArgs& args) = 0;
+  virtual void do_compact(const CompactArgs& args) = 0;
 };
 
 }  // namespace restkv

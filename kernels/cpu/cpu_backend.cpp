@@ -14,6 +14,7 @@
 #include <hwy/highway.h>
 #endif
 
+#include "kernels/cpu/eviction/eviction_ops.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/sampler.h"
 #include "kernels/cpu/thread_pool.h"
@@ -75,6 +76,7 @@ KernelTable make_table(const Target& target) {
   set_elementwise_kernels(table);
   set_attention_kernels(table);
   set_sampling_kernels(table);
+  set_tile_kernels(table.tiles);
 #if RESTKV_HIGHWAY
   hwy::GetChosenTarget().DeInit();
 #endif
@@ -110,6 +112,12 @@ class CpuBackend final : public Backend {
   void do_softcap(const SoftcapArgs& args) override;
   void do_store_pages(const StorePagesArgs& args) override;
   void do_sample(const SampleArgs& args) override;
+  void do_store_queries(const StoreQueriesArgs& args) override { cpu::store_queries(args, pool_); }
+  void do_observe(const ObserveArgs& args) override { cpu::observe(args, kernels_.tiles, pool_); }
+  void do_score(const ScoreArgs& args) override { cpu::score(args, kernels_.tiles, pool_); }
+  void do_smooth(const SmoothArgs& args) override { cpu::smooth(args, pool_); }
+  void do_select(const SelectArgs& args) override { cpu::select(args, pool_); }
+  void do_compact(const CompactArgs& args) override { cpu::compact(args, pool_); }
 
   Workspace workspace(int thread) const {
     const MappedBuffer& buffer = *workspaces_[static_cast<size_t>(thread)];

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/eviction/tile_kernels.h"
 
 namespace restkv::cpu {
 
@@ -83,6 +84,8 @@ struct KernelTable {
   float (*max)(const float* x, int64_t n) = nullptr;
   // out[i] = exp((x[i] - max) / temperature); returns their sum. out may be x or null.
   double (*exp_sum)(const float* x, int64_t n, float max, float temperature, float* out) = nullptr;
+
+  TileKernels tiles;  // of the eviction ops
 };
 
 // Weight rows that one call of `matmul` dequantises at a time.

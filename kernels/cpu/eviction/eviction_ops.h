@@ -3,14 +3,15 @@
 // threads and any neighbours in the batch.
 #pragma once
 
+#include "kernels/cpu/eviction/tile_kernels.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/eviction.h"
 
 namespace restkv::cpu {
 
 void store_queries(const StoreQueriesArgs& args, ThreadPool& pool);
-void observe(const ObserveArgs& args, ThreadPool& pool);
-void score(const ScoreArgs& args, ThreadPool& pool);
+void observe(const ObserveArgs& args, const TileKernels& kernels, ThreadPool& pool);
+void score(const ScoreArgs& args, const TileKernels& kernels, ThreadPool& pool);
 void smooth(const SmoothArgs& args, ThreadPool& pool);
 void select(const SelectArgs& args, ThreadPool& pool);
 void compact(const CompactArgs& args, ThreadPool& pool);

@@ -5,8 +5,8 @@
 // rows acc / rest are exact even where a_top rounds to 1 (eviction_math.md section 1).
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <vector>
 
@@ -21,6 +21,10 @@ namespace {
 constexpr int64_t kQueryBlock = 16;
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
+struct ObserveRun : ObserveArgs {
+  const TileKernels& kernels;
+};
+
 struct QueryStats {
   std::array<float, kQueryBlock> top_logit, rest;
   std::array<int32_t, kQueryBlock> top;
@@ -28,7 +32,7 @@ struct QueryStats {
 
 // v_mean[h] = mean of the rows of V of a KV head: projections are taken around it, so that no digits are lost on values
 // far from 0.
-void mean_values(const ObserveArgs& args, const ObserveItem& item, int32_t head) {
+void mean_values(const ObserveRun& args, const ObserveItem& item, int32_t head) {
   const int64_t dim = args.shape.head_dim;
   const HeadRows rows(item.rows, args.shape, args.cache, head);
   float* v = thread_floats(Buffer::kValues, kTileRows * dim);
@@ -49,19 +53,18 @@ void load_positions(const HeadRows& rows, int64_t begin, int64_t count, int32_t*
 }
 
 // logits [count, stride] of a tile, capped and masked.
-void tile_logits(const ObserveArgs& args, const float* keys, const float* queries, const int32_t* row_positions,
-                 const int32_t* query_positions, int64_t num_queries, int64_t count, int64_t stride, float* logits) {
-  const TileKernels& kernels = tile_kernels();
+void tile_logits(const ObserveRun& args, const float* keys, const float* queries,
+                 const int32_t* row_positions, const int32_t* query_positions, int64_t num_queries,
+                 int64_t count, int64_t stride, float* logits) {
   const int64_t dim = args.shape.head_dim;
-  kernels.product(keys, dim, 1, queries, stride, count, stride, dim, logits, stride, false);
-  if (args.shape.softcap > 0.0f) kernels.softcap(logits, count * stride, args.shape.softcap);
+  args.kernels.product(keys, dim, 1, queries, stride, count, stride, dim, logits, stride, false);
+  if (args.shape.softcap > 0.0f) args.kernels.softcap(logits, count * stride, args.shape.softcap);
   mask_logits(logits, count, stride, row_positions, query_positions, num_queries, args.shape.window);
 }
 
 // One tile joins the statistics of a block of queries; acc and top_value [kQueryBlock, D], null without values.
-void add_tile(QueryStats& stats, float* logits, int64_t begin, int64_t count, const float* values, int64_t dim,
-              float* acc, float* top_value) {
-  const TileKernels& kernels = tile_kernels();
+void add_tile(const TileKernels& kernels, QueryStats& stats, float* logits, int64_t begin, int64_t count,
+              const float* values, int64_t dim, float* acc, float* top_value) {
   std::array<float, kQueryBlock> best = stats.top_logit;
   std::array<int32_t, kQueryBlock> best_row;
   best_row.fill(-1);
@@ -97,23 +100,24 @@ void add_tile(QueryStats& stats, float* logits, int64_t begin, int64_t count, co
     if (best_row[t] >= 0) logits[best_row[t] * kQueryBlock + static_cast<int64_t>(t)] = 0.0f;
   }
   for (int64_t j = 0; j < count; ++j) {
-    for (size_t t = 0; t < kQueryBlock; ++t) stats.rest[t] += logits[j * kQueryBlock + static_cast<int64_t>(t)];
+    for (size_t t = 0; t < kQueryBlock; ++t)
+      stats.rest[t] += logits[j * kQueryBlock + static_cast<int64_t>(t)];
   }
   if (values) kernels.product(logits, 1, kQueryBlock, values, dim, kQueryBlock, dim, count, acc, dim, true);
 }
 
 // x [rows, D] - v_mean -> R_g of it, as columns [first, first + rows) of out [D, stride].
-void project_columns(const ObserveItem& item, const AttentionShape& shape, int32_t head, float* x, int64_t rows,
+void project_columns(const ObserveRun& args, const ObserveItem& item, int32_t head, float* x, int64_t rows,
                      const float* mean, int64_t first, const Tensor& out) {
-  const int64_t dim = shape.head_dim;
+  const int64_t dim = args.shape.head_dim;
   for (int64_t t = 0; t < rows; ++t) {
     for (int64_t d = 0; d < dim; ++d) x[t * dim + d] -= mean[d];
   }
   const float* projected = x;
   if (item.projection) {
     float* y = thread_floats(Buffer::kProjected, kQueryBlock * dim);
-    tile_kernels().product(x, dim, 1, item.projection.f32(head * dim), item.projection.stride, rows, dim, dim, y, dim,
-                           false);
+    args.kernels.product(x, dim, 1, item.projection.f32(head * dim), item.projection.stride, rows, dim, dim,
+                         y, dim, false);
     projected = y;
   }
   for (int64_t e = 0; e < dim; ++e) {
@@ -123,14 +127,14 @@ void project_columns(const ObserveItem& item, const AttentionShape& shape, int32
 }
 
 // ||R_g x|| of each row of x [rows, D].
-void project_norms(const ObserveItem& item, const AttentionShape& shape, int32_t head, const float* x, int64_t rows,
-                   float* out) {
-  const int64_t dim = shape.head_dim;
+void project_norms(const ObserveRun& args, const ObserveItem& item, int32_t head, const float* x,
+                   int64_t rows, float* out) {
+  const int64_t dim = args.shape.head_dim;
   const float* projected = x;
   if (item.projection) {
     float* y = thread_floats(Buffer::kProjected, kQueryBlock * dim);
-    tile_kernels().product(x, dim, 1, item.projection.f32(head * dim), item.projection.stride, rows, dim, dim, y, dim,
-                           false);
+    args.kernels.product(x, dim, 1, item.projection.f32(head * dim), item.projection.stride, rows, dim, dim,
+                         y, dim, false);
     projected = y;
   }
   for (int64_t t = 0; t < rows; ++t) {
@@ -141,7 +145,7 @@ void project_norms(const ObserveItem& item, const AttentionShape& shape, int32_t
 }
 
 // Statistics of queries [first, first + kQueryBlock) of one query head, and for kIndicatorQuery their outputs.
-void observe_block(const ObserveArgs& args, const ObserveItem& item, int32_t head, int64_t first) {
+void observe_block(const ObserveRun& args, const ObserveItem& item, int32_t head, int64_t first) {
   const AttentionShape& shape = args.shape;
   const int64_t dim = shape.head_dim;
   const int32_t kv_head = head / (shape.num_heads / shape.num_kv_heads);
@@ -169,9 +173,9 @@ void observe_block(const ObserveArgs& args, const ObserveItem& item, int32_t hea
     if (positions[0] > item.queries.positions[static_cast<size_t>(first + block - 1)]) break;  // seen by none
     rows.load_keys(begin, count, keys);
     if (with_values) rows.load_values(begin, count, values);
-    tile_logits(args, keys, queries, positions.data(), item.queries.positions.data() + first, block, count, kQueryBlock,
-                logits);
-    add_tile(stats, logits, begin, count, values, dim, acc, top_value);
+    tile_logits(args, keys, queries, positions.data(), item.queries.positions.data() + first, block, count,
+                kQueryBlock, logits);
+    add_tile(args.kernels, stats, logits, begin, count, values, dim, acc, top_value);
   }
 
   const Observation& out = item.out;
@@ -195,13 +199,13 @@ void observe_block(const ObserveArgs& args, const ObserveItem& item, int32_t hea
       a = rest > 0.0f ? a / rest : 0.0f;
     }
   }
-  if (args.spec.normalize) project_norms(item, shape, head, top_value, block, out.norm.f32(head) + first);
-  project_columns(item, shape, head, top_value, block, out.v_mean.f32(kv_head), first, out.p);
-  project_columns(item, shape, head, acc, block, out.v_mean.f32(kv_head), first, out.p_rest);
+  if (args.spec.normalize) project_norms(args, item, head, top_value, block, out.norm.f32(head) + first);
+  project_columns(args, item, head, top_value, block, out.v_mean.f32(kv_head), first, out.p);
+  project_columns(args, item, head, acc, block, out.v_mean.f32(kv_head), first, out.p_rest);
 }
 
 // kIndicatorAfter: attention of rows [chunk] over the queries, smoothed; ratio a/(1-a) and the chunk's part of o.
-void smooth_attention(const ObserveArgs& args, const ObserveItem& item, int32_t head, int64_t chunk) {
+void smooth_attention(const ObserveRun& args, const ObserveItem& item, int32_t head, int64_t chunk) {
   const AttentionShape& shape = args.shape;
   const int64_t dim = shape.head_dim;
   const int32_t kv_head = head / (shape.num_heads / shape.num_kv_heads);
@@ -230,9 +234,9 @@ void smooth_attention(const ObserveArgs& args, const ObserveItem& item, int32_t 
     load_positions(rows, begin, count, positions.data());
     rows.load_keys(begin, count, keys);
     rows.load_values(begin, count, values);
-    tile_logits(args, keys, queries, positions.data(), item.queries.positions.data(), num_queries, count, padded,
-                logits);
-    tile_kernels().exp_columns(logits, count, padded, lse);
+    tile_logits(args, keys, queries, positions.data(), item.queries.positions.data(), num_queries, count,
+                padded, logits);
+    args.kernels.exp_columns(logits, count, padded, lse);
     for (int64_t j = 0; j < count; ++j) {
       float a = 0.0f, complement = 0.0f;  // smoothed A and 1 - A
       int64_t seen = 0;
@@ -258,12 +262,12 @@ void smooth_attention(const ObserveArgs& args, const ObserveItem& item, int32_t 
       attention[static_cast<size_t>(j)] = a;
       out.ratio.f32(head)[begin + j] = a == 0.0f ? 0.0f : a / complement;
     }
-    tile_kernels().product(attention.data(), kTileRows, 1, values, dim, 1, dim, count, partial, dim, true);
+    args.kernels.product(attention.data(), kTileRows, 1, values, dim, 1, dim, count, partial, dim, true);
   }
 }
 
 // kIndicatorAfter: the output of a head from its chunks, in rising order.
-void merge_outputs(const ObserveArgs& args, const ObserveItem& item, int32_t head, int64_t num_chunks) {
+void merge_outputs(const ObserveRun& args, const ObserveItem& item, int32_t head, int64_t num_chunks) {
   const int64_t dim = args.shape.head_dim;
   float* o = thread_floats(Buffer::kOutputs, dim);
   std::fill(o, o + dim, 0.0f);
@@ -272,11 +276,11 @@ void merge_outputs(const ObserveArgs& args, const ObserveItem& item, int32_t hea
     for (int64_t d = 0; d < dim; ++d) o[d] += partial[d];
   }
   const int32_t kv_head = head / (args.shape.num_heads / args.shape.num_kv_heads);
-  project_columns(item, args.shape, head, o, 1, item.out.v_mean.f32(kv_head), 0, item.out.p);
+  project_columns(args, item, head, o, 1, item.out.v_mean.f32(kv_head), 0, item.out.p);
 }
 
 // Mean index of the rows with the largest logits of one query: a threshold and a sum, no sort. Equal logits: newer rows.
-void mean_top_index(const ObserveArgs& args, const ObserveItem& item, int32_t head, int64_t query) {
+void mean_top_index(const ObserveRun& args, const ObserveItem& item, int32_t head, int64_t query) {
   const AttentionShape& shape = args.shape;
   const int64_t dim = shape.head_dim;
   const int32_t kv_head = head / (shape.num_heads / shape.num_kv_heads);
@@ -295,8 +299,8 @@ void mean_top_index(const ObserveArgs& args, const ObserveItem& item, int32_t he
     const int64_t count = std::min(kTileRows, n - begin);
     load_positions(rows, begin, count, positions.data());
     rows.load_keys(begin, count, keys);
-    tile_kernels().dot_rows(keys, dim, count, q, dim, logits.data());
-    if (shape.softcap > 0.0f) tile_kernels().softcap(logits.data(), count, shape.softcap);
+    args.kernels.dot_rows(keys, dim, count, q, dim, logits.data());
+    if (shape.softcap > 0.0f) args.kernels.softcap(logits.data(), count, shape.softcap);
     mask_logits(logits.data(), count, 1, positions.data(), &query_position, 1, shape.window);
     for (int64_t j = 0; j < count; ++j) {
       ranked.push_back(score_key(logits[static_cast<size_t>(j)], static_cast<uint32_t>(begin + j)));
@@ -313,7 +317,8 @@ void mean_top_index(const ObserveArgs& args, const ObserveItem& item, int32_t he
 
 }  // namespace
 
-void observe(const ObserveArgs& args, ThreadPool& pool) {
+void observe(const ObserveArgs& given, const TileKernels& kernels, ThreadPool& pool) {
+  const ObserveRun args{given, kernels};
   const int32_t num_heads = args.shape.num_heads;
   const auto num_items = static_cast<int64_t>(args.items.size());
   int64_t max_queries = 0, max_rows = 0;
@@ -336,11 +341,12 @@ void observe(const ObserveArgs& args, ThreadPool& pool) {
       fn(item, static_cast<int32_t>(unit / per_head % num_heads), unit % per_head);
     });
   };
-  for_heads(padded_queries(max_queries) / kQueryBlock, [&](const ObserveItem& item, int32_t head, int64_t block) {
-    if (block * kQueryBlock < static_cast<int64_t>(item.queries.positions.size())) {
-      observe_block(args, item, head, block * kQueryBlock);
-    }
-  });
+  for_heads(padded_queries(max_queries) / kQueryBlock,
+            [&](const ObserveItem& item, int32_t head, int64_t block) {
+              if (block * kQueryBlock < static_cast<int64_t>(item.queries.positions.size())) {
+                observe_block(args, item, head, block * kQueryBlock);
+              }
+            });
   if (args.spec.kind == ScoreKind::kIndicatorAfter) {
     const int64_t num_chunks = (max_rows + Observation::kRowChunk - 1) / Observation::kRowChunk;
     const auto chunks_of = [&](const ObserveItem& item, int32_t head) {

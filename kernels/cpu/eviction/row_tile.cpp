@@ -27,7 +27,8 @@ void convert(const void* src, DType dtype, int64_t count, float* out) {
 
 }  // namespace
 
-HeadRows::HeadRows(const RowSource& source, const AttentionShape& shape, const PagedCacheView& cache, int32_t head)
+HeadRows::HeadRows(const RowSource& source, const AttentionShape& shape, const PagedCacheView& cache,
+                   int32_t head)
     : source_(source), cache_(cache), head_(head), head_dim_(shape.head_dim) {
   if (source.pages.kv_len) {
     num_paged = source.pages.kv_len[head];
@@ -60,8 +61,8 @@ int32_t HeadRows::position(int64_t row) const {
   return cache_.positions(pages_[row / cache_.slots])[row % cache_.slots];
 }
 
-void load_queries(const QuerySource& source, const AttentionShape& shape, const PagedCacheView& cache, int32_t head,
-                  int64_t begin, int64_t count, int64_t padded, float scale, float* out) {
+void load_queries(const QuerySource& source, const AttentionShape& shape, const PagedCacheView& cache,
+                  int32_t head, int64_t begin, int64_t count, int64_t padded, float scale, float* out) {
   const int64_t dim = shape.head_dim;
   const int32_t group = shape.num_heads / shape.num_kv_heads;
   float* row = thread_floats(Buffer::kRows, dim);
@@ -72,9 +73,11 @@ void load_queries(const QuerySource& source, const AttentionShape& shape, const 
       query = source.rows.f32(begin + i) + head * dim;
     } else {
       const int64_t slot =
-          source.positions[static_cast<size_t>(begin + i)] % source.ring.window * int64_t{group} + head % group;
+          source.positions[static_cast<size_t>(begin + i)] % source.ring.window * int64_t{group} +
+          head % group;
       const int64_t rows_per_page = 2 * int64_t{cache.slots};
-      const int32_t page = source.ring.pages[int64_t{head / group} * source.ring.stride + slot / rows_per_page];
+      const int32_t page =
+          source.ring.pages[int64_t{head / group} * source.ring.stride + slot / rows_per_page];
       convert(cache.keys(page) + bytes_of(cache.dtype, slot % rows_per_page * dim), cache.dtype, dim, row);
     }
     for (int64_t d = 0; d < dim; ++d) out[d * padded + i] = scale * query[d];

@@ -17,8 +17,12 @@ struct HeadRows {
   HeadRows(const RowSource& source, const AttentionShape& shape, const PagedCacheView& cache, int32_t head);
 
   // rows [begin, begin + count) as f32 [count, D].
-  void load_keys(int64_t begin, int64_t count, float* out) const { load(begin, count, /*values=*/false, out); }
-  void load_values(int64_t begin, int64_t count, float* out) const { load(begin, count, /*values=*/true, out); }
+  void load_keys(int64_t begin, int64_t count, float* out) const {
+    load(begin, count, /*values=*/false, out);
+  }
+  void load_values(int64_t begin, int64_t count, float* out) const {
+    load(begin, count, /*values=*/true, out);
+  }
   int32_t position(int64_t row) const;
 
   int64_t num_rows = 0;
@@ -34,8 +38,8 @@ struct HeadRows {
 };
 
 // out[d * stride + i] = scale * query (begin + i) of query head h, zeros for i in [count, padded).
-void load_queries(const QuerySource& source, const AttentionShape& shape, const PagedCacheView& cache, int32_t head,
-                  int64_t begin, int64_t count, int64_t padded, float scale, float* out);
+void load_queries(const QuerySource& source, const AttentionShape& shape, const PagedCacheView& cache,
+                  int32_t head, int64_t begin, int64_t count, int64_t padded, float scale, float* out);
 
 // Sum of entry `row` of a KV head.
 float* sum_at(const EntrySums& sums, const PagedCacheView& cache, int32_t head, int64_t row);

@@ -17,6 +17,9 @@ namespace restkv::cpu {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
+struct ScoreRun : ScoreArgs {
+  const TileKernels& kernels;
+};
 using TileScores = std::array<float, kTileRows>;
 
 // The larger one; NaN wins, so that it is seen later.
@@ -32,19 +35,19 @@ struct Tile {
 };
 
 // Attention weights [count, stride] of a tile to all queries of one head; `queries` [D, stride] are scaled.
-void tile_weights(const ScoreArgs& args, const ScoreItem& item, const Tile& tile, const float* queries, int64_t first,
-                  int64_t num_queries, int64_t stride, const float* lse, float* weights) {
-  const TileKernels& kernels = tile_kernels();
+void tile_weights(const ScoreRun& args, const ScoreItem& item, const Tile& tile, const float* queries,
+                  int64_t first, int64_t num_queries, int64_t stride, const float* lse, float* weights) {
+  const TileKernels& kernels = args.kernels;
   const int64_t dim = args.shape.head_dim;
   kernels.product(tile.keys, dim, 1, queries, stride, tile.count, stride, dim, weights, stride, false);
   if (args.shape.softcap > 0.0f) kernels.softcap(weights, tile.count * stride, args.shape.softcap);
-  mask_logits(weights, tile.count, stride, tile.positions.data(), item.queries.positions.data() + first, num_queries,
-              args.shape.window);
+  mask_logits(weights, tile.count, stride, tile.positions.data(), item.queries.positions.data() + first,
+              num_queries, args.shape.window);
   kernels.exp_columns(weights, tile.count, stride, lse);
 }
 
 // u [count, D] = R_g (v - v_mean).
-const float* project_values(const ScoreArgs& args, const ScoreItem& item, const Tile& tile, int32_t kv_head,
+const float* project_values(const ScoreRun& args, const ScoreItem& item, const Tile& tile, int32_t kv_head,
                             int32_t head) {
   const int64_t dim = args.shape.head_dim;
   const float* mean = item.observation.v_mean.f32(kv_head);
@@ -54,8 +57,8 @@ const float* project_values(const ScoreArgs& args, const ScoreItem& item, const 
   }
   if (!item.projection) return centred;
   float* u = thread_floats(Buffer::kProjected, kTileRows * dim);
-  tile_kernels().product(centred, dim, 1, item.projection.f32(head * dim), item.projection.stride, tile.count, dim, dim,
-                         u, dim, false);
+  args.kernels.product(centred, dim, 1, item.projection.f32(head * dim), item.projection.stride, tile.count,
+                       dim, dim, u, dim, false);
   return u;
 }
 
@@ -64,7 +67,8 @@ bool is_blind(const Observation& o, int32_t head, int64_t query) {
 }
 
 // e of the top row of query t, which holds more than half of its attention.
-float singular_error(const ScoreArgs& args, const Observation& o, int32_t head, int64_t query, const float* u) {
+float singular_error(const ScoreRun& args, const Observation& o, int32_t head, int64_t query,
+                     const float* u) {
   const float rest = o.rest.f32(head)[query];
   if (rest == 0.0f) return kInf;  // the others' mass underflowed: the row is mandatory
   const int64_t dim = args.shape.head_dim;
@@ -113,7 +117,7 @@ float finish_group(GroupReduce reduce, float score, int32_t group) {
 }
 
 // kIndicatorQuery.
-void score_per_query(const ScoreArgs& args, const ScoreItem& item, const Tile& tile, int32_t kv_head,
+void score_per_query(const ScoreRun& args, const ScoreItem& item, const Tile& tile, int32_t kv_head,
                      const float* all_queries, TileScores& scores) {
   const int64_t dim = args.shape.head_dim;
   const int32_t group = args.shape.num_heads / args.shape.num_kv_heads;
@@ -126,13 +130,15 @@ void score_per_query(const ScoreArgs& args, const ScoreItem& item, const Tile& t
   blind.resize(static_cast<size_t>(num_queries));
   for (int32_t g = 0; g < group; ++g) {
     const int32_t head = kv_head * group + g;
-    tile_weights(args, item, tile, all_queries + g * dim * padded, 0, num_queries, padded, o.lse.f32(head), errors);
+    tile_weights(args, item, tile, all_queries + g * dim * padded, 0, num_queries, padded, o.lse.f32(head),
+                 errors);
     const float* u = project_values(args, item, tile, kv_head, head);
-    tile_kernels().distance(o.p.f32(head * dim), o.p.stride, u, dim, tile.count, padded, dim, distances, padded);
+    args.kernels.distance(o.p.f32(head * dim), o.p.stride, u, dim, tile.count, padded, dim, distances,
+                          padded);
     if (args.spec.tau != 1.0f) {
       for (int64_t i = 0; i < tile.count * padded; ++i) distances[i] = std::pow(distances[i], args.spec.tau);
     }
-    tile_kernels().indicator(errors, distances, tile.count * padded);
+    args.kernels.indicator(errors, distances, tile.count * padded);
     for (int64_t t = 0; t < num_queries; ++t) {
       blind[static_cast<size_t>(t)] = is_blind(o, head, t);
       const int64_t j = static_cast<const int32_t*>(o.top.row(head))[t] - tile.begin;
@@ -147,8 +153,7 @@ void score_per_query(const ScoreArgs& args, const ScoreItem& item, const Tile& t
       }
     }
     for (int64_t j = 0; j < tile.count; ++j) {
-      join_group(args.spec.group,
-                 reduce_queries(args.spec, errors + j * padded, blind.data(), num_queries),
+      join_group(args.spec.group, reduce_queries(args.spec, errors + j * padded, blind.data(), num_queries),
                  scores[static_cast<size_t>(j)]);
     }
   }
@@ -159,8 +164,8 @@ void score_per_query(const ScoreArgs& args, const ScoreItem& item, const Tile& t
 }
 
 // kIndicatorAfter: rows [0, scored) by the smoothed attention, the window's rows 0.
-void score_smoothed(const ScoreArgs& args, const ScoreItem& item, const Tile& tile, int32_t kv_head, int64_t scored,
-                    TileScores& scores) {
+void score_smoothed(const ScoreRun& args, const ScoreItem& item, const Tile& tile, int32_t kv_head,
+                    int64_t scored, TileScores& scores) {
   const int64_t dim = args.shape.head_dim;
   const int32_t group = args.shape.num_heads / args.shape.num_kv_heads;
   for (int32_t g = 0; g < group; ++g) {
@@ -185,7 +190,8 @@ void score_smoothed(const ScoreArgs& args, const ScoreItem& item, const Tile& ti
 
 // kAttention: queries in rising order and heads within a query, one running sum: the result does not depend on where h2o's
 // pass was cut into chunks of queries.
-void sum_attention(const ScoreArgs& args, const ScoreItem& item, const Tile& tile, int32_t kv_head, TileScores& scores) {
+void sum_attention(const ScoreRun& args, const ScoreItem& item, const Tile& tile, int32_t kv_head,
+                   TileScores& scores) {
   constexpr int64_t kBlock = 16;
   const int64_t dim = args.shape.head_dim;
   const int32_t group = args.shape.num_heads / args.shape.num_kv_heads;
@@ -197,7 +203,8 @@ void sum_attention(const ScoreArgs& args, const ScoreItem& item, const Tile& til
     const int64_t block = std::min(kBlock, num_queries - first);
     for (int32_t g = 0; g < group; ++g) {
       const int32_t head = kv_head * group + g;
-      load_queries(item.queries, args.shape, args.cache, head, first, block, kBlock, args.shape.scale, queries);
+      load_queries(item.queries, args.shape, args.cache, head, first, block, kBlock, args.shape.scale,
+                   queries);
       tile_weights(args, item, tile, queries, first, block, kBlock, item.observation.lse.f32(head) + first,
                    weights + g * kTileRows * kBlock);
     }
@@ -213,8 +220,8 @@ void sum_attention(const ScoreArgs& args, const ScoreItem& item, const Tile& til
 
 // splitmix64's finaliser: a hash of (layer, head, position) as a number in [0, 1).
 float hash_score(int32_t layer, int32_t head, int32_t position) {
-  uint64_t x = (uint64_t{static_cast<uint32_t>(layer)} << 48) ^ (uint64_t{static_cast<uint32_t>(head)} << 32) ^
-               static_cast<uint32_t>(position);
+  uint64_t x = (uint64_t{static_cast<uint32_t>(layer)} << 48) ^
+               (uint64_t{static_cast<uint32_t>(head)} << 32) ^ static_cast<uint32_t>(position);
   x += 0x9E3779B97F4A7C15u;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
@@ -236,7 +243,7 @@ float ladder_score(const ScoreSpec& spec, const ScoreItem& item, int64_t row, in
   return static_cast<float>(is_own ? num_rows + index : index);
 }
 
-void score_chunk(const ScoreArgs& args, const ScoreItem& item, int32_t kv_head, int64_t chunk) {
+void score_chunk(const ScoreRun& args, const ScoreItem& item, int32_t kv_head, int64_t chunk) {
   const AttentionShape& shape = args.shape;
   const int64_t dim = shape.head_dim;
   const int32_t group = shape.num_heads / shape.num_kv_heads;
@@ -292,7 +299,8 @@ void score_chunk(const ScoreArgs& args, const ScoreItem& item, int32_t kv_head, 
 
 }  // namespace
 
-void score(const ScoreArgs& args, ThreadPool& pool) {
+void score(const ScoreArgs& given, const TileKernels& kernels, ThreadPool& pool) {
+  const ScoreRun args{given, kernels};
   const int32_t num_kv_heads = args.shape.num_kv_heads;
   int64_t max_rows = 0;
   for (const ScoreItem& item : args.items) {

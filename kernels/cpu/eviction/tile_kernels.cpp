@@ -37,19 +37,22 @@ HWY_INLINE void product_block(const float* a, int64_t a_row, int64_t a_col, cons
 }
 
 template <int COLS>
-HWY_INLINE void product_columns(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_stride,
-                                int64_t m, int64_t depth, float* c, int64_t c_stride, bool accumulate) {
+HWY_INLINE void product_columns(const float* a, int64_t a_row, int64_t a_col, const float* b,
+                                int64_t b_stride, int64_t m, int64_t depth, float* c, int64_t c_stride,
+                                bool accumulate) {
   int64_t i = 0;
   for (; i + kRows <= m; i += kRows) {
-    product_block<kRows, COLS>(a + i * a_row, a_row, a_col, b, b_stride, depth, c + i * c_stride, c_stride, accumulate);
+    product_block<kRows, COLS>(a + i * a_row, a_row, a_col, b, b_stride, depth, c + i * c_stride, c_stride,
+                               accumulate);
   }
   for (; i < m; ++i) {
-    product_block<1, COLS>(a + i * a_row, a_row, a_col, b, b_stride, depth, c + i * c_stride, c_stride, accumulate);
+    product_block<1, COLS>(a + i * a_row, a_row, a_col, b, b_stride, depth, c + i * c_stride, c_stride,
+                           accumulate);
   }
 }
 
-void product(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_stride, int64_t m, int64_t n,
-             int64_t depth, float* c, int64_t c_stride, bool accumulate) {
+void product(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_stride, int64_t m,
+             int64_t n, int64_t depth, float* c, int64_t c_stride, bool accumulate) {
   int64_t j = 0;
   for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
     product_columns<2>(a, a_row, a_col, b + j, b_stride, m, depth, c + j, c_stride, accumulate);
@@ -68,8 +71,8 @@ void product(const float* a, int64_t a_row, int64_t a_col, const float* b, int64
 }
 
 template <int ROWS>
-HWY_INLINE void distance_block(const float* p, int64_t p_stride, const float* u, int64_t u_stride, int64_t depth,
-                               float* c, int64_t c_stride) {
+HWY_INLINE void distance_block(const float* p, int64_t p_stride, const float* u, int64_t u_stride,
+                               int64_t depth, float* c, int64_t c_stride) {
   V acc[ROWS];
   for (V& v : acc) v = zero();
   for (int64_t e = 0; e < depth; ++e) {
@@ -82,13 +85,14 @@ HWY_INLINE void distance_block(const float* p, int64_t p_stride, const float* u,
   for (int i = 0; i < ROWS; ++i) store(acc[i], c + i * c_stride);
 }
 
-void distance(const float* p, int64_t p_stride, const float* u, int64_t u_stride, int64_t m, int64_t n, int64_t depth,
-              float* c, int64_t c_stride) {
+void distance(const float* p, int64_t p_stride, const float* u, int64_t u_stride, int64_t m, int64_t n,
+              int64_t depth, float* c, int64_t c_stride) {
   constexpr int kBlock = 8;
   for (int64_t t = 0; t < n; t += kLanes) {
     int64_t i = 0;
     for (; i + kBlock <= m; i += kBlock) {
-      distance_block<kBlock>(p + t, p_stride, u + i * u_stride, u_stride, depth, c + i * c_stride + t, c_stride);
+      distance_block<kBlock>(p + t, p_stride, u + i * u_stride, u_stride, depth, c + i * c_stride + t,
+                             c_stride);
     }
     for (; i < m; ++i) {
       distance_block<1>(p + t, p_stride, u + i * u_stride, u_stride, depth, c + i * c_stride + t, c_stride);
@@ -124,7 +128,9 @@ void indicator(float* a, const float* d, int64_t n) {
   for (int64_t i = 0; i < n; ++i) a[i] = a[i] / (1.0f - a[i]) * std::sqrt(d[i]);
 }
 
-void fill_tile_kernels(TileKernels& table) { table = {product, distance, dot_rows, exp_columns, softcap, indicator}; }
+void fill_tile_kernels(TileKernels& table) {
+  table = {product, distance, dot_rows, exp_columns, softcap, indicator};
+}
 
 }  // namespace restkv::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -134,14 +140,7 @@ namespace restkv::cpu {
 
 HWY_EXPORT(fill_tile_kernels);
 
-const TileKernels& tile_kernels() {
-  static const TileKernels table = [] {
-    TileKernels t;
-    HWY_DYNAMIC_DISPATCH(fill_tile_kernels)(t);
-    return t;
-  }();
-  return table;
-}
+void set_tile_kernels(TileKernels& table) { HWY_DYNAMIC_DISPATCH(fill_tile_kernels)(table); }
 
 }  // namespace restkv::cpu
 #endif

@@ -9,13 +9,14 @@ namespace restkv::cpu {
 
 struct TileKernels {
   // c[i][j] (+)= sum_k a[i * a_row + k * a_col] * b[k * b_stride + j]; i < m, j < n, k < depth.
-  void (*product)(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_stride, int64_t m, int64_t n,
-                  int64_t depth, float* c, int64_t c_stride, bool accumulate) = nullptr;
+  void (*product)(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_stride, int64_t m,
+                  int64_t n, int64_t depth, float* c, int64_t c_stride, bool accumulate) = nullptr;
   // c[i][t] = sum_e (p[e * p_stride + t] - u[i * u_stride + e])^2; t < n, a multiple of 16.
   void (*distance)(const float* p, int64_t p_stride, const float* u, int64_t u_stride, int64_t m, int64_t n,
                    int64_t depth, float* c, int64_t c_stride) = nullptr;
   // out[i] = <rows[i], q> of `dim` floats.
-  void (*dot_rows)(const float* rows, int64_t stride, int64_t m, const float* q, int64_t dim, float* out) = nullptr;
+  void (*dot_rows)(const float* rows, int64_t stride, int64_t m, const float* q, int64_t dim,
+                   float* out) = nullptr;
   // x[i][t] = exp(x[i][t] - shift[t]); n a multiple of 16, x dense. NaN stays, exp(-inf) is 0.
   void (*exp_columns)(float* x, int64_t m, int64_t n, const float* shift) = nullptr;
   // x = cap * tanh(x / cap).
@@ -24,6 +25,7 @@ struct TileKernels {
   void (*indicator)(float* a, const float* d, int64_t n) = nullptr;
 };
 
-const TileKernels& tile_kernels();
+// The ones of the processor level that Highway has chosen (cpu_backend.cpp, make_table).
+void set_tile_kernels(TileKernels& table);
 
 }  // namespace restkv::cpu
