@@ -66,7 +66,9 @@ class Builder : public nlohmann::json_sax<json> {
   size_t position() const { return position_; }
 
  private:
-  static bool has_nul(const std::string& text) { return text.find('\0') != std::string::npos; }
+  bool has_nul(const std::string& text) const {
+    return !limits_.allow_nul && text.find('\0') != std::string::npos;
+  }
 
   bool refuse(std::string problem) {
     problem_ = std::move(problem);

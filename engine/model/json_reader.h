@@ -15,6 +15,7 @@ namespace restkv {
 struct JsonLimits {
   int max_depth = 64;
   int64_t max_keys = 10000;  // of all objects together
+  bool allow_nul = false;    // \u0000 in strings and keys: vocabularies have it
 };
 
 // The value, or an error with line and column; the error never quotes the text (a request body is private).
