@@ -1,0 +1,272 @@
+// Attention against the naive f64 reference, and what is promised to the bit: the result does not depend on the cut of
+// the prompt, prefill and decode agree, threads do not matter, and what lies behind kv_len is never read.
+#include "tests/kernels/backend_cases.h"
+#include "tests/kernels/reference_ops.h"
+
+namespace restkv {
+namespace {
+
+class Attention : public testing::TestWithParam<size_t> {
+ protected:
+  void SetUp() override { backend_ = backend_cases()[GetParam()].make(2); }
+  std::unique_ptr<Backend> backend_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Backends, Attention, testing::Range(size_t{0}, backend_cases().size()),
+                         [](const auto& info) { return backend_cases()[info.param].name; });
+
+struct Case {
+  int32_t heads, kv_heads, head_dim;
+  float softcap;
+  int32_t window;
+  DType dtype;
+};
+
+std::string label(const Case& c) {
+  return "H=" + std::to_string(c.heads) + " K=" + std::to_string(c.kv_heads) +
+         " D=" + std::to_string(c.head_dim) + " cap=" + std::to_string(c.softcap) +
+         " window=" + std::to_string(c.window) + " " + std::string(dtype_info(c.dtype).name);
+}
+
+std::vector<Case> attention_cases() {
+  return {{9, 3, 64, 0.0f, 0, DType::kF32},  {4, 4, 48, 0.0f, 0, DType::kF32},
+          {8, 1, 24, 0.0f, 0, DType::kF32},  {4, 2, 64, 20.0f, 0, DType::kF32},
+          {4, 2, 32, 0.0f, 33, DType::kF32}, {9, 3, 64, 0.0f, 100, DType::kF16},
+          {4, 2, 8, 30.0f, 17, DType::kF16}, {4, 1, 256, 0.0f, 0, DType::kF32},
+          {60, 1, 16, 0.0f, 0, DType::kF32}, {5, 1, 128, 0.0f, 0, DType::kF16}};
+}
+
+// Random q, k, v of n positions; k and v in the cache's type.
+struct Inputs {
+  AttentionShape shape;
+  DType dtype;
+  int64_t n;
+  Floats q;
+  std::vector<std::byte> k, v;  // [n, K*D]
+  std::vector<int32_t> positions;
+
+  Inputs(const Case& c, int64_t length) : dtype(c.dtype), n(length) {
+    shape = {c.heads,   c.kv_heads, c.head_dim, 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
+             c.softcap, c.window};
+    q = random_floats(n * c.heads * c.head_dim, 1, 2.0f);
+    k = stored(random_floats(n * c.kv_heads * c.head_dim, 2));
+    v = stored(random_floats(n * c.kv_heads * c.head_dim, 3));
+    for (int32_t i = 0; i < n; ++i) positions.push_back(i);
+  }
+  std::vector<std::byte> stored(const Floats& values) const {
+    std::vector<std::byte> out(static_cast<size_t>(bytes_of(dtype, static_cast<int64_t>(values.size()))));
+    for (size_t i = 0; i < values.size(); ++i) {
+      const uint16_t half = f32_to_f16(values[i]);
+      if (dtype == DType::kF16) std::memcpy(&out[2 * i], &half, 2);
+      if (dtype == DType::kF32) std::memcpy(&out[4 * i], &values[i], 4);
+    }
+    return out;
+  }
+  int64_t q_cols() const { return int64_t{shape.num_heads} * shape.head_dim; }
+  int64_t kv_cols() const { return int64_t{shape.num_kv_heads} * shape.head_dim; }
+  ConstTensor keys(int64_t begin, int64_t end) const {
+    return dense(k.data() + bytes_of(dtype, begin * kv_cols()), dtype, end - begin, kv_cols());
+  }
+  ConstTensor values(int64_t begin, int64_t end) const {
+    return dense(v.data() + bytes_of(dtype, begin * kv_cols()), dtype, end - begin, kv_cols());
+  }
+  std::vector<reference::Entry> entries(int64_t kv_head) const {
+    std::vector<reference::Entry> list(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i) {
+      Floats row(static_cast<size_t>(shape.head_dim));
+      auto& entry = list[static_cast<size_t>(i)];
+      const int64_t at = i * kv_cols() + kv_head * shape.head_dim;
+      dequantize_row(dtype, k.data() + bytes_of(dtype, at), row.data(), shape.head_dim);
+      entry.k.assign(row.begin(), row.end());
+      dequantize_row(dtype, v.data() + bytes_of(dtype, at), row.data(), shape.head_dim);
+      entry.v.assign(row.begin(), row.end());
+      entry.position = i;
+    }
+    return list;
+  }
+};
+
+struct Output {
+  Floats out, lse;
+};
+
+// Prefill in one call a part: parts [0, cuts[0]), [cuts[0], cuts[1]), ..., all over scratch rows, or the first `prefix`
+// positions from pages.
+Output prefill(Backend& backend, const Inputs& in, std::vector<int64_t> cuts, int64_t prefix = 0) {
+  Output result{Floats(in.q.size(), NAN), Floats(static_cast<size_t>(in.n * in.shape.num_heads), NAN)};
+  TestCache cache(backend, in.dtype, in.shape.num_kv_heads, in.shape.head_dim,
+                  static_cast<int32_t>(prefix + 16));
+  if (prefix > 0) {
+    backend.store_pages({in.keys(0, prefix), in.values(0, prefix),
+                         std::span(in.positions).first(static_cast<size_t>(prefix)), cache.tables(),
+                         in.shape.num_kv_heads, cache.view});
+    for (int32_t& len : cache.kv_len) len = static_cast<int32_t>(prefix);
+  }
+  cuts.push_back(in.n);
+  int64_t begin = prefix;
+  for (const int64_t end : cuts) {
+    if (end <= begin) continue;
+    PrefillSegment segment;
+    segment.num_rows = end - begin;
+    if (prefix > 0) segment.prefix = cache.tables();
+    segment.k = in.keys(prefix, end);
+    segment.v = in.values(prefix, end);
+    segment.first_position = static_cast<int32_t>(prefix);
+    const int64_t rows = end - begin;
+    const Tensor out =
+        dense(&result.out[static_cast<size_t>(begin * in.q_cols())], DType::kF32, rows, in.q_cols());
+    const Tensor lse = dense(&result.lse[static_cast<size_t>(begin * in.shape.num_heads)], DType::kF32, rows,
+                             in.shape.num_heads);
+    backend.prefill_attention(
+        {in.shape, dense(&in.q[static_cast<size_t>(begin * in.q_cols())], DType::kF32, rows, in.q_cols()),
+         std::span(in.positions).subspan(static_cast<size_t>(begin), static_cast<size_t>(rows)),
+         std::span(&segment, 1), cache.view, out, lse});
+    begin = end;
+  }
+  return result;
+}
+
+TEST_P(Attention, PrefillMatchesTheReference) {
+  for (const Case& c : attention_cases()) {
+    const Inputs in(c, c.head_dim > 128 ? 70 : 333);
+    const Output actual = prefill(*backend_, in, {});
+    for (int64_t kv_head = 0; kv_head < c.kv_heads; ++kv_head) {
+      const std::vector<reference::Entry> entries = in.entries(kv_head);
+      const int64_t group = c.heads / c.kv_heads;
+      for (int64_t t = 0; t < in.n; t += t < 70 ? 1 : 31) {
+        for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+          const auto at = static_cast<size_t>(t * in.q_cols() + h * c.head_dim);
+          const auto expected = reference::attention(in.shape, &in.q[at], t, entries);
+          expect_close(&actual.out[at], expected.out, 2e-5, label(c) + " t=" + std::to_string(t));
+          ASSERT_NEAR(static_cast<double>(actual.lse[static_cast<size_t>(t * c.heads + h)]), expected.lse,
+                      1e-5)
+              << label(c) << " t=" << t;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Attention, TheCutDoesNotMatterToTheBit) {
+  for (const Case& c : attention_cases()) {
+    const Inputs in(c, 700);
+    const Output whole = prefill(*backend_, in, {});
+    std::vector<int64_t> single;
+    for (int64_t t = 1; t < 140; ++t) single.push_back(t);
+    for (const std::vector<int64_t>& cuts :
+         {std::vector<int64_t>{1, 2, 65, 300, 511}, std::vector<int64_t>{256, 512}, single}) {
+      const Output pieces = prefill(*backend_, in, cuts);
+      EXPECT_TRUE(same_bits(whole.out.data(), pieces.out.data(), static_cast<int64_t>(whole.out.size())))
+          << label(c);
+      EXPECT_TRUE(same_bits(whole.lse.data(), pieces.lse.data(), static_cast<int64_t>(whole.lse.size())))
+          << label(c);
+    }
+    for (const int64_t prefix : {int64_t{1}, int64_t{64}, int64_t{333}}) {
+      const Output hit = prefill(*backend_, in, {500}, prefix);
+      const int64_t at = prefix * in.q_cols();
+      EXPECT_TRUE(same_bits(whole.out.data() + at, hit.out.data() + at, in.n * in.q_cols() - at))
+          << label(c) << " prefix " << prefix;
+    }
+  }
+}
+
+TEST_P(Attention, ThreadsDoNotMatterToTheBit) {
+  for (const Case& c : attention_cases()) {
+    const Inputs in(c, 300);
+    const Output two = prefill(*backend_, in, {});
+    for (const int threads : {1, 3}) {
+      const Output other = prefill(*backend_cases()[GetParam()].make(threads), in, {});
+      EXPECT_TRUE(same_bits(two.out.data(), other.out.data(), static_cast<int64_t>(two.out.size())))
+          << label(c);
+    }
+  }
+}
+
+// The rows `begin`.. of the inputs as decode rows over pages with all n entries. `rows_each` rows to a segment.
+Floats decode(Backend& backend, const Inputs& in, int64_t begin, int64_t rows_each, TestCache& cache) {
+  const int64_t rows = in.n - begin;
+  Floats out(static_cast<size_t>(rows * in.q_cols()), NAN);
+  std::vector<DecodeSegment> segments;
+  for (int64_t row = 0; row < rows; row += rows_each) {
+    segments.push_back({row, std::min(rows_each, rows - row), cache.tables()});
+  }
+  backend.decode_attention(
+      {in.shape, dense(&in.q[static_cast<size_t>(begin * in.q_cols())], DType::kF32, rows, in.q_cols()),
+       std::span(in.positions).subspan(static_cast<size_t>(begin)), segments, cache.view, view(out, rows)});
+  return out;
+}
+
+void fill(Backend& backend, const Inputs& in, TestCache& cache) {
+  backend.store_pages({in.keys(0, in.n), in.values(0, in.n), in.positions, cache.tables(),
+                       in.shape.num_kv_heads, cache.view});
+  for (int32_t& len : cache.kv_len) len = static_cast<int32_t>(in.n);
+}
+
+// The pages behind kv_len hold NaN (TestCache), so this is the poison test too.
+TEST_P(Attention, DecodeEqualsPrefillToTheBit) {
+  for (const Case& c : attention_cases()) {
+    const Inputs in(c, 690);
+    const Output whole = prefill(*backend_, in, {});
+    TestCache cache(*backend_, c.dtype, c.kv_heads, c.head_dim, 800);
+    fill(*backend_, in, cache);
+    for (const int64_t rows : {int64_t{1}, int64_t{5}, int64_t{40}}) {
+      const int64_t begin = in.n - rows;
+      for (const int threads : {1, 2, 3}) {  // few rows on several threads are split over spans
+        const auto backend = backend_cases()[GetParam()].make(threads);
+        const Floats out = decode(*backend, in, begin, std::min<int64_t>(rows, 4), cache);
+        EXPECT_TRUE(same_bits(out.data(), &whole.out[static_cast<size_t>(begin * in.q_cols())],
+                              static_cast<int64_t>(out.size())))
+            << label(c) << " rows " << rows << " threads " << threads;
+      }
+    }
+  }
+}
+
+// Heads of different lengths, as after an eviction: each row sees the entries of its own head, by their positions.
+TEST_P(Attention, DecodeWithHeadsOfDifferentLengths) {
+  for (const Case& c : attention_cases()) {
+    const Inputs in(c, 300);
+    TestCache cache(*backend_, c.dtype, c.kv_heads, c.head_dim, 400);
+    fill(*backend_, in, cache);
+    for (int32_t h = 0; h < c.kv_heads; ++h)
+      cache.kv_len[static_cast<size_t>(h)] = std::max(0, 300 - 137 * h);
+    const Floats out = decode(*backend_, in, 298, 2, cache);
+    const int64_t group = c.heads / c.kv_heads;
+    for (int64_t h = 0; h < c.heads; ++h) {
+      std::vector<reference::Entry> entries = in.entries(h / group);
+      entries.resize(static_cast<size_t>(cache.kv_len[static_cast<size_t>(h / group)]));
+      for (int64_t row = 0; row < 2; ++row) {
+        const auto at = static_cast<size_t>(row * in.q_cols() + h * c.head_dim);
+        const auto expected = reference::attention(
+            in.shape, &in.q[static_cast<size_t>((298 + row) * in.q_cols() + h * c.head_dim)], 298 + row,
+            entries);
+        expect_close(&out[at], expected.out, 2e-5, label(c) + " head " + std::to_string(h));
+      }
+    }
+  }
+}
+
+TEST_P(Attention, EmptyRowsAreZero) {
+  const Inputs in({6, 2, 32, 0.0f, 0, DType::kF32}, 10);
+  TestCache cache(*backend_, DType::kF32, 2, 32, 32);
+  fill(*backend_, in, cache);
+  cache.kv_len = {0, 10};
+  const Floats out = decode(*backend_, in, 9, 1, cache);
+  for (int64_t i = 0; i < 3 * 32; ++i) EXPECT_EQ(out[static_cast<size_t>(i)], 0.0f) << i;
+  EXPECT_NE(out[3 * 32], 0.0f);
+}
+
+TEST_P(Attention, NanStaysInItsHeadAndRow) {
+  Inputs in({4, 2, 32, 0.0f, 0, DType::kF32}, 100);
+  in.q[static_cast<size_t>(50 * in.q_cols() + 32)] = NAN;  // row 50, head 1
+  const Output out = prefill(*backend_, in, {});
+  for (int64_t t = 0; t < 100; ++t) {
+    for (int64_t c = 0; c < in.q_cols(); ++c) {
+      ASSERT_EQ(std::isnan(out.out[static_cast<size_t>(t * in.q_cols() + c)]), t == 50 && c / 32 == 1)
+          << t << " " << c;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace restkv

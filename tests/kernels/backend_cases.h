@@ -1,0 +1,165 @@
+// What the kernel tests share: the backends as columns of the table, seeded random inputs, and the comparison (places of
+// NaN and infinity first, then the error relative to the row's size, then the cosine).
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/base/float16.h"
+#include "kernels/cpu/cpu_backend.h"
+
+namespace restkv {
+
+struct BackendCase {
+  std::string name;
+  std::function<std::unique_ptr<Backend>(int threads)> make;
+};
+
+// Every backend present: each processor level of the CPU is a column (RESTKV_CPU_TARGET names a single one).
+inline const std::vector<BackendCase>& backend_cases() {
+  static const std::vector<BackendCase> cases = [] {
+    std::vector<BackendCase> list;
+    const char* only = std::getenv("RESTKV_CPU_TARGET");
+    for (const std::string_view target : cpu_targets()) {
+      const std::string name(target);
+      if (only != nullptr && name != only) continue;
+      list.push_back({"cpu_" + name, [name](int threads) { return make_cpu_backend(threads, name); }});
+    }
+    return list;
+  }();
+  return cases;
+}
+
+inline constexpr DType kWeightTypes[] = {DType::kF32,  DType::kF16,    DType::kBF16,  DType::kQ4_0,
+                                         DType::kQ4_1, DType::kQ5_0,   DType::kQ5_1,  DType::kQ8_0,
+                                         DType::kQ2_K, DType::kQ3_K,   DType::kQ4_K,  DType::kQ5_K,
+                                         DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS};
+
+using Floats = std::vector<float>;
+
+inline Floats random_floats(int64_t n, uint64_t seed, float size = 1.0f) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal(0.0f, size);
+  Floats values(static_cast<size_t>(n));
+  for (float& x : values) x = normal(random);
+  return values;
+}
+
+// [rows, cols] of any weight type: random bits, with the blocks' own scales made small and finite.
+struct Weights {
+  std::vector<std::byte> bytes;
+  ConstTensor tensor;
+
+  Weights(DType dtype, int64_t rows, int64_t cols, uint64_t seed) {
+    const DTypeInfo& info = dtype_info(dtype);
+    bytes.resize(static_cast<size_t>(bytes_of(dtype, cols) * rows));
+    std::mt19937_64 random(seed);
+    for (std::byte& b : bytes) b = static_cast<std::byte>(random());
+    std::vector<int64_t> halves;  // offsets of f16 scales in a block
+    switch (dtype) {
+      case DType::kQ4_1:
+      case DType::kQ5_1:
+      case DType::kQ4_K:
+      case DType::kQ5_K: halves = {0, 2}; break;
+      case DType::kQ2_K: halves = {80, 82}; break;
+      case DType::kQ3_K: halves = {108}; break;
+      case DType::kQ6_K: halves = {208}; break;
+      default: halves = {0}; break;
+    }
+    const int64_t blocks = static_cast<int64_t>(bytes.size()) / info.block_bytes;
+    std::normal_distribution<float> normal(0.0f, 0.02f);
+    for (int64_t b = 0; b < blocks; ++b) {
+      std::byte* block = bytes.data() + b * info.block_bytes;
+      if (dtype == DType::kF32) {
+        const float value = normal(random);
+        std::memcpy(block, &value, 4);
+        continue;
+      }
+      for (const int64_t offset : halves) {
+        const uint16_t value =
+            dtype == DType::kBF16 ? f32_to_bf16(normal(random)) : f32_to_f16(normal(random));
+        std::memcpy(block + offset, &value, 2);
+      }
+    }
+    tensor = dense(bytes.data(), dtype, rows, cols);
+  }
+};
+
+inline ConstTensor view(const Floats& values, int64_t rows) {
+  return dense(values.data(), DType::kF32, rows, static_cast<int64_t>(values.size()) / rows);
+}
+inline Tensor view(Floats& values, int64_t rows) {
+  return dense(values.data(), DType::kF32, rows, static_cast<int64_t>(values.size()) / rows);
+}
+
+// actual [n] against expected [n]: NaN and infinities in the same places, every error at most tolerance times the root
+// mean square of the expected values (at least 1e-30), cosine at least 1 - tolerance.
+inline void expect_close(const float* actual, const std::vector<double>& expected, double tolerance,
+                         const std::string& what) {
+  double square = 0.0, actual_square = 0.0, product = 0.0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double a = static_cast<double>(actual[i]), e = expected[i];
+    ASSERT_EQ(std::isnan(a), std::isnan(e)) << what << " [" << i << "]: " << a << ", expected " << e;
+    ASSERT_EQ(std::isinf(a), std::isinf(e)) << what << " [" << i << "]: " << a << ", expected " << e;
+    if (!std::isfinite(e)) {
+      ASSERT_EQ(a > 0, e > 0) << what << " [" << i << "]";  // the infinity's sign; false for NaN
+      continue;
+    }
+    square += e * e;
+    actual_square += a * a;
+    product += a * e;
+  }
+  const double size =
+      std::max(std::sqrt(square / static_cast<double>(std::max<size_t>(1, expected.size()))), 1e-30);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (!std::isfinite(expected[i])) continue;
+    ASSERT_LE(std::abs(static_cast<double>(actual[i]) - expected[i]), tolerance * size)
+        << what << " [" << i << "]: " << actual[i] << ", expected " << expected[i];
+  }
+  if (square > 0.0) {
+    ASSERT_GE(product / std::sqrt(square * actual_square), 1.0 - tolerance) << what << ": cosine";
+  }
+}
+
+inline bool same_bits(const float* a, const float* b, int64_t n) {
+  return std::memcmp(a, b, static_cast<size_t>(n) * 4) == 0;
+}
+
+// Pages of all heads of one sequence in one layer: head h, entry j lies in page permuted(h * stride + j / S). Free slots
+// hold NaN, so that reading one shows.
+struct TestCache {
+  PagedCacheView view;
+  std::vector<std::byte> bytes;
+  std::vector<int32_t> pages;   // [K, stride]
+  std::vector<int32_t> kv_len;  // [K]
+  int32_t stride;
+
+  TestCache(Backend& backend, DType dtype, int32_t num_kv_heads, int32_t head_dim, int32_t capacity) {
+    view.dtype = dtype;
+    view.slots = backend.page_slots();
+    view.head_dim = head_dim;
+    view.page_bytes = PagedCacheView::bytes_per_page(dtype, view.slots, head_dim);
+    stride = (capacity + view.slots - 1) / view.slots;
+    const int32_t num_pages = num_kv_heads * stride;
+    bytes.assign(static_cast<size_t>(view.page_bytes * num_pages), std::byte{0xFF});  // NaN in f32 and f16
+    view.pool = bytes.data();
+    for (int32_t i = 0; i < num_pages; ++i) pages.push_back(i);
+    std::mt19937 random(7);
+    std::shuffle(pages.begin(), pages.end(), random);
+    kv_len.assign(static_cast<size_t>(num_kv_heads), 0);
+  }
+  HeadTables tables() const { return {pages.data(), stride, kv_len.data()}; }
+};
+
+}  // namespace restkv

@@ -1,0 +1,70 @@
+// A row's bits do not depend on how many rows stand beside it, nor on the number of threads.
+#include "tests/kernels/backend_cases.h"
+
+namespace restkv {
+namespace {
+
+class Determinism : public testing::TestWithParam<size_t> {};
+
+INSTANTIATE_TEST_SUITE_P(Backends, Determinism, testing::Range(size_t{0}, backend_cases().size()),
+                         [](const auto& info) { return backend_cases()[info.param].name; });
+
+TEST_P(Determinism, MatmulRows) {
+  const int64_t n = 101, max_rows = 512;
+  for (const DType dtype : kWeightTypes) {
+    for (const int64_t cols : {int64_t{768}, int64_t{172}}) {
+      if (cols % dtype_info(dtype).block_elems != 0) continue;
+      const Weights weights(dtype, n, cols, 1), bias(DType::kF32, 1, n, 2);
+      const Floats x = random_floats(max_rows * cols, 3);
+      Floats alone(static_cast<size_t>(max_rows * n));
+      const auto single = backend_cases()[GetParam()].make(1);
+      for (int64_t t = 0; t < max_rows; ++t) {
+        const MatmulOutput outputs[] = {
+            {weights.tensor, bias.tensor, dense(&alone[static_cast<size_t>(t * n)], DType::kF32, 1, n)}};
+        single->matmul({dense(&x[static_cast<size_t>(t * cols)], DType::kF32, 1, cols), outputs});
+      }
+      for (const int threads : {1, 2, 3}) {
+        const auto backend = backend_cases()[GetParam()].make(threads);
+        for (const int64_t rows :
+             {int64_t{1}, int64_t{2}, int64_t{7}, int64_t{16}, int64_t{33}, int64_t{512}}) {
+          Floats out(static_cast<size_t>(rows * n), NAN);
+          const int64_t begin = max_rows - rows;
+          const MatmulOutput outputs[] = {{weights.tensor, bias.tensor, view(out, rows)}};
+          backend->matmul({dense(&x[static_cast<size_t>(begin * cols)], DType::kF32, rows, cols), outputs});
+          EXPECT_TRUE(same_bits(out.data(), &alone[static_cast<size_t>(begin * n)], rows * n))
+              << dtype_info(dtype).name << " C=" << cols << " rows " << rows << " threads " << threads;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Determinism, NormAndGluRows) {
+  const int64_t rows = 200, cols = 580;
+  const Weights weight(DType::kF32, 1, cols, 1);
+  const Floats x = random_floats(rows * cols, 2), up = random_floats(rows * cols, 3);
+  const auto run = [&](int threads, int64_t rows_each, Floats& norm, Floats& glu) {
+    const auto backend = backend_cases()[GetParam()].make(threads);
+    for (int64_t t = 0; t < rows; t += rows_each) {
+      const int64_t count = std::min(rows_each, rows - t);
+      const auto part = [&](auto& values) {
+        return dense(&values[static_cast<size_t>(t * cols)], DType::kF32, count, cols);
+      };
+      backend->rmsnorm({part(x), {}, weight.tensor, 1e-5f, 0.0f, part(norm)});
+      backend->glu({part(x), part(up), Activation::kSilu, part(glu)});
+    }
+  };
+  Floats norm_a(x.size()), glu_a(x.size());
+  run(1, 1, norm_a, glu_a);
+  for (const int threads : {1, 2, 3}) {
+    for (const int64_t rows_each : {int64_t{7}, rows}) {
+      Floats norm_b(x.size()), glu_b(x.size());
+      run(threads, rows_each, norm_b, glu_b);
+      EXPECT_TRUE(same_bits(norm_a.data(), norm_b.data(), rows * cols)) << threads;
+      EXPECT_TRUE(same_bits(glu_a.data(), glu_b.data(), rows * cols)) << threads;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace restkv
