@@ -266,6 +266,7 @@ class GgufParser {
     if (!read(&type) || !read(offset)) return truncated("tensor '" + tensor->name + "'");
 
     int64_t block_elems = 1, block_bytes = 1;
+    bool has_layout = true;
     const auto known = std::find_if(kKnownTypes.begin(), kKnownTypes.end(),
                                     [&](const KnownType& t) { return t.id == type; });
     if (known != kKnownTypes.end()) {
@@ -279,10 +280,11 @@ class GgufParser {
         tensor->unsupported_type = "type " + std::to_string(type);
       } else {
         tensor->unsupported_type = foreign->name;
-        if (foreign->block_elems > 0) {
-          block_elems = foreign->block_elems;
-          block_bytes = foreign->block_bytes;
-        }
+      }
+      has_layout = foreign != kForeignTypes.end() && foreign->block_elems > 0;
+      if (has_layout) {
+        block_elems = foreign->block_elems;
+        block_bytes = foreign->block_bytes;
       }
     }
     TensorSize size;
@@ -292,7 +294,7 @@ class GgufParser {
       return fail("rows of " + std::to_string(row) + " values are not whole blocks of " +
                   std::to_string(block_elems));
     }
-    tensor->num_bytes = size.num_bytes;
+    tensor->num_bytes = has_layout ? size.num_bytes : 0;
     tensor->shape.assign(shape.begin(), shape.end());
     return {};
   }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/model/gguf.h"
@@ -14,6 +15,8 @@
 namespace restkv {
 
 enum class RopeScaling : uint8_t { kNone, kLinear, kLlama3, kYarn };
+std::string_view rope_scaling_name(RopeScaling scaling);  // "default", "linear", "llama3", "yarn"
+std::optional<RopeScaling> rope_scaling_from_name(std::string_view name);
 
 // One rotary embedding: everything that decides inv_freq and the factor on cos and sin.
 struct RopeConfig {
@@ -26,11 +29,11 @@ struct RopeConfig {
   std::optional<double> mscale, mscale_all_dim;          // yarn variants
   bool truncate = true;                                  // yarn: whole correction dims
   int64_t original_context = 0;                          // llama3, yarn
-  std::vector<float> freq_factors;                       // [D/2] from GGUF's rope_freqs.weight: inv_freq is divided by it
+  std::vector<float> freq_factors;  // [D/2] from GGUF's rope_freqs.weight: inv_freq is divided by it
 };
 
 struct LayerConfig {
-  int32_t window = 0;      // 0: full attention; else the query sees itself and window - 1 rows before it
+  int32_t window = 0;       // 0: full attention; else the query sees itself and window - 1 rows before it
   bool local_rope = false;  // uses rope_local (Gemma 3)
 };
 
@@ -47,20 +50,23 @@ struct ModelConfig {
   int64_t head_dim = 0;      // D
   int64_t ffn_size = 0;      // F
   int64_t vocab_size = 0;    // V
-  int64_t context_len = 0;   // trained context (max_position_embeddings)
+  int64_t context_len =
+      0;  // trained context: max_position_embeddings, or yarn's original length times its factor
   double norm_eps = 1e-5;
-  double norm_offset = 0.0;  // the norm multiplies by offset + weight: 1 for Gemma from Hugging Face, 0 from GGUF
+  double norm_offset =
+      0.0;  // the norm multiplies by offset + weight: 1 for Gemma from Hugging Face, 0 from GGUF
   Activation activation = Activation::kSilu;
   NormPlacement norms = NormPlacement::kPre;
   bool tied_embeddings = false;
   bool qk_norm = false;
-  bool rope_interleaved = false;  // pairs (2i, 2i+1): GGUF's llama architecture
-  double embedding_scale = 1.0;   // Gemma: sqrt(M)
-  double attention_scale = 0.0;   // of q.k: 1/sqrt(D) or 1/sqrt(query_pre_attn_scalar)
+  bool qkv_bias = false, o_bias = false, mlp_bias = false;  // must be there; more biases may be
+  bool rope_interleaved = false;                            // pairs (2i, 2i+1): GGUF's llama architecture
+  double embedding_scale = 1.0;                             // Gemma: sqrt(M)
+  double attention_scale = 0.0;  // of q.k: 1/sqrt(D) or 1/sqrt(query_pre_attn_scalar)
   double attention_softcap = 0.0, final_softcap = 0.0;
-  RopeConfig rope;        // global layers
-  RopeConfig rope_local;  // Gemma 3 local layers
-  std::vector<LayerConfig> layers;  // [L]
+  RopeConfig rope;                     // global layers
+  RopeConfig rope_local;               // Gemma 3 local layers
+  std::vector<LayerConfig> layers;     // [L]
   std::vector<int64_t> eos_token_ids;  // config.json, widened by generation_config.json
   std::optional<int64_t> bos_token_id;
   struct SamplingDefaults {  // generation_config.json

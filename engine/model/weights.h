@@ -13,31 +13,32 @@
 namespace restkv {
 
 struct LayerWeights {
-  ConstTensor attn_norm;       // [1, M]
-  ConstTensor q, k, v;         // [H*D, M], [K*D, M], [K*D, M]
+  ConstTensor attn_norm;               // [1, M]
+  ConstTensor q, k, v;                 // [H*D, M], [K*D, M], [K*D, M]
   ConstTensor q_bias, k_bias, v_bias;  // [1, H*D], [1, K*D], [1, K*D] or empty
-  ConstTensor q_norm, k_norm;  // [1, D] or empty
-  ConstTensor o;               // [M, H*D]
-  ConstTensor o_bias;          // [1, M] or empty
-  ConstTensor attn_post_norm;  // [1, M] or empty (Gemma 2, 3)
-  ConstTensor ffn_norm;        // [1, M]
-  ConstTensor gate, up;        // [F, M]
-  ConstTensor gate_bias, up_bias;  // [1, F] or empty
-  ConstTensor down;            // [M, F]
-  ConstTensor down_bias;       // [1, M] or empty
-  ConstTensor ffn_post_norm;   // [1, M] or empty (Gemma 2, 3)
+  ConstTensor q_norm, k_norm;          // [1, D] or empty
+  ConstTensor o;                       // [M, H*D]
+  ConstTensor o_bias;                  // [1, M] or empty
+  ConstTensor attn_post_norm;          // [1, M] or empty (Gemma 2, 3)
+  ConstTensor ffn_norm;                // [1, M]
+  ConstTensor gate, up;                // [F, M]
+  ConstTensor gate_bias, up_bias;      // [1, F] or empty
+  ConstTensor down;                    // [M, F]
+  ConstTensor down_bias;               // [1, M] or empty
+  ConstTensor ffn_post_norm;           // [1, M] or empty (Gemma 2, 3)
 };
 
 struct Weights {
-  ConstTensor embedding;   // [V, M]
-  ConstTensor final_norm;  // [1, M]
-  ConstTensor head;        // [V, M]; the embedding itself if tied
+  ConstTensor embedding;             // [V, M]
+  ConstTensor final_norm;            // [1, M]
+  ConstTensor head;                  // [V, M]; the embedding itself if tied
   std::vector<LayerWeights> layers;  // [L]
-  TensorIndex storage;     // keeps the mappings alive
-  int64_t num_bytes = 0;   // of the tensors used, each once
+  TensorIndex storage;               // all tensors of the files, used or not; keeps the mappings alive
+  std::vector<std::shared_ptr<std::byte[]>> aligned_copies;  // of tensors at addresses kernels cannot read
+  int64_t num_bytes = 0;                                     // of the tensors used, each once
 };
 
-// A loaded model: config, weights and where it came from. `progress` gets (done, total) bytes as tensors are bound.
+// A loaded model: config, weights and where it came from.
 struct Model {
   ModelConfig config;
   Weights weights;
@@ -45,7 +46,8 @@ struct Model {
   std::shared_ptr<const GgufFile> gguf;  // null for a Hugging Face folder
 };
 using LoadProgress = std::function<void(int64_t done, int64_t total)>;
-// `path`: a .gguf file or a folder with config.json. Errors say which tensor, what shape was expected and found.
+// With `progress` the weights are read from disk before this returns, and it gets (done, total) bytes; without, they are
+// read on first use. `path`: a .gguf file or a folder with config.json. Errors say which tensor, what shape was expected and found.
 Result<std::shared_ptr<const Model>> load_model(const std::string& path, const LoadProgress& progress = {});
 
 }  // namespace restkv
