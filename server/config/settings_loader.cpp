@@ -141,22 +141,6 @@ class YamlReader {
   bool is_whole_;  // no error of syntax cut the tree
 };
 
-void apply_yaml_file(const std::string& path, const Environment& environment, LoadedSettings& loaded) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    loaded.errors.push_back(path + ": cannot open this configuration file");
-    return;
-  }
-  std::string text(kMaxYamlBytes + 1, '\0');  // one byte more than allowed: a longer file is seen as such
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (file.bad()) {
-    loaded.errors.push_back(path + ": cannot read this configuration file");
-    return;
-  }
-  text.resize(static_cast<size_t>(file.gcount()));
-  apply_yaml(text, path, environment, loaded);
-}
-
 }  // namespace
 
 Environment process_environment() {
@@ -210,6 +194,22 @@ void apply_yaml(std::string_view text, const std::string& name, const Environmen
     loaded.errors.push_back(name + ":" + std::to_string(error.place.line) + ":" +
                             std::to_string(error.place.column) + ": " + error.message);
   }
+}
+
+void apply_yaml_file(const std::string& path, const Environment& environment, LoadedSettings& loaded) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    loaded.errors.push_back(path + ": cannot open this configuration file");
+    return;
+  }
+  std::string text(kMaxYamlBytes + 1, '\0');  // one byte more than allowed: a longer file is seen as such
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.bad()) {
+    loaded.errors.push_back(path + ": cannot read this configuration file");
+    return;
+  }
+  text.resize(static_cast<size_t>(file.gcount()));
+  apply_yaml(text, path, environment, loaded);
 }
 
 LoadedSettings load_settings(Verb verb, const std::vector<FlagValue>& flags, const Environment& environment) {

@@ -42,6 +42,9 @@ LoadedSettings load_settings(Verb verb, const std::vector<FlagValue>& flags, con
 void apply_yaml(std::string_view text, const std::string& name, const Environment& environment,
                 LoadedSettings& loaded);
 
+// The same for a file; one that cannot be read is an error in `loaded`.
+void apply_yaml_file(const std::string& path, const Environment& environment, LoadedSettings& loaded);
+
 // "${NAME}" and "${NAME:-default}" replaced; "$${" is a literal "${". Error: NAME is not set, or no closing
 // brace.
 Result<std::string> expand_variables(std::string_view text, const Environment& environment);

@@ -1,0 +1,1 @@
+restkv_fuzz(yaml_fuzz SOURCES yaml_fuzz.cpp LIBS restkv_config)
