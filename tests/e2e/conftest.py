@@ -229,6 +229,7 @@ def start_server(binary, server_logs, request):
         started.append(Server(model, log, *flags, port=port))
         return started[-1]
 
+    start.started = started  # for the report of a failure
     yield start
     for one in started:
         one.kill()
@@ -241,5 +242,6 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.when == "call" and report.failed:
         for name, value in getattr(item, "funcargs", {}).items():
-            if isinstance(value, Server):
-                report.sections.append((f"log of {name}", value.output()[-4000:]))
+            servers = [value] if isinstance(value, Server) else getattr(value, "started", [])
+            for one in servers:
+                report.sections.append((f"log of {name} {one.url}", one.output()[-4000:]))

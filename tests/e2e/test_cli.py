@@ -1,0 +1,442 @@
+"""The program as a person at a terminal meets it: its verbs, what it says to wrong input, and its exit codes.
+
+0 well, 1 failed, 2 wrong flags or settings, 130 interrupted. No wrong input takes longer than a second or ends in a
+signal, and each message names what is wrong.
+"""
+
+import json
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import numpy
+import pytest
+from conftest import ROOT, SHARED, BINARY, clean_environment, run_restkv
+
+pytestmark = pytest.mark.usefixtures("binary")
+
+VERBS = ["serve", "complete", "tokenize", "logits", "inspect", "bench", "config", "version"]
+
+
+def expect_failure(done, code, *words):
+    """It failed in the ordinary way: that exit code, the words on stderr, each line of it marked as ours."""
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    for word in words:
+        assert word in done.stderr, (word, done.stderr)
+    assert "terminate called" not in done.stderr and "CHECK" not in done.stderr
+
+
+def read_safetensors(path):
+    """Name -> numpy array of an f32 file."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8:8 + length])
+    tensors = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        assert entry["dtype"] == "F32"
+        begin, end = entry["data_offsets"]
+        tensors[name] = numpy.frombuffer(data[8 + length:][begin:end], "<f4").reshape(entry["shape"])
+    return tensors
+
+
+# --- help ---
+
+def test_version_says_what_was_built():
+    done = run_restkv("version")
+    assert done.returncode == 0
+    assert re.match(r"restkv \d+\.\d+\.\d+ \(commit ", done.stdout)
+    assert run_restkv("--version").stdout == done.stdout
+
+
+def test_help_lists_every_verb():
+    done = run_restkv("--help")
+    assert done.returncode == 0
+    for verb in VERBS:
+        assert re.search(rf"^\s+{verb}\b", done.stdout, re.MULTILINE), verb
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help(verb):
+    done = run_restkv(verb, "--help")
+    assert done.returncode == 0
+    assert f"restkv {verb}" in done.stdout
+    assert done.stderr == ""
+
+
+def test_misspelt_verb():
+    expect_failure(run_restkv("sreve", "demo"), 2, "'sreve'", "serve")
+
+
+def test_misspelt_flag():
+    expect_failure(run_restkv("serve", "demo", "--prot", "1"), 2, "'--prot'", "--port")
+
+
+def test_all_wrong_flags_at_once():
+    done = run_restkv("serve", "demo", "--prot", "1", "--threads", "many", "--port", "70000")
+    expect_failure(done, 2, "--prot", "many", "70000")
+
+
+# --- wrong models ---
+
+WITH_MODEL = [["serve", "--port", "0"], ["complete"], ["tokenize"], ["inspect"],
+              ["logits", "--tokens", "1", "--out", "unused.safetensors"]]
+
+
+@pytest.mark.parametrize("verb", WITH_MODEL, ids=lambda verb: verb[0])
+def test_wrong_model_path(verb, tmp_path):
+    start = time.monotonic()
+    done = run_restkv(verb[0], "/no/such/model.gguf", *verb[1:], cwd=tmp_path)
+    expect_failure(done, 1, "/no/such/model.gguf")
+    assert time.monotonic() - start < 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_model_path_of_bench():
+    expect_failure(run_restkv("bench", "latency", "/no/such/model.gguf"), 1, "/no/such/model.gguf")
+
+
+def test_missing_model_argument():
+    expect_failure(run_restkv("serve"), 2, "MODEL")
+
+
+def test_demo_model_that_is_not_there_says_how_to_get_it(tmp_path):
+    done = run_restkv("inspect", "demo", environment={"XDG_CACHE_HOME": str(tmp_path)})
+    expect_failure(done, 1, str(tmp_path), "get_demo_model.sh")
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"hello, this is no model\n" * 10,
+                                     b"GGUF" + struct.pack("<IQQ", 3, 2**64 - 1, 2**64 - 1),
+                                     b"GGUF" + struct.pack("<IQQQ", 3, 1, 1, 2**64 - 1)],
+                         ids=["empty", "magic only", "text", "huge counts", "huge key"])
+def test_file_that_is_no_model(content, tmp_path):
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(content)
+    start = time.monotonic()
+    expect_failure(run_restkv("inspect", path), 1, "broken.gguf")
+    assert time.monotonic() - start < 1
+
+
+def test_folder_that_is_no_model(tmp_path):
+    expect_failure(run_restkv("inspect", tmp_path), 1, "config.json")
+
+
+def test_truncated_model(stories_model, tmp_path):
+    whole = stories_model.read_bytes()
+    for share in (0.1, 0.5, 0.999):
+        path = tmp_path / f"cut-{share}.gguf"
+        path.write_bytes(whole[:int(len(whole) * share)])
+        expect_failure(run_restkv("complete", path, "Once"), 1, path.name)
+
+
+# --- tokenize ---
+
+GPT2 = SHARED / "data" / "tokenizers" / "gpt-2.gguf"
+needs_gpt2 = pytest.mark.skipif(not GPT2.is_file(), reason=f"the vocabulary {GPT2} is absent (set RESTKV_SHARED_DIR)")
+
+
+@needs_gpt2
+def test_tokenize_with_a_vocabulary_only_file(tmp_path):
+    texts = (GPT2.parent / "gpt-2.gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    expected = [[int(word) for word in line.split()]
+                for line in (GPT2.parent / "gpt-2.gguf.out").read_text(encoding="ascii").splitlines()]
+    checked = 0
+    for text, ids in zip(texts[:8], expected):
+        path = tmp_path / "text"
+        path.write_bytes(text.encode())
+        done = run_restkv("tokenize", GPT2, "--file", path, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"tokens": ids}, text
+        checked += 1
+    assert checked == 8
+
+
+@needs_gpt2
+def test_tokenize_prints_one_id_a_line():
+    from_argument = run_restkv("tokenize", GPT2, "Hello world")
+    from_stdin = run_restkv("tokenize", GPT2, stdin="Hello world")
+    assert from_argument.stdout == from_stdin.stdout == "15496\n995\n"
+
+
+@needs_gpt2
+def test_tokenize_of_a_file_that_is_not_there():
+    expect_failure(run_restkv("tokenize", GPT2, "--file", "/no/such/text"), 1, "/no/such/text")
+
+
+# Every attack on the first list of docs: one word of 32,000 letters, 65,536 characters unbroken.
+@needs_gpt2
+@pytest.mark.parametrize("text", ["a" * 32_000, "x" * 65_536, "\u4e2d" * 20_000, " " * 65_536],
+                         ids=["letters", "64 KiB", "CJK", "spaces"])
+def test_tokenize_text_without_a_break(text):
+    start = time.monotonic()
+    done = run_restkv("tokenize", GPT2, "--json", stdin=text)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["tokens"]) > 0
+    assert time.monotonic() - start < 3
+
+
+# --- inspect, logits, bench ---
+
+def test_inspect_json(stories_model):
+    done = run_restkv("inspect", stories_model, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    plan = found["plan"]
+    assert plan.keys() >= {"weights", "workspace", "scratch", "pool", "ring", "page_bytes", "pages", "max_sequences"}
+    assert all(isinstance(value, int) and value >= 0 for value in plan.values()), plan
+    assert plan["pool"] == plan["pages"] * plan["page_bytes"]
+    assert (found["layers"], found["heads"], found["kv_heads"], found["vocab_size"]) == (5, 8, 4, 512)
+    assert found["tokenizer"]["vocab_size"] == 512
+
+
+def test_inspect_names_what_a_person_asks_for(stories_model):
+    done = run_restkv("inspect", stories_model)
+    assert done.returncode == 0, done.stderr
+    for word in ("architecture", "layers", "context", "tokenizer", "memory"):
+        assert re.search(rf"^{word}", done.stdout, re.MULTILINE), word
+
+
+def test_logits_agree_with_the_answer(server, stories_model, tmp_path):
+    ids = server.post_json("/tokenize", {"prompt": "Once upon a time"})["tokens"]
+    out = tmp_path / "logits.safetensors"
+    done = run_restkv("logits", stories_model, "--tokens", ",".join(map(str, ids)), "--out", out)
+    assert done.returncode == 0, done.stderr
+    logits = read_safetensors(out)["logits"]
+    assert logits.shape == (len(ids), 512)
+    assert numpy.isfinite(logits).all()
+    answer = server.complete(ids, max_tokens=1, logprobs=1)["choices"][0]
+    best = server.post_json("/detokenize", {"tokens": [int(logits[-1].argmax())]})["prompt"]
+    assert answer["text"].strip() == best.strip()
+    shifted = logits[-1].astype(numpy.float64) - logits[-1].max()
+    expected = float(-numpy.log(numpy.exp(shifted).sum()))
+    assert abs(answer["logprobs"]["token_logprobs"][0] - expected) < 1e-4
+
+
+def test_logits_do_not_depend_on_the_number_of_threads(stories_model, tmp_path):
+    files = []
+    for threads in (1, 2, 3):
+        files.append(tmp_path / f"{threads}.safetensors")
+        done = run_restkv("logits", stories_model, "--tokens", ",".join(map(str, range(3, 80))), "--out", files[-1],
+                          "--threads", threads)
+        assert done.returncode == 0, done.stderr
+    assert files[0].read_bytes() == files[1].read_bytes() == files[2].read_bytes()
+
+
+@pytest.mark.parametrize("tokens", ["512", "1,2,100000", "-1", "1,,2", "one", "99999999999999999999"])
+def test_logits_of_wrong_tokens(stories_model, tokens, tmp_path):
+    out = tmp_path / "l.safetensors"
+    done = run_restkv("logits", stories_model, f"--tokens={tokens}", "--out", out)
+    assert done.returncode in (1, 2), done.stderr
+    assert "token" in done.stderr
+    assert not out.exists()
+
+
+def test_logits_into_a_folder_that_is_not_there(stories_model):
+    expect_failure(run_restkv("logits", stories_model, "--tokens", "1", "--out", "/no/such/l.safetensors"), 1,
+                   "/no/such/l.safetensors")
+
+
+def test_bench_latency_json(stories_model):
+    done = run_restkv("bench", "latency", stories_model, "--prompt-len", 32, "--output-len", 8, "--rounds", 2,
+                      "--threads", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.keys() >= {"ttft_ms", "itl_ms", "itl_p99_ms", "prefill_tok_s", "decode_tok_s", "peak_rss_bytes",
+                            "prompt_len", "output_len", "threads", "rounds", "policy", "budget"}
+    assert (found["prompt_len"], found["output_len"], found["threads"], found["rounds"]) == (32, 8, 2, 2)
+    assert found["ttft_ms"] > 0 and found["decode_tok_s"] > 0 and found["peak_rss_bytes"] > 1 << 20
+
+
+def test_bench_beyond_the_context(stories_model):
+    done = run_restkv("bench", "latency", stories_model, "--prompt-len", 600, "--output-len", 8, "--rounds", 1)
+    expect_failure(done, 1, "512")
+
+
+# --- complete ---
+
+def test_complete_is_what_the_server_answers(server, stories_model):
+    done = run_restkv("complete", stories_model, "Once upon a time", "--max-tokens", 30, "--temperature", 0)
+    assert done.returncode == 0, done.stderr
+    answer = server.complete("Once upon a time", max_tokens=30)
+    assert done.stdout == answer["choices"][0]["text"] + "\n"
+    assert "30 tokens" in done.stderr
+
+
+def test_complete_with_a_seed_repeats(stories_model):
+    texts = {run_restkv("complete", stories_model, "The cat", "--max-tokens", 20, "--temperature", 1, "--seed", seed,
+                        "--threads", threads).stdout for seed, threads in ((7, 1), (7, 2), (7, 3))}
+    assert len(texts) == 1
+    others = {run_restkv("complete", stories_model, "The cat", "--max-tokens", 20, "--temperature", 1, "--seed", seed
+                         ).stdout for seed in range(4)}
+    assert len(others) > 1
+
+
+def test_complete_reads_the_prompt_from_stdin(stories_model):
+    flags = ["--max-tokens", 5, "--temperature", 0]
+    assert (run_restkv("complete", stories_model, *flags, stdin="Tom had").stdout
+            == run_restkv("complete", stories_model, "Tom had", *flags).stdout)
+
+
+def test_prompt_beyond_the_context(stories_model):
+    done = run_restkv("complete", stories_model, "word " * 2000, "--max-tokens", 5)
+    expect_failure(done, 1, "512")
+
+
+def test_interrupt_in_the_middle_of_a_completion(demo_model):
+    """Ctrl-C: what was written stays, whole characters only, the figures follow, the exit code is 130."""
+    with subprocess.Popen([BINARY, "complete", "demo", "Once upon a time", "--max-tokens", "4000", "--ignore-eos"],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env=clean_environment(), start_new_session=True) as process:
+        seen = b""
+        while len(seen) < 40:
+            piece = process.stdout.read1(4096)
+            assert piece, process.stderr.read()
+            seen += piece
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        rest, errors = process.communicate(timeout=10)
+        assert time.monotonic() - start < 2
+        assert process.returncode == 130, errors
+        (seen + rest).decode("utf-8")
+        assert b"interrupted" in errors
+
+
+# --- settings ---
+
+def test_misspelt_key(tmp_path):
+    path = tmp_path / "serve.yaml"
+    path.write_text("version: 1\nserver:\n  prot: 8000\n", encoding="utf-8")
+    for arguments in (["config", "check", path], ["serve", "demo", "--config", path]):
+        expect_failure(run_restkv(*arguments), 2, f"{path}:3:3: unknown key 'prot' in server (did you mean 'port'?)")
+
+
+def test_all_errors_of_a_file_at_once(tmp_path):
+    path = tmp_path / "serve.yaml"
+    path.write_text("version: 1\nserver:\n  prot: 8000\n  port: 99999\nengin: {}\nengine:\n  threads: many\n",
+                    encoding="utf-8")
+    done = run_restkv("config", "check", path)
+    expect_failure(done, 2, f"{path}:3:3", f"{path}:4:", f"{path}:5:1", f"{path}:7:")
+
+
+def test_settings_file_that_is_not_there():
+    expect_failure(run_restkv("serve", "demo", "--config", "/no/such.yaml"), 2, "/no/such.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_settings_are_in_order(path):
+    done = run_restkv("config", "check", path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_config_schema_is_json():
+    assert "properties" in json.loads(run_restkv("config", "schema").stdout)
+
+
+def test_wrong_environment_setting():
+    done = run_restkv("serve", "demo", environment={"RESTKV_PORT": "many"})
+    expect_failure(done, 2, "RESTKV_PORT", "many")
+
+
+# --- serve ---
+
+def test_port_in_use(server, stories_model):
+    start = time.monotonic()
+    done = run_restkv("serve", stories_model, "--port", server.port)
+    expect_failure(done, 1, str(server.port))
+    assert time.monotonic() - start < 5
+    assert server.complete("Once", max_tokens=1)["usage"]["completion_tokens"] == 1
+
+
+def test_open_address_is_refused(stories_model):
+    expect_failure(run_restkv("serve", stories_model, "--host", "0.0.0.0", "--port", "0"), 2, "0.0.0.0", "--insecure")
+
+
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"{", b"[]", b'{"prompt": "x"}\0x', b'{"prompt": "x",}',
+                                  b'{"prompt": 1e999}', b'{"prompt": "\\ud800"}', b"[" * 100_000,
+                                  b'{"prompt": "x", "ignored": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+                                  b'{"prompt": "x", "max_tokens": "many"}', b"\xff\xfe{}"],
+                         ids=["empty", "word", "open", "list", "NUL", "comma", "1e999", "surrogate", "deep", "deep ignored",
+                              "type", "not UTF-8"])
+def test_nonsense_json(server, body):
+    start = time.monotonic()
+    status, _, answer = server.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+    assert status == 400, (status, answer[:300])
+    error = json.loads(answer)["error"]
+    assert error.keys() >= {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error" and error["message"]
+    assert time.monotonic() - start < 1
+    assert server.request("GET", "/health")[0] == 200
+
+
+def test_killed_client_stops_the_engine(demo_server):
+    """kill -9 in the middle of a stream of 4,000 tokens: seconds later nothing computes, and others are served."""
+    program = (
+        "import sys, urllib.request\n"
+        "request = urllib.request.Request(sys.argv[1] + '/v1/completions', sys.argv[2].encode(),\n"
+        "                                 {'Content-Type': 'application/json'})\n"
+        "for line in urllib.request.urlopen(request):\n"
+        "    print(line, flush=True)\n")
+    body = json.dumps({"model": demo_server.model_id, "prompt": "Once upon a time", "max_tokens": 4000, "stream": True,
+                       "ignore_eos": True})
+    demo_server.wait_until_idle()
+    with subprocess.Popen([sys.executable, "-c", program,
+                           demo_server.url, body], stdout=subprocess.PIPE) as client:
+        for _ in range(10):
+            assert client.stdout.readline()
+        client.kill()
+    before = demo_server.cpu_seconds()
+    demo_server.wait_until_idle(3)
+    # Two steps of this model are some tens of milliseconds on a slow machine; the whole answer is most of a minute.
+    assert demo_server.cpu_seconds() - before < 2
+    assert demo_server.complete("Hello", max_tokens=2)["usage"]["completion_tokens"] == 2
+
+
+def test_reset_connection_stops_the_engine(demo_server):
+    """A client that closes with unread data sends a reset instead of the ordinary end."""
+    body = json.dumps({"model": demo_server.model_id, "prompt": "Once", "max_tokens": 4000, "stream": True,
+                       "ignore_eos": True}).encode()
+    demo_server.wait_until_idle()
+    with socket.create_connection(("127.0.0.1", demo_server.port), timeout=30) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
+                       b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        assert client.recv(4096)
+    before = demo_server.cpu_seconds()
+    demo_server.wait_until_idle(3)
+    assert demo_server.cpu_seconds() - before < 2
+
+
+def test_sigterm_ends_an_idle_server(start_server, stories_model):
+    server = start_server(stories_model)
+    start = time.monotonic()
+    assert server.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - start < 2
+
+
+def test_sigterm_lets_running_requests_finish(start_server, demo_model):
+    server = start_server("demo")
+    events = server.stream("Once upon a time", max_tokens=60, ignore_eos=True)
+    first = next(events)
+    server.process.send_signal(signal.SIGTERM)
+    rest = list(events)  # whole, with [DONE]
+    assert [choice["finish_reason"] for event in rest for choice in event["choices"] if choice["finish_reason"]] == ["length"]
+    assert first["choices"]
+    assert server.stop(signal.SIGTERM) == 0
+
+
+def test_second_interrupt_stops_at_once(start_server, demo_model):
+    server = start_server("demo")
+    events = server.stream("Once upon a time", max_tokens=4000, ignore_eos=True)
+    next(events)
+    server.process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert server.process.poll() is None, "the first one drains"
+    start = time.monotonic()
+    server.stop(signal.SIGINT)
+    assert time.monotonic() - start < 1
+    events.close()
