@@ -1,0 +1,392 @@
+// Reading, answering, watching.
+#include "server/http/connection.h"
+
+#include <algorithm>
+#include <array>
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/write.hpp>
+
+#include "server/config/logging.h"
+#include "server/http/routes.h"
+
+namespace restkv {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+constexpr auto kAwaitTuple = asio::as_tuple(asio::use_awaitable);
+
+namespace {
+
+// A client's own id is taken over if it can stand in a header and a log line as it is.
+bool is_request_id(std::string_view text) {
+  constexpr size_t kMaxLen = 128;
+  return !text.empty() && text.size() <= kMaxLen && std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
+           c == '_' || c == '.' || c == ':';
+  });
+}
+
+double milliseconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
+std::string hex_text(size_t value) {
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string out;
+  do {
+    out.insert(out.begin(), kHex[value & 15]);
+    value >>= 4;
+  } while (value > 0);
+  return out;
+}
+
+}  // namespace
+
+Connection::Connection(tcp::socket socket, IoThread& thread, ServerState& server)
+    : socket_(std::move(socket)),
+      thread_(thread),
+      server_(server),
+      limits_(server.limits),
+      event_(std::make_shared<Event>()) {
+  ++server_.num_connections;
+  thread_.add(this);
+}
+
+Connection::~Connection() {
+  thread_.remove(this);
+  --server_.num_connections;
+}
+
+asio::awaitable<void> Connection::run() {
+  const std::shared_ptr<Connection> self = shared_from_this();
+  error_code error;
+  socket_.set_option(tcp::no_delay(true), error);
+  socket_.non_blocking(true, error);
+  for (bool is_first = true; !must_close_ && !is_gone_; is_first = false) {
+    reset_request();
+    if (!co_await read_head(is_first)) break;
+    if (!co_await read_body()) break;
+    phase_ = Phase::kRunning;
+    arrival_ = Clock::now();
+    deadline_ = Clock::time_point::max();
+    ++server_.num_active;
+    co_await handle_request(*this);
+    stop_watch();
+    --server_.num_active;
+    if (!has_answered_) break;  // the client went first
+  }
+  phase_ = Phase::kClosing;
+  is_gone_ = true;
+  socket_.close(error);
+}
+
+void Connection::reset_request() {
+  head_ = RequestHead();
+  body_ = BodyReader();
+  request_id_.clear();
+  scanned_ = 0;
+  has_answered_ = has_timed_out_ = false;
+}
+
+asio::awaitable<bool> Connection::read_head(bool is_first) {
+  phase_ = Phase::kIdle;
+  deadline_ = Clock::now() + (is_first ? limits_.header_timeout : limits_.idle_timeout);
+  for (;;) {
+    // Empty lines before a request are skipped, as RFC 9112 asks.
+    while (phase_ == Phase::kIdle && in_.starts_with("\r\n")) in_.erase(0, 2);
+    if (!in_.empty()) {
+      if (phase_ == Phase::kIdle && in_ != "\r") {
+        phase_ = Phase::kHead;
+        if (!is_first) deadline_ = Clock::now() + limits_.header_timeout;
+      }
+      size_t head_len = 0;
+      std::optional<HttpFailure> bad = find_head_end(in_, limits_, scanned_, head_len);
+      if (!bad && head_len > 0) {
+        bad = parse_head(std::string_view(in_).substr(0, head_len), limits_, head_);
+        if (!bad) {
+          in_.erase(0, head_len);
+          co_return true;
+        }
+      }
+      if (bad) {
+        co_await refuse(*bad);
+        co_return false;
+      }
+    }
+    if (server_.is_draining && phase_ == Phase::kIdle && !is_first) co_return false;
+    if (co_await read_some()) continue;
+    if (has_timed_out_ && phase_ == Phase::kHead) {
+      co_await refuse({408, "the headers did not arrive within " +
+                                std::to_string(limits_.header_timeout.count()) + " ms"});
+    }
+    co_return false;
+  }
+}
+
+asio::awaitable<bool> Connection::read_body() {
+  const std::string_view given_id = head_.header("x-request-id");
+  request_id_ = is_request_id(given_id) ? std::string(given_id) : server_.new_id("req-");
+  phase_ = Phase::kBody;
+  body_begin_ = Clock::now();
+  if (std::optional<HttpFailure> bad = body_.start(head_, limits_)) {
+    co_await refuse(*bad);
+    co_return false;
+  }
+  if (head_.expects_continue && in_.empty() && !body_.is_done()) {
+    deadline_ = Clock::now() + limits_.write_timeout;
+    if (!co_await write("HTTP/1.1 100 Continue\r\n\r\n", {})) co_return false;
+  }
+  for (;;) {
+    if (std::optional<HttpFailure> bad = body_.feed(in_)) {
+      co_await refuse(*bad);
+      co_return false;
+    }
+    if (body_.is_done()) co_return true;
+    set_body_deadline();
+    if (co_await read_some()) continue;
+    if (has_timed_out_) {
+      co_await refuse({408, "the body came in too slowly (at least " + std::to_string(limits_.body_rate) +
+                                " bytes a second)"});
+    }
+    co_return false;
+  }
+}
+
+// In time t at least (t - grace) * rate bytes must have come, and all of them within body_timeout.
+void Connection::set_body_deadline() {
+  const double seconds =
+      static_cast<double>(body_.received()) / static_cast<double>(std::max<int64_t>(1, limits_.body_rate));
+  const double bounded = std::min(seconds, std::chrono::duration<double>(limits_.body_timeout).count());
+  const auto earned =
+      limits_.body_grace + std::chrono::duration_cast<milliseconds>(std::chrono::duration<double>(bounded));
+  deadline_ = body_begin_ + std::min<milliseconds>(earned, limits_.body_timeout);
+}
+
+// Tries first and waits only if nothing is there, so that no buffer belongs to a connection that waits.
+asio::awaitable<bool> Connection::read_some() {
+  for (;;) {
+    if (is_gone_ || has_timed_out_) co_return false;
+    error_code error;
+    const size_t len = socket_.read_some(asio::buffer(thread_.scratch(), IoThread::kScratchSize), error);
+    if (!error && len > 0) {
+      in_.append(thread_.scratch(), len);
+      co_return true;
+    }
+    if (error != asio::error::would_block) co_return false;
+    const auto [wait_error] = co_await socket_.async_wait(tcp::socket::wait_read, kAwaitTuple);
+    if (wait_error) co_return false;
+  }
+}
+
+asio::awaitable<bool> Connection::write(std::string_view head, std::string_view body) {
+  const std::array<asio::const_buffer, 2> buffers{asio::buffer(head), asio::buffer(body)};
+  const auto on_progress = [this](const error_code& error, size_t) -> size_t {
+    deadline_ = Clock::now() + limits_.write_timeout;
+    return error ? 0 : IoThread::kScratchSize;
+  };
+  const auto [error, len] = co_await asio::async_write(socket_, buffers, on_progress, kAwaitTuple);
+  deadline_ = Clock::time_point::max();
+  if (error) is_gone_ = true;
+  co_return !error;
+}
+
+HeaderList Connection::answer_headers() const {
+  HeaderList headers;
+  headers.emplace_back("X-Request-Id", request_id_);
+  if (arrival_ != Clock::time_point{}) {
+    headers.emplace_back("openai-processing-ms",
+                         std::to_string(static_cast<int64_t>(milliseconds_since(arrival_))));
+  }
+  return headers;
+}
+
+asio::awaitable<void> Connection::respond(int status, std::string_view content_type, std::string body,
+                                          HeaderList headers) {
+  stop_watch();
+  if (server_.is_draining || !head_.keep_alive) must_close_ = true;
+  HeaderList all = answer_headers();
+  for (auto& header : headers) all.push_back(std::move(header));
+  const std::string head =
+      response_head(status, content_type, "Content-Length: " + std::to_string(body.size()), must_close_, all);
+  has_answered_ = true;
+  log_answer(status);
+  co_await write(head, head_.method == "HEAD" ? std::string_view() : std::string_view(body));
+}
+
+asio::awaitable<void> Connection::respond_error(const ApiError& error) {
+  HeaderList headers;
+  if (error.http_status == 429 || error.http_status == 503) headers.emplace_back("Retry-After", "1");
+  co_await respond(error.http_status, "application/json", error_body(error), std::move(headers));
+}
+
+// An answer to what could not be read as a request; nothing behind it can be trusted, so the connection closes.
+asio::awaitable<void> Connection::refuse(const HttpFailure& failure) {
+  must_close_ = true;
+  has_timed_out_ = false;
+  if (request_id_.empty()) request_id_ = server_.new_id("req-");
+  co_await respond_error(http_error(failure.status, failure.message));
+  co_await linger();
+}
+
+// Closing with unread bytes would reset the connection and take the answer with it.
+asio::awaitable<void> Connection::linger() {
+  error_code error;
+  socket_.shutdown(tcp::socket::shutdown_send, error);
+  phase_ = Phase::kClosing;
+  deadline_ = Clock::now() + limits_.linger_timeout;
+  in_.clear();
+  while (!is_gone_ && co_await read_some()) in_.clear();
+}
+
+void Connection::check_time(Clock::time_point now) {
+  if (now >= deadline_) {
+    deadline_ = Clock::time_point::max();
+    has_timed_out_ = true;
+    error_code error;
+    socket_.cancel(error);
+    if (phase_ == Phase::kRunning) go();
+    return;
+  }
+  if (is_streaming_ && !is_writing_ && !is_ending_ && now - last_event_ >= limits_.ping_interval) {
+    filling_ += ": ping\n\n";
+    flush();
+  }
+}
+
+void Connection::close_if_idle() {
+  if (phase_ != Phase::kIdle) return;
+  must_close_ = true;
+  abort();
+}
+
+void Connection::abort() {
+  error_code error;
+  must_close_ = true;
+  socket_.close(error);
+  go();
+}
+
+void Connection::go() {
+  is_gone_ = true;
+  event_->notify();
+}
+
+void Connection::watch() {
+  is_watching_ = true;
+  if (has_wait_ || is_gone_) return;
+  has_wait_ = true;
+  socket_.async_wait(
+      tcp::socket::wait_read,
+      asio::bind_cancellation_slot(stop_wait_.slot(), [self = shared_from_this()](error_code error) {
+        self->has_wait_ = false;
+        if (!self->is_watching_) return;
+        if (error) {
+          self->go();
+        } else {
+          self->on_readable();
+        }
+      }));
+}
+
+void Connection::on_readable() {
+  error_code error;
+  const size_t len = socket_.read_some(asio::buffer(thread_.scratch(), IoThread::kScratchSize), error);
+  if (error == asio::error::would_block) return watch();
+  if (error || len == 0) return go();
+  in_.append(thread_.scratch(), len);  // the next request, early
+  if (in_.size() < limits_.pipelined) watch();
+}
+
+void Connection::stop_watch() {
+  is_watching_ = false;
+  if (has_wait_) stop_wait_.emit(asio::cancellation_type::all);
+}
+
+void Connection::start_stream() {
+  is_streaming_ = true;
+  is_ending_ = false;
+  has_answered_ = true;
+  is_chunked_ = head_.version >= 11;
+  if (server_.is_draining || !head_.keep_alive || !is_chunked_) must_close_ = true;
+  HeaderList headers = answer_headers();
+  headers.emplace_back("Cache-Control", "no-cache");
+  headers.emplace_back("X-Accel-Buffering", "no");
+  framing_ = response_head(200, "text/event-stream; charset=utf-8",
+                           is_chunked_ ? "Transfer-Encoding: chunked" : "", must_close_, headers);
+  last_event_ = Clock::now();
+  flush();
+}
+
+size_t Connection::unsent() const {
+  return filling_.size() + (is_writing_ ? framing_.size() + sending_.size() - sent_ : 0);
+}
+
+bool Connection::is_full() {
+  wants_room_ = unsent() >= limits_.unsent;
+  return wants_room_;
+}
+
+// Appends while a write is in flight go out together with the next one.
+void Connection::flush() {
+  if (is_writing_ || is_gone_) return;
+  const bool is_last = is_ending_ && is_streaming_;
+  if (filling_.empty() && framing_.empty() && !is_last) return;
+  sending_.clear();
+  sending_.swap(filling_);
+  if (is_chunked_ && !sending_.empty()) {
+    framing_ += hex_text(sending_.size()) + "\r\n";
+    sending_ += "\r\n";
+  }
+  if (is_last) {
+    is_streaming_ = false;
+    if (is_chunked_) sending_ += "0\r\n\r\n";
+    if (sending_.empty() && framing_.empty()) return;
+  }
+  is_writing_ = true;
+  sent_ = 0;
+  last_event_ = Clock::now();
+  deadline_ = last_event_ + limits_.write_timeout;
+  const std::array<asio::const_buffer, 2> buffers{asio::buffer(framing_), asio::buffer(sending_)};
+  const auto on_progress = [this](const error_code& error, size_t len) -> size_t {
+    if (len > sent_) deadline_ = Clock::now() + limits_.write_timeout;
+    sent_ = len;
+    return error ? 0 : IoThread::kScratchSize;
+  };
+  asio::async_write(socket_, buffers, on_progress, [self = shared_from_this()](error_code error, size_t) {
+    self->is_writing_ = false;
+    self->framing_.clear();
+    self->deadline_ = Clock::time_point::max();
+    if (error) return self->go();
+    self->flush();
+    if (self->wants_room_ && !self->is_full()) self->event_->notify();
+    if (self->is_ending_) self->event_->notify();
+  });
+}
+
+asio::awaitable<void> Connection::end_stream() {
+  is_ending_ = true;
+  flush();
+  while (!is_gone_ && (is_streaming_ || is_writing_)) co_await event_->wait();
+  is_streaming_ = is_ending_ = false;
+  filling_.clear();
+  stop_watch();
+  log_answer(is_gone_ ? 499 : 200);
+}
+
+void Connection::log_answer(int status) {
+  const bool is_probe = status == 200 && (head_.path.starts_with("/health") || head_.path == "/ping");
+  const LogLevel level = status >= 500 ? LogLevel::kWarning : is_probe ? LogLevel::kDebug : LogLevel::kInfo;
+  if (!logs(level)) return;
+  constexpr size_t kMaxShown = 128;
+  const double ms = arrival_ == Clock::time_point{} ? 0.0 : milliseconds_since(arrival_);
+  log_event(level, "request",
+            {{"method", head_.method.substr(0, 16)},
+             {"path", head_.path.substr(0, kMaxShown)},
+             {"status", status},
+             {"ms", ms},
+             {"id", request_id_}});
+}
+
+}  // namespace restkv

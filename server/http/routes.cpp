@@ -1,0 +1,160 @@
+// The route table and the handlers that fit a few lines.
+#include "server/http/routes.h"
+
+#include <string>
+
+#include "engine/model/json_reader.h"
+#include "server/config/build_info.h"
+#include "server/http/completion_handler.h"
+#include "server/http/connection.h"
+#include "server/openai/json_text.h"
+#include "server/openai/model_list.h"
+#include "server/openai/tokenize_api.h"
+
+namespace restkv {
+
+namespace asio = boost::asio;
+
+namespace {
+
+constexpr std::string_view kJson = "application/json";
+constexpr std::string_view kModelPath = "/v1/models/";
+
+ModelCard model_card(const ServerState& server) {
+  return {server.model.name, server.created, server.model.engine->memory_plan().max_model_len};
+}
+
+asio::awaitable<void> handle_models(Connection& c) {
+  co_await c.respond(200, kJson, model_list_body(model_card(c.server())));
+}
+
+// Ids may hold '/' (org/name), plain or as %2F.
+asio::awaitable<void> handle_model(Connection& c) {
+  std::string id = c.head().path.substr(kModelPath.size());
+  for (const std::string_view slash : {"%2F", "%2f"}) {
+    for (size_t at = id.find(slash); at != std::string::npos; at = id.find(slash))
+      id.replace(at, slash.size(), "/");
+  }
+  const Status status = check_model_name(id, c.server().model.name);
+  if (!status.ok()) {
+    co_await c.respond_error(api_error(status));
+  } else {
+    co_await c.respond(200, kJson, model_body(model_card(c.server())));
+  }
+}
+
+asio::awaitable<void> respond_result(Connection& c, Result<std::string> body) {
+  if (!body.ok()) {
+    co_await c.respond_error(api_error(body.status()));
+  } else {
+    co_await c.respond(200, kJson, *std::move(body));
+  }
+}
+
+asio::awaitable<void> handle_tokenize(Connection& c) {
+  const ServerState& server = c.server();
+  std::vector<std::string> unknown;
+  Result<std::string> body = co_await c.offload([&]() -> Result<std::string> {
+    Result<nlohmann::json> request = parse_json(c.body());
+    if (!request.ok()) return request.status();
+    return tokenize_body(*std::move(request), *server.model.tokenizer, model_card(server).max_model_len,
+                         server.model.name,
+                         {.strict = server.settings.server.strict_params, .unknown = &unknown});
+  });
+  c.server().warn_unknown_fields(unknown);
+  co_await respond_result(c, std::move(body));
+}
+
+asio::awaitable<void> handle_detokenize(Connection& c) {
+  const ServerState& server = c.server();
+  std::vector<std::string> unknown;
+  Result<std::string> body = co_await c.offload([&]() -> Result<std::string> {
+    Result<nlohmann::json> request = parse_json(c.body());
+    if (!request.ok()) return request.status();
+    return detokenize_body(*std::move(request), *server.model.tokenizer, server.model.name,
+                           {.strict = server.settings.server.strict_params, .unknown = &unknown});
+  });
+  c.server().warn_unknown_fields(unknown);
+  co_await respond_result(c, std::move(body));
+}
+
+asio::awaitable<void> handle_ready(Connection& c) {
+  const ServerState& server = c.server();
+  if (server.is_draining) {
+    co_await c.respond_error(http_error(503, "the server is shutting down", "draining"));
+  } else if (!server.model.engine->is_healthy()) {
+    co_await c.respond_error(http_error(503, "the engine failed", "engine_failed"));
+  } else {
+    co_await c.respond(200, kJson, "{\"status\":\"ok\"}");
+  }
+}
+
+asio::awaitable<void> handle_live(Connection& c) { co_await c.respond(200, kJson, "{\"status\":\"ok\"}"); }
+
+asio::awaitable<void> handle_version(Connection& c) {
+  std::string body = "{\"version\":";
+  append_json_string(body, build_version());
+  body += ",\"name\":\"restkv\"}";
+  co_await c.respond(200, kJson, std::move(body));
+}
+
+asio::awaitable<void> handle_chat(Connection& c) {
+  const Status status = unimplemented(
+      "chat completions need chat templates, which this server does not have yet; "
+      "POST /v1/completions takes a prompt");
+  co_await c.respond_error(api_error(status));
+}
+
+const Route kRoutes[] = {
+    {"POST", "/v1/completions", false, handle_completions},
+    {"POST", "/v1/chat/completions", false, handle_chat},
+    {"GET", "/v1/models", false, handle_models},
+    {"GET", "/v1/models/{id}", false, handle_model},
+    {"POST", "/tokenize", false, handle_tokenize},
+    {"POST", "/detokenize", false, handle_detokenize},
+    {"GET", "/health", true, handle_ready},
+    {"GET", "/health/ready", true, handle_ready},
+    {"GET", "/health/live", true, handle_live},
+    {"GET", "/ping", true, handle_live},
+    {"GET", "/version", true, handle_version},
+};
+
+bool matches_path(std::string_view pattern, std::string_view path) {
+  const size_t brace = pattern.find('{');
+  if (brace == std::string_view::npos) return pattern == path;
+  return path.size() > brace && path.starts_with(pattern.substr(0, brace));
+}
+
+bool matches_method(std::string_view allowed, std::string_view method) {
+  return allowed == method || (allowed == "GET" && method == "HEAD");
+}
+
+}  // namespace
+
+std::span<const Route> route_table() { return kRoutes; }
+
+asio::awaitable<void> handle_request(Connection& connection) {
+  const RequestHead& head = connection.head();
+  std::string allowed;
+  const Route* found = nullptr;
+  for (const Route& route : kRoutes) {
+    if (!matches_path(route.path, head.path)) continue;
+    if (matches_method(route.method, head.method)) found = &route;
+    allowed +=
+        (allowed.empty() ? "" : ", ") + std::string(route.method == "GET" ? "GET, HEAD" : route.method);
+  }
+  if (found) {
+    co_await found->handle(connection);
+    co_return;
+  }
+  if (allowed.empty()) {
+    co_await connection.respond_error(http_error(404, "there is nothing at this path", "not_found"));
+    co_return;
+  }
+  HeaderList headers;
+  headers.emplace_back("Allow", allowed);
+  const ApiError error = http_error(405, "this path takes " + allowed, "method_not_allowed");
+  co_await connection.respond(405, kJson, error_body(error), std::move(headers));
+}
+
+}  // namespace restkv

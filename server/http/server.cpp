@@ -1,0 +1,166 @@
+// Accepting and ending.
+#include "server/http/server.h"
+
+#include <algorithm>
+#include <atomic>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/ip/address.hpp>
+#include <boost/asio/post.hpp>
+#include <future>
+#include <vector>
+
+#include "server/config/logging.h"
+#include "server/http/connection.h"
+
+namespace restkv {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+
+namespace {
+
+class AsioServer final : public HttpServer {
+ public:
+  AsioServer(const Settings& settings, ServedModel model)
+      : state_(settings, std::move(model)),
+        acceptor_(context_of(settings)),
+        retry_(acceptor_.get_executor()) {}
+  ~AsioServer() override { stop(); }
+
+  Status listen();
+  uint16_t port() const override { return port_; }
+  void drain() override;
+  bool is_idle() const override { return state_.num_active == 0; }
+  void stop() override;
+
+ private:
+  asio::io_context& context_of(const Settings& settings) {
+    const int32_t count = std::max(1, settings.server.io_threads);
+    for (int32_t i = 0; i < count; ++i) threads_.push_back(std::make_unique<IoThread>());
+    return threads_.front()->context();
+  }
+  void accept();
+  void take(tcp::socket socket, IoThread& thread);
+  // Runs `visit` for every connection on its own thread and waits.
+  void for_each_connection(void (Connection::*visit)());
+
+  std::vector<std::unique_ptr<IoThread>> threads_;  // before what uses them
+  ServerState state_;
+  tcp::acceptor acceptor_;    // on the first thread
+  asio::steady_timer retry_;  // after an accept that failed for want of descriptors
+  size_t next_thread_ = 0;
+  uint16_t port_ = 0;
+  bool is_stopped_ = false;
+};
+
+Status AsioServer::listen() {
+  const ServerSettings& server = state_.settings.server;
+  error_code error;
+  const asio::ip::address address = asio::ip::make_address(server.host, error);
+  if (error) return invalid_argument("server.host: '" + server.host + "' is not an IP address");
+  const tcp::endpoint endpoint(address, static_cast<uint16_t>(server.port));
+  acceptor_.open(endpoint.protocol(), error);
+  if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
+  if (!error) acceptor_.bind(endpoint, error);
+  if (!error) acceptor_.listen(asio::socket_base::max_listen_connections, error);
+  if (error) {
+    const std::string place = server.host + ":" + std::to_string(server.port);
+    if (error == asio::error::address_in_use) {
+      return {StatusCode::kFailedPrecondition,
+              "cannot listen on " + place +
+                  ": the port is in use; stop what uses it or choose another with --port"};
+    }
+    if (error == asio::error::access_denied) {
+      return {StatusCode::kFailedPrecondition,
+              "cannot listen on " + place + ": permission denied; choose a port above 1023 with --port"};
+    }
+    return {StatusCode::kFailedPrecondition, "cannot listen on " + place + ": " + error.message()};
+  }
+  port_ = acceptor_.local_endpoint().port();
+  for (const auto& thread : threads_) thread->run();
+  asio::post(acceptor_.get_executor(), [this] { accept(); });
+  return {};
+}
+
+void AsioServer::accept() {
+  IoThread& thread = *threads_[next_thread_++ % threads_.size()];
+  acceptor_.async_accept(thread.context(), [this, &thread](error_code error, tcp::socket socket) {
+    if (error == asio::error::operation_aborted || !acceptor_.is_open()) return;
+    if (!error) {
+      take(std::move(socket), thread);
+      return accept();
+    }
+    // Out of descriptors, most likely: connections end, so try again soon.
+    retry_.expires_after(std::chrono::milliseconds(50));
+    retry_.async_wait([this](error_code stopped) {
+      if (!stopped) accept();
+    });
+  });
+}
+
+void AsioServer::take(tcp::socket socket, IoThread& thread) {
+  if (state_.num_connections >= state_.settings.server.max_connections) {
+    log_event(LogLevel::kWarning, "connection refused: too many",
+              {{"max_connections", state_.settings.server.max_connections}});
+    return;  // closes it
+  }
+  asio::post(thread.context(), [this, &thread, socket = std::move(socket)]() mutable {
+    auto connection = std::make_shared<Connection>(std::move(socket), thread, state_);
+    asio::co_spawn(thread.context(), connection->run(), asio::detached);
+  });
+}
+
+void AsioServer::for_each_connection(void (Connection::*visit)()) {
+  std::vector<std::future<void>> done;
+  for (const auto& thread : threads_) {
+    auto promise = std::make_shared<std::promise<void>>();
+    done.push_back(promise->get_future());
+    asio::post(thread->context(), [thread = thread.get(), visit, promise] {
+      std::vector<std::shared_ptr<Connection>> all;
+      for (Connection* connection : thread->connections()) all.push_back(connection->shared_from_this());
+      for (const auto& connection : all) ((*connection).*visit)();
+      promise->set_value();
+    });
+  }
+  for (auto& one : done) one.wait();
+}
+
+void AsioServer::drain() {
+  if (is_stopped_ || state_.is_draining.exchange(true)) return;
+  state_.model.engine->drain();
+  for_each_connection(&Connection::close_if_idle);
+}
+
+void AsioServer::stop() {
+  if (is_stopped_) return;
+  is_stopped_ = true;
+  state_.is_draining = true;
+  if (port_ == 0) return;  // never listened
+  std::promise<void> closed;
+  asio::post(acceptor_.get_executor(), [this, &closed] {
+    error_code error;
+    acceptor_.close(error);
+    retry_.cancel();
+    closed.set_value();
+  });
+  closed.get_future().wait();
+  // A connection may have been on its way to its thread; jobs on the workers come back to theirs.
+  while (state_.num_connections > 0) {
+    for_each_connection(&Connection::abort);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  state_.workers.join();
+  for (const auto& thread : threads_) thread->stop();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<HttpServer>> HttpServer::start(const Settings& settings, ServedModel model) {
+  auto server = std::make_unique<AsioServer>(settings, std::move(model));
+  if (Status status = server->listen(); !status.ok()) return status;
+  return std::unique_ptr<HttpServer>(std::move(server));
+}
+
+}  // namespace restkv

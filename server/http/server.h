@@ -1,0 +1,26 @@
+// The HTTP server: listens, spreads connections over I/O threads, drains and stops.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "server/config/settings.h"
+#include "server/http/served_model.h"
+
+namespace restkv {
+
+class HttpServer {
+ public:
+  // Listens when it returns. Errors: no address, a port in use (with what to do).
+  static Result<std::unique_ptr<HttpServer>> start(const Settings& settings, ServedModel model);
+  virtual ~HttpServer() = default;  // as stop()
+
+  virtual uint16_t port() const = 0;
+  // New work gets 503 from now on, readiness too; idle connections close, running requests go on.
+  virtual void drain() = 0;
+  virtual bool is_idle() const = 0;  // no request runs
+  // Ends everything at once: running requests are cancelled, connections closed.
+  virtual void stop() = 0;
+};
+
+}  // namespace restkv
