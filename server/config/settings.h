@@ -37,7 +37,7 @@ struct ServerSettings {
 
 struct ModelSettings {
   std::string path;         // a folder, a .gguf or "demo"
-  std::string served_name;  // the id clients see; empty: from the file
+  std::string served_name;  // the id clients see; empty: the name of the file or folder
 };
 
 enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };

@@ -1,0 +1,177 @@
+// restkv bench latency MODEL: one sequence at a time through the engine, times as a client sees them.
+//   ttft = submit to first token; itl = between two tokens; prefill tok/s = prompt / ttft;
+//   decode tok/s = (answer - 1) / (last token - first token). A round's figures, then their medians over the rounds.
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+
+#include <nlohmann/json.hpp>
+
+#include "server/cli/model_loading.h"
+#include "server/cli/terminal.h"
+#include "server/cli/verbs.h"
+#include "server/config/quantity.h"
+
+namespace restkv {
+namespace {
+
+// Prose, so that prompts have the tokens of real text.
+constexpr const char* kText =
+    "The lighthouse stands where the river meets the sea, on a rock that is an island twice a day. Its "
+    "keeper wrote "
+    "down the weather every six hours for thirty-one years: wind, cloud, the height of the waves and the "
+    "names of the "
+    "ships that passed. Most of the entries are short. On the ninth of March 1874 he noted fog from four in "
+    "the "
+    "morning until noon, two schooners at anchor, and a seal on the steps that would not leave. In summer "
+    "there were "
+    "visitors, who asked how the lamp was lit and whether he was lonely; he answered the first question at "
+    "length. "
+    "The oil came by boat in barrels of forty gallons, and a night in December used nearly three of them. "
+    "When the "
+    "new lens arrived in 1881 it took eleven men to carry it up the stairs, a hundred and ninety-six of "
+    "them, and a "
+    "week to level it. After that the light could be seen from twenty-two miles away, which the fishermen "
+    "thought "
+    "was four more than anybody needed. ";
+
+struct RoundFigures {
+  double ttft_ms = 0, itl_ms = 0, itl_p99_ms = 0, prefill_tok_s = 0, decode_tok_s = 0;
+};
+
+// Nearest rank; `values` not empty.
+double quantile(std::vector<double> values, double q) {
+  std::sort(values.begin(), values.end());
+  const auto rank = static_cast<size_t>(q * static_cast<double>(values.size()));
+  return values[std::min(rank, values.size() - 1)];
+}
+
+template <class Field>
+double median_of(const std::vector<RoundFigures>& rounds, Field field) {
+  std::vector<double> values;
+  for (const RoundFigures& round : rounds) values.push_back(round.*field);
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
+}
+
+// Highest resident size of this process so far. (getrusage would count what ran before exec.)
+int64_t peak_rss_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::strtoll(line.c_str() + 6, nullptr, 10) * 1024;
+  }
+  return 0;
+}
+
+// `count` tokens of the text, read in a circle from `first`.
+std::vector<int32_t> cut(const std::vector<int32_t>& tokens, int64_t first, int64_t count) {
+  std::vector<int32_t> prompt(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) prompt[i] = tokens[static_cast<size_t>(first + i) % tokens.size()];
+  return prompt;
+}
+
+Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, const BenchSettings& settings) {
+  Request request;
+  request.id = "bench";
+  request.prompt = std::move(prompt);
+  request.max_tokens = settings.output_len;
+  request.sampling.temperature = 0;
+  request.ignore_eos = true;
+  std::vector<Clock::time_point> times;
+  times.reserve(static_cast<size_t>(settings.output_len));
+  const Clock::time_point start = Clock::now();
+  const Result<TokenRecord> finish = run_request(
+      engine, std::move(request), [&](const TokenRecord&) { times.push_back(Clock::now()); },
+      InterruptGuard::is_interrupted);
+  if (!finish.ok()) return finish.status();
+  if (finish->finish == FinishReason::kCancelled) return Status(StatusCode::kCancelled, "interrupted");
+  if (static_cast<int32_t>(times.size()) != settings.output_len) {
+    return Status(StatusCode::kInternal, "the answer has " + std::to_string(times.size()) +
+                                             " tokens, expected " + std::to_string(settings.output_len));
+  }
+
+  const auto ms = [](Clock::duration duration) {
+    return std::chrono::duration<double, std::milli>(duration).count();
+  };
+  std::vector<double> gaps;
+  for (size_t i = 1; i < times.size(); ++i) gaps.push_back(ms(times[i] - times[i - 1]));
+  RoundFigures figures;
+  figures.ttft_ms = ms(times.front() - start);
+  figures.itl_ms = quantile(gaps, 0.5);
+  figures.itl_p99_ms = quantile(gaps, 0.99);
+  figures.prefill_tok_s = 1000.0 * settings.prompt_len / figures.ttft_ms;
+  figures.decode_tok_s = 1000.0 * static_cast<double>(gaps.size()) / ms(times.back() - times.front());
+  return figures;
+}
+
+void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine, const Settings& settings) {
+  const double ttft = median_of(rounds, &RoundFigures::ttft_ms),
+               itl = median_of(rounds, &RoundFigures::itl_ms);
+  const double itl_p99 = median_of(rounds, &RoundFigures::itl_p99_ms);
+  const double prefill = median_of(rounds, &RoundFigures::prefill_tok_s);
+  const double decode = median_of(rounds, &RoundFigures::decode_tok_s);
+  if (settings.output.json) {
+    const nlohmann::ordered_json json = {{"ttft_ms", ttft},
+                                         {"itl_ms", itl},
+                                         {"itl_p99_ms", itl_p99},
+                                         {"prefill_tok_s", prefill},
+                                         {"decode_tok_s", decode},
+                                         {"peak_rss_bytes", peak_rss_bytes()},
+                                         {"prompt_len", settings.bench.prompt_len},
+                                         {"output_len", settings.bench.output_len},
+                                         {"threads", engine.options().threads},
+                                         {"rounds", settings.bench.rounds},
+                                         {"policy", "full"},
+                                         {"budget", nullptr}};
+    std::puts(json.dump(2).c_str());
+    return;
+  }
+  std::printf("prompt %d tokens, answer %d, %d threads, medians of %d rounds\n", settings.bench.prompt_len,
+              settings.bench.output_len, engine.options().threads, settings.bench.rounds);
+  std::printf("  time to first token   %10.2f ms    prefill %8.1f tok/s\n", ttft, prefill);
+  std::printf("  time between tokens   %10.2f ms    decode  %8.1f tok/s    99th percentile %.2f ms\n", itl,
+              decode, itl_p99);
+  std::printf("  peak resident memory  %10s\n", rounded_size_text(peak_rss_bytes()).c_str());
+}
+
+}  // namespace
+
+int run_bench(const Invocation& invocation) {
+  const Settings& settings = invocation.settings();
+  if (invocation.arguments[0] != "latency") {
+    return fail("unknown benchmark '" + invocation.arguments[0] + "' (latency)", kExitUsage);
+  }
+  std::string text = kText;
+  if (!settings.bench.prompt_file.empty()) {
+    std::ifstream file(settings.bench.prompt_file, std::ios::binary);
+    if (!file) return fail("cannot read the text file " + settings.bench.prompt_file);
+    text.assign(std::istreambuf_iterator<char>(file), {});
+  }
+  const Result<LoadedModel> loaded = load_model_and_tokenizer(settings);
+  if (!loaded.ok()) return fail(loaded.status());
+  const std::vector<int32_t> tokens = loaded->tokenizer->encode(text, {.add_special = false});
+  if (tokens.empty()) return fail("the text has no tokens: " + settings.bench.prompt_file);
+  const Result<std::unique_ptr<Engine>> engine = Engine::start(loaded->model, settings.engine);
+  if (!engine.ok()) return fail(engine.status());
+
+  const InterruptGuard guard;
+  std::vector<RoundFigures> rounds;
+  for (int32_t round = 0; round <= settings.bench.rounds; ++round) {
+    // Each round starts elsewhere in the text, so that no two prompts are the same.
+    Result<RoundFigures> figures =
+        run_round(**engine, cut(tokens, int64_t{7} * round, settings.bench.prompt_len), settings.bench);
+    if (!figures.ok()) {
+      return fail(figures.status().message(),
+                  figures.status().code() == StatusCode::kCancelled ? kExitInterrupted : kExitFailure);
+    }
+    if (round > 0) rounds.push_back(*figures);  // the first one warms up
+    if (stderr_is_terminal()) std::fprintf(stderr, "\rround %d of %d", round, settings.bench.rounds);
+  }
+  if (stderr_is_terminal()) std::fputs("\r\x1b[K", stderr);
+  print_figures(rounds, **engine, settings);
+  return kExitOk;
+}
+
+}  // namespace restkv

@@ -1,0 +1,55 @@
+// restkv config check [FILE...] | show | schema: what the option table says about YAML files and settings.
+#include <cstdio>
+
+#include "server/cli/verbs.h"
+
+namespace restkv {
+namespace {
+
+// Each file alone, with the environment for its ${VARIABLES} only.
+int check_files(const std::vector<std::string>& files) {
+  int exit_code = kExitOk;
+  for (const std::string& file : files) {
+    LoadedSettings loaded;
+    apply_yaml_file(file, process_environment(), loaded);
+    if (Status status = check_settings(loaded.settings); loaded.errors.empty() && !status.ok()) {
+      loaded.errors.push_back(file + ": " + status.message());
+    }
+    for (const std::string& error : loaded.errors) std::fprintf(stderr, "restkv: %s\n", error.c_str());
+    if (loaded.errors.empty()) {
+      std::printf("%s: ok\n", file.c_str());
+    } else {
+      exit_code = kExitUsage;
+    }
+  }
+  return exit_code;
+}
+
+}  // namespace
+
+int run_config(const Invocation& invocation) {
+  const std::string& action = invocation.arguments[0];
+  const std::vector<std::string> files(invocation.arguments.begin() + 1, invocation.arguments.end());
+  if (action != "check" && !files.empty()) {
+    return fail("unexpected argument '" + files[0] + "'; use --config " + files[0], kExitUsage);
+  }
+  if (action == "check") {
+    // What flags, environment and --config say was checked while they were read.
+    if (Status status = check_settings(invocation.settings()); !status.ok()) {
+      return fail(status.message(), kExitUsage);
+    }
+    if (files.empty()) std::puts("ok");
+    return check_files(files);
+  }
+  if (action == "show") {
+    std::fputs(settings_yaml(invocation.loaded).c_str(), stdout);
+    return kExitOk;
+  }
+  if (action == "schema") {
+    std::fputs(settings_schema().c_str(), stdout);
+    return kExitOk;
+  }
+  return fail("unknown action '" + action + "' of config (check, show or schema)", kExitUsage);
+}
+
+}  // namespace restkv

@@ -1,0 +1,13 @@
+// The texts of `restkv help` and `restkv help VERB`, made from the tables of verbs and options.
+#pragma once
+
+#include <string>
+
+#include "server/cli/verbs.h"
+
+namespace restkv {
+
+std::string help_of_program();
+std::string help_of_verb(const VerbInfo& verb);
+
+}  // namespace restkv

@@ -1,0 +1,64 @@
+// A request's client side: the engine's wake sets a condition variable, this thread takes the records.
+#include "server/cli/model_loading.h"
+
+#include <condition_variable>
+#include <mutex>
+
+#include "server/cli/model_path.h"
+#include "server/cli/terminal.h"
+
+namespace restkv {
+
+Result<std::shared_ptr<const Model>> load_model_of(const Settings& settings) {
+  const Result<std::string> path = resolve_model(settings.model.path);
+  if (!path.ok()) return path.status();
+  ProgressBar bar("loading weights");
+  return load_model(*path, [&](int64_t done, int64_t total) { bar.update(done, total); });
+}
+
+Result<LoadedModel> load_model_and_tokenizer(const Settings& settings) {
+  Result<std::shared_ptr<const Model>> model = load_model_of(settings);
+  if (!model.ok()) return model.status();
+  const Model& loaded = **model;
+  Result<std::shared_ptr<const Tokenizer>> tokenizer =
+      loaded.gguf ? load_gguf_tokenizer(*loaded.gguf) : load_tokenizer(loaded.path);
+  if (!tokenizer.ok()) return tokenizer.status();
+  return LoadedModel{*std::move(model), *std::move(tokenizer)};
+}
+
+Result<TokenRecord> run_request(Engine& engine, Request request,
+                                const std::function<void(const TokenRecord&)>& on_token,
+                                const std::function<bool()>& is_stopped) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool is_ready = false;
+  const auto wake = [&] {
+    const std::lock_guard<std::mutex> lock(mutex);
+    is_ready = true;
+    changed.notify_one();
+  };
+  request.arrival = Clock::now();
+  const auto handle = std::make_shared<RequestHandle>(std::move(request), wake);
+  if (Status status = engine.submit(handle); !status.ok()) return status;
+
+  std::vector<TokenRecord> records;
+  for (;;) {
+    {
+      // A signal handler cannot notify, so the flag is looked at ten times a second.
+      std::unique_lock<std::mutex> lock(mutex);
+      changed.wait_for(lock, std::chrono::milliseconds(100), [&] { return is_ready; });
+      is_ready = false;
+    }
+    if (is_stopped()) handle->cancel();
+    handle->stream.take(records);
+    for (TokenRecord& record : records) {
+      if (record.kind == TokenRecord::Kind::kFinish) {
+        if (record.finish == FinishReason::kError) return record.error;
+        return std::move(record);
+      }
+      on_token(record);
+    }
+  }
+}
+
+}  // namespace restkv

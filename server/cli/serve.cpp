@@ -1,0 +1,124 @@
+// restkv serve MODEL: load, listen, wait for a signal, drain. This thread only waits; SIGINT and SIGTERM are blocked in
+// all threads and taken here.
+//   first signal: no new work, running requests get drain-timeout -> exit 0 | second signal: exit at once, 128 + signal
+//   engine broken: the streams have their error, exit 1
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <ctime>
+#include <filesystem>
+#include <optional>
+
+#include "server/cli/model_loading.h"
+#include "server/cli/verbs.h"
+#include "server/config/build_info.h"
+#include "server/config/logging.h"
+#include "server/config/quantity.h"
+#include "server/http/server.h"
+
+namespace restkv {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kPollInterval{100};
+constexpr milliseconds kBrokenGrace{2'000};  // for the error events of a broken engine to reach their clients
+
+sigset_t ending_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  return set;
+}
+
+// The next ending signal, or nothing after kPollInterval.
+std::optional<int> poll_signal() {
+  const sigset_t set = ending_signals();
+  const timespec interval{0, std::chrono::nanoseconds(kPollInterval).count()};
+  const int signal = ::sigtimedwait(&set, nullptr, &interval);
+  return signal > 0 ? std::optional(signal) : std::nullopt;
+}
+
+// Clients see no path of this machine, so the default id is the last part of it.
+std::string served_name(const Settings& settings, const Model& model) {
+  if (!settings.model.served_name.empty()) return settings.model.served_name;
+  const std::filesystem::path path = std::filesystem::path(model.path).lexically_normal();
+  if (path.extension() == ".gguf") return path.stem().string();
+  return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
+}
+
+std::string url_of(const std::string& host, uint16_t port) {
+  const bool is_v6 = host.find(':') != std::string::npos;
+  return "http://" + (is_v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+}
+
+// Waits until no request runs. A second signal ends the program here.
+void drain(HttpServer& server, milliseconds timeout) {
+  log_event(LogLevel::kInfo, "draining: running requests may finish, a second signal stops at once",
+            {{"timeout", duration_text(timeout)}});
+  server.drain();
+  const Clock::time_point deadline = Clock::now() + timeout;
+  while (!server.is_idle() && Clock::now() < deadline) {
+    if (const std::optional<int> signal = poll_signal()) {
+      log_event(LogLevel::kWarning, "second signal: stopped at once");
+      std::_Exit(128 + *signal);
+    }
+  }
+  if (!server.is_idle())
+    log_event(LogLevel::kWarning, "drain timeout: requests that still run are cancelled");
+}
+
+}  // namespace
+
+int run_serve(const Invocation& invocation) {
+  const Settings& settings = invocation.settings();
+  set_up_logging(settings.logging);
+  log_event(LogLevel::kInfo, "restkv", {{"version", build_version()}, {"commit", build_commit()}});
+  const Clock::time_point start = Clock::now();
+  Result<LoadedModel> loaded = load_model_and_tokenizer(settings);
+  if (!loaded.ok()) return fail(loaded.status());
+
+  const sigset_t signals = ending_signals();  // before the first thread, so that all inherit it
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  Result<std::unique_ptr<Engine>> started = Engine::start(loaded->model, settings.engine);
+  if (!started.ok()) return fail(started.status());
+  const std::shared_ptr<Engine> engine = *std::move(started);
+  const ServedModel model{served_name(settings, *loaded->model), engine, loaded->tokenizer};
+
+  const MemoryPlan& plan = engine->memory_plan();
+  log_event(LogLevel::kInfo, "model loaded",
+            {{"id", model.name},
+             {"path", loaded->model->path},
+             {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
+  log_event(LogLevel::kInfo, "memory plan",
+            {{"weights", rounded_size_text(plan.weights)},
+             {"workspace", rounded_size_text(plan.workspace)},
+             {"scratch", rounded_size_text(plan.scratch)},
+             {"cache", rounded_size_text(plan.pool)},
+             {"pages", plan.pages},
+             {"sequences", plan.max_sequences},
+             {"tokens_each", plan.max_model_len}});
+  log_event(LogLevel::kInfo, "policy full: the cache grows with each sequence, nothing is evicted");
+
+  Result<std::unique_ptr<HttpServer>> listening = HttpServer::start(settings, model);
+  if (!listening.ok()) return fail(listening.status());
+  HttpServer& server = **listening;
+  const std::string url = url_of(settings.server.host, server.port());
+  log_event(LogLevel::kInfo, "listening", {{"url", url}, {"completions", url + "/v1/completions"}});
+
+  while (engine->is_healthy()) {
+    if (!poll_signal()) continue;
+    drain(server, settings.server.drain_timeout);
+    server.stop();
+    log_event(LogLevel::kInfo, "stopped");
+    return kExitOk;
+  }
+  log_event(LogLevel::kError, "the engine is broken: the server ends");
+  drain(server, std::min(settings.server.drain_timeout, kBrokenGrace));
+  server.stop();
+  return kExitFailure;
+}
+
+}  // namespace restkv

@@ -1,0 +1,61 @@
+// Only signal-safe work happens in the handler: it stores a flag that readers poll.
+#include "server/cli/terminal.h"
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+
+#include <unistd.h>
+
+#include "server/config/quantity.h"
+
+namespace restkv {
+namespace {
+
+constexpr int kBarCells = 30;
+volatile std::sig_atomic_t interrupt_flag = 0;
+
+void on_interrupt(int) { interrupt_flag = 1; }
+
+}  // namespace
+
+bool stderr_is_terminal() {
+  static const bool is_terminal = ::isatty(STDERR_FILENO) == 1;
+  return is_terminal;
+}
+
+ProgressBar::~ProgressBar() {
+  if (drawn_ != std::chrono::steady_clock::time_point{}) std::fputs("\r\x1b[K", stderr);
+}
+
+void ProgressBar::update(int64_t done, int64_t total) {
+  const auto now = std::chrono::steady_clock::now();
+  if (!stderr_is_terminal() || total <= 0 || now - start_ < std::chrono::milliseconds(200) ||
+      now - drawn_ < std::chrono::milliseconds(50)) {
+    return;
+  }
+  drawn_ = now;
+  const double share = std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0);
+  const auto filled = static_cast<size_t>(share * kBarCells);
+  const std::string bar = std::string(filled, '#') + std::string(kBarCells - filled, '.');
+  std::fprintf(stderr, "\r%s [%s] %3.0f %% of %s", label_.c_str(), bar.c_str(), 100 * share,
+               rounded_size_text(total).c_str());
+}
+
+InterruptGuard::InterruptGuard() {
+  interrupt_flag = 0;
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+}
+
+InterruptGuard::~InterruptGuard() {
+  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
+}
+
+bool InterruptGuard::is_interrupted() { return interrupt_flag != 0; }
+
+}  // namespace restkv

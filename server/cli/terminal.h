@@ -1,0 +1,38 @@
+// What the verbs share of the terminal: a progress bar and Ctrl-C.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace restkv {
+
+bool stderr_is_terminal();
+
+// One line on stderr that is redrawn, e.g. "loading weights [######....] 60 % of 93.8 MiB". Nothing is drawn where stderr
+// is no terminal, or when the work is done within 200 ms.
+class ProgressBar {
+ public:
+  explicit ProgressBar(std::string label) : label_(std::move(label)) {}
+  ~ProgressBar();
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+  void update(int64_t done, int64_t total);  // bytes
+
+ private:
+  std::string label_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point drawn_{};
+};
+
+// While one lives, the first Ctrl-C (or SIGTERM) only sets a flag; the second one ends the program as always.
+class InterruptGuard {
+ public:
+  InterruptGuard();
+  ~InterruptGuard();
+  InterruptGuard(const InterruptGuard&) = delete;
+  InterruptGuard& operator=(const InterruptGuard&) = delete;
+  static bool is_interrupted();
+};
+
+}  // namespace restkv

@@ -1,0 +1,108 @@
+// The rows of the verb table, and the two verbs that only print: version and help.
+#include <cstdio>
+
+#include "server/cli/help_text.h"
+#include "server/cli/verbs.h"
+#include "server/config/build_info.h"
+#include "server/config/nearest_name.h"
+
+namespace restkv {
+namespace {
+
+constexpr VerbInfo kVerbs[] = {
+    {.name = "serve",
+     .bit = kServe,
+     .synopsis = "MODEL",
+     .summary = "Answer OpenAI's API over HTTP",
+     .notes = "Ctrl-C or SIGTERM lets running requests finish (drain-timeout); a second one stops at once.",
+     .takes_model = true,
+     .run = run_serve},
+    {.name = "complete",
+     .bit = kComplete,
+     .synopsis = "MODEL [PROMPT]",
+     .summary = "Continue a text on the terminal",
+     .notes = "Without PROMPT the text is read from standard input. Ctrl-C ends the answer.",
+     .takes_model = true,
+     .max_arguments = 1,
+     .run = run_complete},
+    {.name = "tokenize",
+     .bit = kTokenize,
+     .synopsis = "MODEL [TEXT]",
+     .summary = "Print the token ids of a text, one a line",
+     .notes = "Without TEXT and --file the text is read from standard input. A GGUF file with a vocabulary "
+              "only will do.",
+     .takes_model = true,
+     .max_arguments = 1,
+     .run = run_tokenize},
+    {.name = "logits",
+     .bit = kLogits,
+     .synopsis = "MODEL --tokens N,N,... --out FILE",
+     .summary = "Write the logits of every position to a safetensors file",
+     .notes = "The tensor is called logits, f32 [T, V].",
+     .takes_model = true,
+     .run = run_logits},
+    {.name = "inspect",
+     .bit = kInspect,
+     .synopsis = "MODEL",
+     .summary = "Show shapes, types, tokenizer, context and the memory plan",
+     .takes_model = true,
+     .run = run_inspect},
+    {.name = "bench",
+     .bit = kBench,
+     .synopsis = "latency MODEL",
+     .summary = "Measure time to first token, time between tokens, tokens a second and memory",
+     .takes_model = true,
+     .min_arguments = 1,
+     .max_arguments = 1,
+     .run = run_bench},
+    {.name = "config",
+     .bit = kConfig,
+     .synopsis = "check [FILE...] | show | schema",
+     .summary = "Check YAML files, show all settings and where they come from, print the JSON schema",
+     .min_arguments = 1,
+     .max_arguments = 1000,
+     .run = run_config},
+    {.name = "version", .summary = "Print version, commit, compiler and processor", .run = run_version},
+    {.name = "help",
+     .synopsis = "[COMMAND]",
+     .summary = "Print this or a command's help",
+     .max_arguments = 1,
+     .run = run_help},
+};
+
+}  // namespace
+
+std::span<const VerbInfo> verb_table() { return kVerbs; }
+
+const VerbInfo* find_verb(std::string_view name) {
+  for (const VerbInfo& verb : kVerbs) {
+    if (verb.name == name) return &verb;
+  }
+  return nullptr;
+}
+
+int run_version(const Invocation&) {
+  std::printf("restkv %s (commit %s, %s)\nprocessor: %s\n", std::string(build_version()).c_str(),
+              std::string(build_commit()).c_str(), std::string(build_compiler()).c_str(),
+              cpu_features().c_str());
+  return kExitOk;
+}
+
+int run_help(const Invocation& invocation) {
+  if (invocation.arguments.empty()) {
+    std::fputs(help_of_program().c_str(), stdout);
+    return kExitOk;
+  }
+  const VerbInfo* verb = find_verb(invocation.arguments[0]);
+  if (verb == nullptr) {
+    std::vector<std::string_view> known;
+    for (const VerbInfo& row : kVerbs) known.push_back(row.name);
+    return fail(
+        "unknown command '" + invocation.arguments[0] + "'" + suggestion(invocation.arguments[0], known),
+        kExitUsage);
+  }
+  std::fputs(help_of_verb(*verb).c_str(), stdout);
+  return kExitOk;
+}
+
+}  // namespace restkv
