@@ -31,7 +31,7 @@ BpeModel::BpeModel(const Vocabulary& vocabulary, const BpeOptions& options)
     const std::string_view bytes = vocabulary.bytes(id);
     if (type == TokenType::kByte) {
       if (bytes.size() == 1 && options.byte_fallback) byte_ids_[static_cast<unsigned char>(bytes[0])] = id;
-    } else if ((type == TokenType::kNormal || type == TokenType::kUserDefined) && !bytes.empty()) {
+    } else if (type == TokenType::kNormal && !bytes.empty()) {
       pieces_.insert(bytes, id);
       if (options.byte_symbols && bytes.size() == 1) byte_ids_[static_cast<unsigned char>(bytes[0])] = id;
     }
@@ -58,8 +58,7 @@ Status BpeModel::add_merge(std::string_view left, std::string_view right, const 
 Status BpeModel::derive_merges(const std::function<uint32_t(int32_t)>& rank_of) {
   for (int32_t id = 0; id < vocabulary_.size(); ++id) {
     const std::string_view bytes = vocabulary_.bytes(id);
-    const TokenType type = vocabulary_.type(id);
-    if (type != TokenType::kNormal && type != TokenType::kUserDefined) continue;
+    if (vocabulary_.type(id) != TokenType::kNormal) continue;
     if (bytes.size() > kMaxDerivedBytes) {
       return invalid_argument("token " + std::to_string(id) + " has " + std::to_string(bytes.size()) +
                               " bytes; at most 1024 are supported");

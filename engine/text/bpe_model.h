@@ -37,8 +37,6 @@ class BpeModel : public SubwordModel {
   Status derive_merges(const std::function<uint32_t(int32_t)>& rank_of);
 
   void encode(std::string_view word, std::vector<int32_t>* ids) const override;
-  // The normal or user-defined token with exactly these bytes, or -1.
-  int32_t find(std::string_view bytes) const { return pieces_.find(bytes); }
 
  private:
   bool encodes_to_itself(int32_t id) const;
@@ -48,7 +46,7 @@ class BpeModel : public SubwordModel {
 
   const Vocabulary& vocabulary_;
   BpeOptions options_;
-  BytesIndex pieces_;                  // bytes -> id of the tokens that text can become
+  BytesIndex pieces_;                  // bytes -> id of the normal tokens
   std::array<int32_t, 256> byte_ids_;  // symbol of each byte; -1: none
   PairMap merges_;                     // (left id, right id) -> rank << 32 | id
   uint32_t next_rank_ = 0;

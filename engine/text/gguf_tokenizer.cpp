@@ -1,7 +1,5 @@
 // Tokenizers from GGUF metadata: tokenizer.ggml.model "gpt2" is byte-level BPE with listed merges, "llama" is
 // SentencePiece BPE with scores. What a file does not say is what llama.cpp assumes.
-#include <algorithm>
-#include <array>
 #include <string>
 #include <utility>
 
@@ -14,11 +12,6 @@ namespace restkv {
 namespace {
 
 constexpr const char* kPrefix = "tokenizer.ggml.";
-
-// Tokens that end an answer in the chat formats of the families, whatever eos_token_id says.
-constexpr std::array<std::string_view, 10> kEndTexts = {
-    "<|eot_id|>", "<|im_end|>",      "<|end|>", "<end_of_turn>", "<|endoftext|>",
-    "<|eom_id|>", "<|end_of_text|>", "</s>",    "<EOT>",         "<eos>"};
 
 class GgufVocabularyReader {
  public:
@@ -113,12 +106,7 @@ Status GgufVocabularyReader::read_special_ids() {
   const Result<int32_t> unknown = id_of("unknown_token_id");
   if (!unknown.ok()) return unknown.status();
   unknown_id_ = *unknown;
-  for (int32_t id = 0; id < parts_.vocabulary->size(); ++id) {
-    const TokenType type = parts_.vocabulary->type(id);
-    if (type != TokenType::kControl && type != TokenType::kUserDefined) continue;
-    const std::string_view text = parts_.vocabulary->text(id);
-    if (std::find(kEndTexts.begin(), kEndTexts.end(), text) != kEndTexts.end()) parts_.eos_ids.push_back(id);
-  }
+  for (const int32_t id : chat_end_ids(*parts_.vocabulary)) parts_.eos_ids.push_back(id);
   add_special_tokens(*parts_.vocabulary, &parts_.added);
   return {};
 }
@@ -182,8 +170,9 @@ Status GgufVocabularyReader::read_sentencepiece() {
     parts_.strips_leading_space = true;
   }
   parts_.normalizer.add(replace_step(kSpaceMark, " "));
-  if (spaces_only_lead(*parts_.vocabulary)) parts_.pre_tokenizer.add_cut_before(" ");
-  Result<std::unique_ptr<BpeModel>> model = make_sentencepiece_bpe(*parts_.vocabulary, *scores, unknown_id_);
+  if (can_cut_before(*parts_.vocabulary, " ")) parts_.pre_tokenizer.add_cut_before(" ");
+  Result<std::unique_ptr<BpeModel>> model =
+      make_sentencepiece_bpe(*parts_.vocabulary, *scores, unknown_id_, true);
   if (!model.ok()) return model.status();
   parts_.model = std::move(model).value();
   return {};

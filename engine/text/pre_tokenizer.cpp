@@ -274,6 +274,8 @@ constexpr NamedPattern kNamedPatterns[] = {
 
 }  // namespace
 
+Result<Regex> gpt2_pattern() { return Regex::compile(kGpt2); }
+
 Result<NamedPreTokenizer> named_pre_tokenizer(std::string_view name) {
   std::string known;
   for (const NamedPattern& entry : kNamedPatterns) {

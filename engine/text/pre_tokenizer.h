@@ -71,5 +71,7 @@ struct NamedPreTokenizer {
   bool adds_bos = false;       // where the file does not say
 };
 Result<NamedPreTokenizer> named_pre_tokenizer(std::string_view name);
+// GPT-2's pattern, which tokenizer.json's ByteLevel implies.
+Result<Regex> gpt2_pattern();
 
 }  // namespace restkv

@@ -18,7 +18,8 @@ std::string sentencepiece_bytes(std::string_view piece, TokenType type) {
 }
 
 Result<std::unique_ptr<BpeModel>> make_sentencepiece_bpe(const Vocabulary& vocabulary,
-                                                         std::span<const float> scores, int32_t unknown_id) {
+                                                         std::span<const float> scores, int32_t unknown_id,
+                                                         bool byte_fallback) {
   CHECK(scores.size() == static_cast<size_t>(vocabulary.size()));
   std::vector<uint32_t> order(scores.size()), rank(scores.size());
   for (size_t id = 0; id < scores.size(); ++id) {
@@ -32,7 +33,7 @@ Result<std::unique_ptr<BpeModel>> make_sentencepiece_bpe(const Vocabulary& vocab
   }
   BpeOptions options;
   options.byte_symbols = false;
-  options.byte_fallback = true;
+  options.byte_fallback = byte_fallback;
   options.unknown_id = unknown_id;
   options.fuse_unknown = true;
   auto model = std::make_unique<BpeModel>(vocabulary, options);

@@ -15,6 +15,7 @@ std::string sentencepiece_bytes(std::string_view piece, TokenType type);
 
 // Pairs are merged by the score of what they become, higher first. scores: [vocab], no NaN.
 Result<std::unique_ptr<BpeModel>> make_sentencepiece_bpe(const Vocabulary& vocabulary,
-                                                         std::span<const float> scores, int32_t unknown_id);
+                                                         std::span<const float> scores, int32_t unknown_id,
+                                                         bool byte_fallback);
 
 }  // namespace restkv

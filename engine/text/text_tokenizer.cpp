@@ -2,6 +2,7 @@
 #include "engine/text/text_tokenizer.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 namespace restkv {
@@ -129,14 +130,29 @@ int byte_of_token(std::string_view text) {
   return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
-bool spaces_only_lead(const Vocabulary& vocabulary) {
+bool can_cut_before(const Vocabulary& vocabulary, std::string_view mark) {
+  bool is_token = false;
   for (int32_t id = 0; id < vocabulary.size(); ++id) {
     if (vocabulary.type(id) != TokenType::kNormal) continue;
-    const std::string_view bytes = vocabulary.bytes(id);
-    const size_t first = bytes.find_first_not_of(' ');
-    if (first != bytes.npos && bytes.find(' ', first) != bytes.npos) return false;
+    std::string_view bytes = vocabulary.bytes(id);
+    is_token |= bytes == mark;
+    while (bytes.starts_with(mark)) bytes.remove_prefix(mark.size());
+    if (bytes.find(mark) != bytes.npos) return false;
   }
-  return true;
+  return is_token;
+}
+
+std::vector<int32_t> chat_end_ids(const Vocabulary& vocabulary) {
+  constexpr std::array<std::string_view, 8> kTexts = {"<|eot_id|>",      "<|im_end|>",    "<|end|>",
+                                                      "<end_of_turn>",   "<|endoftext|>", "<|eom_id|>",
+                                                      "<|end_of_text|>", "<EOT>"};
+  std::vector<int32_t> ids;
+  for (int32_t id = 0; id < vocabulary.size(); ++id) {
+    if (vocabulary.type(id) != TokenType::kControl && vocabulary.type(id) != TokenType::kUserDefined)
+      continue;
+    if (std::find(kTexts.begin(), kTexts.end(), vocabulary.text(id)) != kTexts.end()) ids.push_back(id);
+  }
+  return ids;
 }
 
 }  // namespace restkv

@@ -41,7 +41,9 @@ void add_special_tokens(const Vocabulary& vocabulary, AddedTokens* added);
 inline constexpr const char* kSpaceMark = "\xE2\x96\x81";
 // The byte that "<0x0A>" stands for, or -1.
 int byte_of_token(std::string_view text);
-// Whether no normal token holds a space behind another character: then merges never cross a cut before spaces.
-bool spaces_only_lead(const Vocabulary& vocabulary);
+// Whether `mark` is a token and no normal token holds it behind another character: then a word can begin before each.
+bool can_cut_before(const Vocabulary& vocabulary, std::string_view mark);
+// The ids of tokens that end an answer in the chat formats of the families, whatever the file's EOS is.
+std::vector<int32_t> chat_end_ids(const Vocabulary& vocabulary);
 
 }  // namespace restkv

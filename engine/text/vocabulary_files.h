@@ -1,0 +1,32 @@
+// The vocabulary formats beside GGUF, one loader each; load_tokenizer (tokenizer.h) picks.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "engine/text/tokenizer.h"
+
+namespace restkv {
+
+// The texts of the small files beside a vocabulary that say more about it; empty where a file is absent.
+struct TokenizerSettings {
+  std::string tokenizer_config;   // tokenizer_config.json
+  std::string generation_config;  // generation_config.json
+  std::string model_config;       // config.json
+};
+
+// tokenizer.model: SentencePiece's ModelProto, BPE and unigram.
+Result<std::shared_ptr<const Tokenizer>> load_sentencepiece_tokenizer(std::string_view bytes,
+                                                                      const TokenizerSettings& settings);
+// tiktoken's rank files ("base64 rank" a line): Llama 3 and Qwen, told apart by their number of ranks.
+Result<std::shared_ptr<const Tokenizer>> load_tiktoken_tokenizer(std::string_view bytes,
+                                                                 const TokenizerSettings& settings);
+// Mistral's tekken.json.
+Result<std::shared_ptr<const Tokenizer>> load_tekken_tokenizer(std::string_view bytes,
+                                                               const TokenizerSettings& settings);
+// Hugging Face's tokenizer.json.
+Result<std::shared_ptr<const Tokenizer>> load_json_tokenizer(std::string_view bytes,
+                                                             const TokenizerSettings& settings);
+
+}  // namespace restkv
