@@ -1,0 +1,1 @@
+restkv_golden(golden_gguf SOURCES gguf_test.cpp LIBS restkv_model restkv_base)
