@@ -8,6 +8,7 @@
 
 namespace restkv {
 
-std::unique_ptr<Backend> make_backend(const EngineOptions& options);
+// Error: the processor level asked for by RESTKV_CPU_TARGET is not there.
+Result<std::unique_ptr<Backend>> make_backend(const EngineOptions& options);
 
 }  // namespace restkv

@@ -388,17 +388,19 @@ void LocalEngine::check_pages_at_idle() {
 }  // namespace
 
 Result<MemoryPlan> plan_memory(const Model& model, const EngineOptions& options) {
-  const std::unique_ptr<Backend> backend = make_backend(options);
-  return Executor::plan(model, *backend, options, available_host_memory());
+  const Result<std::unique_ptr<Backend>> backend = make_backend(options);
+  if (!backend.ok()) return backend.status();
+  return Executor::plan(model, **backend, options, available_host_memory());
 }
 
 Result<std::unique_ptr<Engine>> Engine::start(std::shared_ptr<const Model> model,
                                               const EngineOptions& options) {
-  std::unique_ptr<Backend> backend = make_backend(options);
-  Result<MemoryPlan> plan = Executor::plan(*model, *backend, options, available_host_memory());
+  Result<std::unique_ptr<Backend>> backend = make_backend(options);
+  if (!backend.ok()) return backend.status();
+  Result<MemoryPlan> plan = Executor::plan(*model, **backend, options, available_host_memory());
   if (!plan.ok()) return plan.status();
   return std::unique_ptr<Engine>(
-      std::make_unique<LocalEngine>(std::move(model), options, *plan, std::move(backend)));
+      std::make_unique<LocalEngine>(std::move(model), options, *plan, std::move(*backend)));
 }
 
 }  // namespace restkv

@@ -20,17 +20,19 @@ Status compute_logits(const Model& model, const EngineOptions& options, std::spa
     }
   }
   if (tokens.empty()) return invalid_argument("no tokens");
-  const std::unique_ptr<Backend> backend = make_backend(options);
-  const Result<MemoryPlan> plan = Executor::plan(model, *backend, options, available_host_memory());
+  const Result<std::unique_ptr<Backend>> made = make_backend(options);
+  if (!made.ok()) return made.status();
+  Backend& backend = **made;
+  const Result<MemoryPlan> plan = Executor::plan(model, backend, options, available_host_memory());
   if (!plan.ok()) return plan.status();
   if (static_cast<int64_t>(tokens.size()) > plan->max_model_len) {
     return invalid_argument(std::to_string(tokens.size()) + " tokens; at most " +
                             std::to_string(plan->max_model_len) + " fit")
         .with_reason("context_length_exceeded");
   }
-  Executor executor(model, *backend, options, *plan);
+  Executor executor(model, backend, options, *plan);
   executor.set_logits_observer([&](const Sequence&, int64_t first_row, ConstTensor logits) {
-    backend->synchronize();
+    backend.synchronize();
     sink(first_row, logits.rows, logits.f32());
   });
 
