@@ -40,9 +40,10 @@ std::optional<int> poll_signal() {
   return signal > 0 ? std::optional(signal) : std::nullopt;
 }
 
-// Clients see no path of this machine, so the default id is the last part of it.
+// Clients see no path of this machine: the default id is `demo` or the last part of the path.
 std::string served_name(const Settings& settings, const Model& model) {
   if (!settings.model.served_name.empty()) return settings.model.served_name;
+  if (settings.model.path == "demo") return "demo";
   const std::filesystem::path path = std::filesystem::path(model.path).lexically_normal();
   if (path.extension() == ".gguf") return path.stem().string();
   return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
@@ -106,7 +107,7 @@ int run_serve(const Invocation& invocation) {
   if (!listening.ok()) return fail(listening.status());
   HttpServer& server = **listening;
   const std::string url = url_of(settings.server.host, server.port());
-  log_event(LogLevel::kInfo, "listening", {{"url", url}, {"completions", url + "/v1/completions"}});
+  log_event(LogLevel::kInfo, "Listening on " + url, {{"model", model.name}});
 
   while (engine->is_healthy()) {
     if (!poll_signal()) continue;

@@ -248,7 +248,7 @@ std::vector<Option> make_table() {
        .section = "model",
        .key = "served_model_name",
        .verbs = kServe,
-       .help = "The name clients see and send; default: the name of the file or folder",
+       .help = "The name clients see and send; default: demo, or the name of the file or folder",
        .field = [](Settings& s) { return &s.model.served_name; }},
       {.flag = "max-model-len",
        .aliases = {"ctx-size", "c"},
