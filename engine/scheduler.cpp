@@ -62,12 +62,14 @@ PrefillUnit Scheduler::plan_unit() {
           std::min(rows, in_prefill_->prompt_len - in_prefill_->unit_row)};
 }
 
-bool Scheduler::finish_unit(const PrefillUnit& unit) const {
+bool Scheduler::finish_unit(const PrefillUnit& unit) {
   Sequence& sequence = *unit.sequence;
   sequence.unit_row = unit.row_begin + unit.num_rows;
   if (sequence.unit_row < sequence.prompt_len) return false;
   sequence.unit_row = 0;
-  return ++sequence.unit_layer == options_.num_layers;
+  if (++sequence.unit_layer < options_.num_layers) return false;
+  in_prefill_ = nullptr;
+  return true;
 }
 
 std::unique_ptr<Sequence> Scheduler::retire(Sequence* sequence) {

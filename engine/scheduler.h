@@ -41,7 +41,7 @@ class Scheduler {
   // The next unit of the long prompt that is in work; sequence null: none.
   PrefillUnit plan_unit();
   // A unit was executed: moves the prompt's cursor; true when its last layer is done.
-  bool finish_unit(const PrefillUnit& unit) const;
+  bool finish_unit(const PrefillUnit& unit);
   // A sequence ended: gives its memory back and takes it out. The sequence is returned for its last records.
   std::unique_ptr<Sequence> retire(Sequence* sequence);
 

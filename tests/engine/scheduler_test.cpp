@@ -99,6 +99,8 @@ TEST(Scheduler, LongPromptsRunInUnitsLayerByLayer) {
   const std::vector<std::pair<int32_t, int32_t>> expected = {{0, 0},  {0, 64}, {1, 0},
                                                              {1, 64}, {2, 0},  {2, 64}};
   EXPECT_EQ(seen, expected);
+  s->phase = SequencePhase::kDecode;
+  EXPECT_EQ(f.scheduler.plan_unit().sequence, nullptr);
 }
 
 TEST(Scheduler, UnitsAreSmallWhileOthersDecode) {
