@@ -25,8 +25,8 @@ namespace restkv {
 //   [0, kv_len[h]) pages | [kv_len[h], kv_len[h] + N) scratch row j - kv_len[h] at position first_position +
 //   that
 struct RowSource {
-  HeadTables pages;            // kv_len null: no paged part
-  ConstTensor k, v;            // [N, K*D] f32, f16 or bf16; empty in a decode event
+  HeadTables pages = {};       // kv_len null: no paged part
+  ConstTensor k = {}, v = {};  // [N, K*D] f32, f16 or bf16; empty in a decode event
   int32_t first_position = 0;  // of scratch row 0
 
   int32_t num_rows(int32_t head) const {
@@ -60,22 +60,22 @@ struct EntrySums {
 };
 
 struct QuerySource {
-  ConstTensor rows;  // [Q, H*D] f32, rotated; empty: from the ring
-  QueryRing ring;
-  std::span<const int32_t> positions;  // [Q] ascending; a query sees rows at its position or before
+  ConstTensor rows = {};  // [Q, H*D] f32, rotated; empty: from the ring
+  QueryRing ring = {};
+  std::span<const int32_t> positions = {};  // [Q] ascending; a query sees rows at its position or before
 };
 
 struct StoreQueriesSegment {
   int64_t row_begin = 0;
   int64_t num_rows = 0;  // only the last W of them are stored
-  QueryRing ring;
+  QueryRing ring = {};
 };
 struct StoreQueriesArgs {
-  AttentionShape shape;
-  ConstTensor q;                       // [T, H*D] f32, rotated
-  std::span<const int32_t> positions;  // [T]
-  std::span<const StoreQueriesSegment> segments;
-  PagedCacheView cache;
+  AttentionShape shape = {};
+  ConstTensor q = {};                       // [T, H*D] f32, rotated
+  std::span<const int32_t> positions = {};  // [T]
+  std::span<const StoreQueriesSegment> segments = {};
+  PagedCacheView cache = {};
 };
 
 enum class ScoreKind : uint8_t {
@@ -108,16 +108,16 @@ struct ScoreSpec {
 // `top` is the row with the largest logit of a query; the others' mass and mean output are formed without it,
 // so the singular row (a > 1/2) has no 1 - a to lose digits in.
 struct Observation {
-  Tensor lse;      // [H, Qp] log-sum-exp of the visible logits; -inf: the query sees nothing and is skipped
-  Tensor top;      // [H, Qp] i32
-  Tensor rest;     // [H, Qp] sum over the other rows of exp(logit - top's logit): a_top = 1 / (1 + rest)
-  Tensor p;        // [H*D, Qp] R_g (o_tg - v_mean), a column for each query; kIndicatorAfter: column 0 only
-  Tensor p_rest;   // [H*D, Qp] R_g (o'_tg - v_mean), o' = mean output of the rows but top
-  Tensor norm;     // [H, Qp] ||R_g o_tg||
-  Tensor v_mean;   // [K, D]
-  Tensor ratio;    // [H, N] a/(1-a) of the smoothed attention; kIndicatorAfter only
-  Tensor partial;  // [ceil(N/kRowChunk) * H, D] partial outputs; kIndicatorAfter only
-  Tensor mean_index;  // [H, Qp] mean index of a query's top rows (for the drift)
+  Tensor lse = {};   // [H, Qp] log-sum-exp of the visible logits; -inf: the query sees nothing and is skipped
+  Tensor top = {};   // [H, Qp] i32
+  Tensor rest = {};  // [H, Qp] sum over the other rows of exp(logit - top's logit): a_top = 1 / (1 + rest)
+  Tensor p = {};     // [H*D, Qp] R_g (o_tg - v_mean), a column for each query; kIndicatorAfter: column 0 only
+  Tensor p_rest = {};      // [H*D, Qp] R_g (o'_tg - v_mean), o' = mean output of the rows but top
+  Tensor norm = {};        // [H, Qp] ||R_g o_tg||
+  Tensor v_mean = {};      // [K, D]
+  Tensor ratio = {};       // [H, N] a/(1-a) of the smoothed attention; kIndicatorAfter only
+  Tensor partial = {};     // [ceil(N/kRowChunk) * H, D] partial outputs; kIndicatorAfter only
+  Tensor mean_index = {};  // [H, Qp] mean index of a query's top rows (for the drift)
 
   static constexpr int32_t kRowChunk = 256;
   static Observation make(Arena& arena, const AttentionShape& shape, ScoreKind kind, int64_t max_queries,
@@ -143,37 +143,37 @@ struct Observation {
 };
 
 struct ObserveItem {
-  RowSource rows;
-  QuerySource queries;
-  ConstTensor projection;               // [H*D, D] f32: R_g transposed, head below head; empty: value space
+  RowSource rows = {};
+  QuerySource queries = {};
+  ConstTensor projection = {};          // [H*D, D] f32: R_g transposed, head below head; empty: value space
   int32_t window_rows = 0;              // last rows that kIndicatorAfter leaves out
   const int32_t* drift_rows = nullptr;  // [K] rows of a query's top set for mean_index; null: no drift
-  Observation out;
+  Observation out = {};
 };
 struct ObserveArgs {
-  AttentionShape shape;
-  ScoreSpec spec;
-  std::span<const ObserveItem> items;
-  PagedCacheView cache;
+  AttentionShape shape = {};
+  ScoreSpec spec = {};
+  std::span<const ObserveItem> items = {};
+  PagedCacheView cache = {};
 };
 
 struct ScoreItem {
-  RowSource rows;
-  QuerySource queries;
-  ConstTensor projection;   // as in observe
+  RowSource rows = {};
+  QuerySource queries = {};
+  ConstTensor projection = {};  // as in observe
   int32_t window_rows = 0;  // as in observe; kIndicatorAfter scores 0 there; kLadder: the last rows, left out
   int32_t head_rows = 0;    // kLadder: the first rows, left out
   int32_t layer = 0;        // kHash, kLadder
   const EntrySums* sums = nullptr;  // kAttention: added to the scores of entries that have one
   bool accumulate = false;          // kAttention: added to `out` (h2o's pass over the chunks of a prompt)
-  Observation observation;
-  Tensor out;  // [K, >= N] f32
+  Observation observation = {};
+  Tensor out = {};  // [K, >= N] f32
 };
 struct ScoreArgs {
-  AttentionShape shape;
-  ScoreSpec spec;
-  std::span<const ScoreItem> items;
-  PagedCacheView cache;
+  AttentionShape shape = {};
+  ScoreSpec spec = {};
+  std::span<const ScoreItem> items = {};
+  PagedCacheView cache = {};
 };
 
 enum class PoolKind : uint8_t {
@@ -187,19 +187,19 @@ enum class PoolKind : uint8_t {
 // Rows that are not finite count as 0 for their neighbours and stay first themselves. Centred kinds see the
 // rows [0, N - window_rows) only; the others are copied.
 struct SmoothItem {
-  RowSource rows;  // for the lengths
-  ConstTensor in;  // [K, >= N]
-  Tensor out;      // [K, >= N], not `in`
+  RowSource rows = {};  // for the lengths
+  ConstTensor in = {};  // [K, >= N]
+  Tensor out = {};      // [K, >= N], not `in`
   int32_t window_rows = 0;
-  int32_t num_queries = 0;  // Q, kAdaptive
-  Observation observation;  // kAdaptive: mean_index
+  int32_t num_queries = 0;       // Q, kAdaptive
+  Observation observation = {};  // kAdaptive: mean_index
 };
 struct SmoothArgs {
-  AttentionShape shape;
+  AttentionShape shape = {};
   PoolKind kind = PoolKind::kNone;
   int32_t kernel = 5;
   int32_t scale = 2000;  // kAdaptive: positions of drift that shift by one
-  std::span<const SmoothItem> items;
+  std::span<const SmoothItem> items = {};
 };
 
 // Drift t (earlier half of the queries minus later half) -> width and shift of the adaptive kernel.
@@ -232,15 +232,15 @@ enum class SelectScope : uint8_t {
 // With m score arrays, rows are kept by ascending min over i of m * rank_i + i; ranks are 0-based in their
 // own array, protected rows first, ties newer first. One array: simply the best rows.
 struct SelectItem {
-  RowSource rows;
-  std::array<ConstTensor, 3> scores;  // [K, >= N] each, the first num_scores are given
+  RowSource rows = {};
+  std::array<ConstTensor, 3> scores = {};  // [K, >= N] each, the first num_scores are given
   int32_t num_scores = 1;
   const int32_t* keep = nullptr;  // [K] rows to keep at most; kShare: C_lh before sharing
-  ProtectedRows protect;
+  ProtectedRows protect = {};
   int32_t floor = 0;              // kShare
   int32_t slack = 0;              // kShare: rows fewer than the head's share are kept
   int32_t* share = nullptr;       // [K] out, kShare: rows of each head's share; C_lh from now on
-  Tensor kept;                    // [K, >= max keep] i32 out: row indices, ascending
+  Tensor kept = {};               // [K, >= max keep] i32 out: row indices, ascending
   int32_t* kept_len = nullptr;    // [K] out
   int32_t* num_dead = nullptr;    // [K] out: rows dropped because of dead_before
   int32_t* non_finite = nullptr;  // [K] out: scores that were NaN or inf
@@ -252,25 +252,25 @@ struct SelectItem {
 struct SelectArgs {
   int32_t num_kv_heads = 0;
   SelectScope scope = SelectScope::kHead;
-  std::span<const SelectItem> items;
-  PagedCacheView cache;
+  std::span<const SelectItem> items = {};
+  PagedCacheView cache = {};
 };
 
 // Entry i of the destination becomes row kept[i]. The destination may be the source's own pages: a row never
 // moves up.
 struct CompactItem {
-  RowSource rows;
-  ConstTensor kept;                   // [K, cap] i32, ascending
+  RowSource rows = {};
+  ConstTensor kept = {};              // [K, cap] i32, ascending
   const int32_t* kept_len = nullptr;  // [K]
-  HeadTables destination;             // pages to write; kv_len is not read
-  ConstTensor scores;                 // [K, >= N] f32, with `sums`
-  EntrySums sums;                     // pages null: none; else sums[i] = scores[kept[i]]
+  HeadTables destination = {};        // pages to write; kv_len is not read
+  ConstTensor scores = {};            // [K, >= N] f32, with `sums`
+  EntrySums sums = {};                // pages null: none; else sums[i] = scores[kept[i]]
   int64_t* moved = nullptr;           // [K] out: rows that were written
 };
 struct CompactArgs {
-  AttentionShape shape;
-  std::span<const CompactItem> items;
-  PagedCacheView cache;
+  AttentionShape shape = {};
+  std::span<const CompactItem> items = {};
+  PagedCacheView cache = {};
 };
 
 }  // namespace restkv

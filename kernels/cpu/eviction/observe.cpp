@@ -187,7 +187,7 @@ void observe_block(const ObserveRun& args, const ObserveItem& item, int32_t head
     static_cast<int32_t*>(out.top.row(head))[first + t] = stats.top[i];
     out.rest.f32(head)[first + t] = stats.rest[i];
   }
-  for (int64_t t = first + block; t < padded_queries(num_queries); ++t) out.lse.f32(head)[t] = kInf;
+  for (int64_t t = first + block; t < first + kQueryBlock; ++t) out.lse.f32(head)[t] = kInf;  // padding
   if (!with_values) return;
 
   for (int64_t t = 0; t < block; ++t) {  // acc -> mean of the others, top_value -> full output

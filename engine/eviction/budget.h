@@ -1,0 +1,63 @@
+// How many rows each (layer, KV head) may hold, and when it is cut. Pure functions of a sequence's own numbers.
+//   kv_len:  grows by one a token | == C_lh: cut to C_lh - stride (the first time + the layer's stagger) | never above C_lh
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/eviction/cache_settings.h"
+
+namespace restkv {
+
+// Rows measured to be best for each (layer, KV head), for a ladder of budgets (restkv calibrate).
+struct AllocationTable {
+  DecodeMode decode = DecodeMode::kEvict;
+  std::vector<int32_t> budgets;           // ascending
+  std::vector<std::vector<double>> rows;  // [budgets][L*K]
+};
+
+struct CacheDimensions {
+  int32_t num_layers = 0;           // L
+  int32_t num_kv_heads = 0;         // K
+  std::span<const int32_t> window;  // [L] of windowed layers, 0: full attention; may be empty
+};
+
+struct SequenceBudget {
+  int32_t budget = 0;  // C
+  int32_t stride = 0;
+  bool is_exact = false;      // prompt + max_tokens <= C: nothing is ever cut
+  std::vector<int32_t> c_lh;  // [L*K]
+};
+
+// C_lh of every head. Full-attention layers: their sum is at most (their number) * K * C, whatever the allocation, exact
+// to the row (largest remainder, ties to the lower layer and head), and does not depend on the page size. Windowed layers
+// hold min(C, window + stride). `ada` gives C to every head: its shares are known after the first selection.
+// Precondition: settings are resolved; `table` where they ask for calibrated.
+SequenceBudget plan_budget(const CacheSettings& settings, const CacheDimensions& dims,
+                           const AllocationTable* table, int64_t prompt_len, int64_t max_tokens);
+
+// Rows that a layer of the published pyramid keeps beside its window (b = C - w free rows, n the prompt's length).
+int32_t pyramid_rows(int32_t free_rows, int32_t window, int64_t prompt_len, int32_t layer,
+                     int32_t num_layers);
+
+// x [n] >= 0 to whole numbers with the given sum, each at least `floor` (n * floor <= sum): what is above the floor is
+// scaled, largest remainders get the odd rows, ties the lower index.
+std::vector<int32_t> round_to_sum(std::span<const double> x, int32_t floor, int64_t sum);
+
+// The cuts of one (layer, KV head) in mode evict.
+struct HeadSchedule {
+  int32_t c = 0;  // C_lh
+  int32_t stride = 0;
+  int32_t stagger = 0;  // the first cut leaves so many rows more
+
+  // Entries after `tokens` tokens of which the first `prompt_len` came as the prompt, and after the cut if one is due.
+  int64_t kv_len(int64_t prompt_len, int64_t tokens) const;
+  // Whether a cut is due once the entries of `tokens` tokens are there (tokens >= prompt_len).
+  bool is_cut(int64_t prompt_len, int64_t tokens) const;
+  // Entries that a cut leaves.
+  int32_t rows_after_cut(bool is_first) const { return c - stride + (is_first ? stagger : 0); }
+};
+HeadSchedule head_schedule(int32_t c_lh, int32_t stride, int32_t layer, int32_t num_layers);
+
+}  // namespace restkv

@@ -1,0 +1,1 @@
+restkv_golden(golden_selections SOURCES selections_test.cpp LIBS restkv_eviction restkv_cpu restkv_model)
