@@ -114,9 +114,9 @@ void print_model(const Model& model) {
                            ", feed-forward " + number(config.ffn_size));
   print_line("attention", number(config.num_heads) + " heads, " + number(config.num_kv_heads) +
                               " KV heads of " + number(config.head_dim));
-  std::string rope = "theta " + number_text(config.rope.theta);
+  std::string rope = "theta " + shortest_text(config.rope.theta);
   if (config.rope.scaling != RopeScaling::kNone) {
-    rope += std::string(", ") + scaling_name(config.rope.scaling) + " x " + number_text(config.rope.factor);
+    rope += std::string(", ") + scaling_name(config.rope.scaling) + " x " + shortest_text(config.rope.factor);
   }
   print_line("rotary", rope);
   print_line("context", number(config.context_len) + " tokens");
@@ -124,9 +124,10 @@ void print_model(const Model& model) {
              number(config.vocab_size) + (config.tied_embeddings ? ", head tied to the embedding" : ""));
   bool is_first = true;
   for (const auto& [name, count] : count_types(model.weights.storage)) {
-    print_line(is_first ? "weights" : "", escape_text(name) + ": " + number(count.tensors) + " tensors, " +
-                                              number_text(static_cast<double>(count.values / 100'000) / 10) +
-                                              "M values, " + rounded_size_text(count.bytes));
+    print_line(is_first ? "weights" : "",
+               escape_text(name) + ": " + number(count.tensors) + " tensors, " +
+                   shortest_text(static_cast<double>(count.values / 100'000) / 10) + "M values, " +
+                   rounded_size_text(count.bytes));
     is_first = false;
   }
 }

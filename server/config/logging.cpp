@@ -92,7 +92,7 @@ void append_value(std::string& out, const LogField& field, bool as_json) {
     out += std::to_string(*integer);
   } else {
     const double number = std::get<double>(field.value);
-    out += as_json && number - number != 0 ? "null" : number_text(number);  // JSON has no inf and NaN
+    out += as_json && number - number != 0 ? "null" : shortest_text(number);  // JSON has no inf and NaN
   }
 }
 

@@ -23,7 +23,7 @@ std::string bound_text(const Option& option, double bound) {
   switch (option.type) {
     case OptionType::kSize: return size_text(static_cast<int64_t>(bound));
     case OptionType::kDuration: return duration_text(milliseconds(static_cast<int64_t>(bound)));
-    case OptionType::kFloat: return number_text(bound);
+    case OptionType::kFloat: return shortest_text(bound);
     default: return std::to_string(static_cast<int64_t>(bound));
   }
 }
@@ -129,7 +129,7 @@ struct ValueText {
   std::string operator()(bool* (*field)(Settings&)) const { return *field(settings) ? "true" : "false"; }
   std::string operator()(int32_t* (*field)(Settings&)) const { return integer_text(*field(settings)); }
   std::string operator()(int64_t* (*field)(Settings&)) const { return integer_text(*field(settings)); }
-  std::string operator()(double* (*field)(Settings&)) const { return number_text(*field(settings)); }
+  std::string operator()(double* (*field)(Settings&)) const { return shortest_text(*field(settings)); }
   std::string operator()(milliseconds* (*field)(Settings&)) const { return duration_text(*field(settings)); }
   std::string operator()(std::string* (*field)(Settings&)) const { return *field(settings); }
   std::string operator()(std::vector<int32_t>* (*field)(Settings&)) const {

@@ -163,7 +163,7 @@ std::string duration_text(std::chrono::milliseconds duration) {
   return std::to_string(total) + "ms";
 }
 
-std::string number_text(double number) {
+std::string shortest_text(double number) {
   std::array<char, 32> buffer;  // the shortest decimal form of a double has at most 24 characters
   const auto [end, error] = std::to_chars(buffer.data(), buffer.data() + buffer.size(), number);
   CHECK(error == std::errc{});

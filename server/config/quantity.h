@@ -21,7 +21,7 @@ Result<double> parse_number(std::string_view text);  // finite
 // Short and exact, read back by the parsers: "16KiB", "1000", "10m", "0s", "0.5".
 std::string size_text(int64_t bytes);
 std::string duration_text(std::chrono::milliseconds duration);
-std::string number_text(double number);
+std::string shortest_text(double number);
 
 // About three digits for people: "93.8 MiB".
 std::string rounded_size_text(int64_t bytes);

@@ -67,7 +67,7 @@ TEST(Quantity, DurationsHaveUnits) {
 
 TEST(Quantity, NumbersAreFinite) {
   EXPECT_EQ(*parse_number("0.5"), 0.5);
-  EXPECT_EQ(number_text(0.1), "0.1");
+  EXPECT_EQ(shortest_text(0.1), "0.1");
   for (const char* bad : {"", "nan", "inf", "-inf", "1e999", "0.5x", "1,5"})
     EXPECT_FALSE(parse_number(bad).ok()) << bad;
 }
