@@ -80,8 +80,8 @@ std::string help_of_verb(const VerbInfo& verb) {
     if (!lines.empty()) text += "\n" + (section.empty() ? "flags" : std::string(section)) + ":\n" + lines;
   }
   return text +
-         "\nEach flag is also an environment variable: --max-model-len is RESTKV_MAX_MODEL_LEN. Flags win "
-         "over the\n"
+         "\nEach flag is also an environment variable: RESTKV_ and its name, as RESTKV_MAX_MODEL_LEN. Flags "
+         "win over the\n"
          "environment, that over the YAML file. Numbers: 32k = 32000, 32K = 32768, 16GiB, 500ms, 30s, 10m.\n";
 }
 

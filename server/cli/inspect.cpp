@@ -1,4 +1,5 @@
 // restkv inspect MODEL: what the file holds and what an engine with these settings would take of memory.
+#include <array>
 #include <cstdio>
 #include <map>
 
@@ -102,6 +103,23 @@ Json tokenizer_json(const Tokenizer& tokenizer) {
           {"adds_bos", tokenizer.adds_bos()}};
 }
 
+// "35136", "106.1M", "8.0B".
+std::string values_text(int64_t values) {
+  std::array<char, 32> buffer;
+  if (values < 1'000'000) return std::to_string(values);
+  const bool is_billions = values >= 1'000'000'000;
+  std::snprintf(buffer.data(), buffer.size(), "%.1f%c",
+                static_cast<double>(values) / (is_billions ? 1e9 : 1e6), is_billions ? 'B' : 'M');
+  return buffer.data();
+}
+
+// "100000", "0.25".
+std::string plain_text(double number) {
+  std::array<char, 32> buffer;
+  std::snprintf(buffer.data(), buffer.size(), "%.12g", number);
+  return buffer.data();
+}
+
 void print_line(const char* label, const std::string& text) { std::printf("%-14s%s\n", label, text.c_str()); }
 
 void print_model(const Model& model) {
@@ -114,21 +132,22 @@ void print_model(const Model& model) {
                            ", feed-forward " + number(config.ffn_size));
   print_line("attention", number(config.num_heads) + " heads, " + number(config.num_kv_heads) +
                               " KV heads of " + number(config.head_dim));
-  std::string rope = "theta " + shortest_text(config.rope.theta);
+  std::string rope = "theta " + plain_text(config.rope.theta);
   if (config.rope.scaling != RopeScaling::kNone) {
-    rope += std::string(", ") + scaling_name(config.rope.scaling) + " x " + shortest_text(config.rope.factor);
+    rope += std::string(", ") + scaling_name(config.rope.scaling) + " x " + plain_text(config.rope.factor);
   }
   print_line("rotary", rope);
   print_line("context", number(config.context_len) + " tokens");
   print_line("vocabulary",
              number(config.vocab_size) + (config.tied_embeddings ? ", head tied to the embedding" : ""));
-  bool is_first = true;
-  for (const auto& [name, count] : count_types(model.weights.storage)) {
-    print_line(is_first ? "weights" : "",
-               escape_text(name) + ": " + number(count.tensors) + " tensors, " +
-                   shortest_text(static_cast<double>(count.values / 100'000) / 10) + "M values, " +
-                   rounded_size_text(count.bytes));
-    is_first = false;
+  const std::map<std::string, TypeCount> types = count_types(model.weights.storage);
+  int64_t parameters = 0;
+  for (const auto& [name, count] : types) parameters += count.values;
+  print_line("parameters", values_text(parameters));
+  for (const auto& [name, count] : types) {
+    print_line(&name == &types.begin()->first ? "weights" : "",
+               escape_text(name) + ": " + number(count.tensors) + " tensors, " + values_text(count.values) +
+                   " values, " + rounded_size_text(count.bytes));
   }
 }
 
