@@ -1,10 +1,10 @@
 // out[t, n] = sum_c x[t, c] * weight[n, c] + bias[n]: x [T, C] f32, weight [N, C] of any type.
 //
 // Each output is one dot product with one accumulator vector: lane i takes columns i, i + kLanes, ... in rising order by
-// fused multiply-add, then the lanes are summed by the fixed tree of simd.h. Tiles and the single-row path only
+// fused multiply-add, then the lanes are summed by the fixed tree of simd.h. Tiles and the path for few rows only
 // choose which dot products run side by side, so an output's bits do not depend on T, tile or thread.
-// Many rows: kChunkRows weight rows are dequantised into cache, then tiles of 4 x rows by 3 (AVX2) or 6 (AVX-512) weight
-// rows run along C: compute bound. One row: weights are decoded in registers: memory bound.
+// Many rows: 24 weight rows are dequantised into cache, then tiles of 4 x rows by 3 (AVX2) or 6 (AVX-512) weight rows run
+// along C: compute bound. Up to 8 rows: weights are decoded in registers: memory bound.
 #include <algorithm>
 
 #include "kernels/cpu/kernel_table.h"
@@ -22,34 +22,39 @@ namespace restkv::cpu::HWY_NAMESPACE {
 inline constexpr int kTileX = 4;
 // 4 x 3 accumulators and their operands fill 16 registers, 4 x 6 fill 32.
 inline constexpr int kTileW = kLanes == 16 ? 6 : 3;
-inline constexpr int kSingleW = 4;  // weight rows side by side where x has one row
+inline constexpr int64_t kPrefetchBytes = 4096;
+inline constexpr int kMaxDecodeRows = 8;  // of x, for which weights are decoded in registers
 
-// out(i, j) = <x row i, w row j>; xs [MX], ws [kTileW] rows of `cols` floats; sums [MX][kTileW rounded up to 4].
+// sums[j * 4 + i] = <x row i, w row j>: MX rows of x, kTileW rows of w, `cols` columns each.
 template <int MX>
 HWY_INLINE void dot_tile(const float* x, int64_t x_stride, const float* const* ws, int64_t cols,
                          float* sums) {
   V acc[MX][kTileW];
-  for (auto& row : acc) {
-    for (V& v : row) v = zero();
+#pragma GCC unroll 8
+  for (int i = 0; i < MX; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kTileW; ++j) acc[i][j] = zero();
   }
+  const auto step = [&](const float* x_column, int64_t stride, const auto& w_at) HWY_ATTR {
+    V xv[MX];
+#pragma GCC unroll 8
+    for (int i = 0; i < MX; ++i) xv[i] = load(x_column + i * stride);
+#pragma GCC unroll 8
+    for (int j = 0; j < kTileW; ++j) {
+      const V w = load(w_at(j));
+#pragma GCC unroll 8
+      for (int i = 0; i < MX; ++i) acc[i][j] = mul_add(xv[i], w, acc[i][j]);
+    }
+  };
   int64_t c = 0;
-  for (; c + kLanes <= cols; c += kLanes) {
-    V xv[MX];
-    for (int i = 0; i < MX; ++i) xv[i] = load(x + i * x_stride + c);
-    for (int j = 0; j < kTileW; ++j) {
-      const V w = load(ws[j] + c);
-      for (int i = 0; i < MX; ++i) acc[i][j] = mul_add(xv[i], w, acc[i][j]);
-    }
-  }
+  for (; c + kLanes <= cols; c += kLanes) step(x + c, x_stride, [&](int j) { return ws[j] + c; });
   if (c < cols) {
-    V xv[MX];
-    for (int i = 0; i < MX; ++i) xv[i] = load_first(x + i * x_stride + c, cols - c);
-    for (int j = 0; j < kTileW; ++j) {
-      const V w = load_first(ws[j] + c, cols - c);
-      for (int i = 0; i < MX; ++i) acc[i][j] = mul_add(xv[i], w, acc[i][j]);
-    }
+    alignas(64) float tails[MX + kTileW][kLanes];
+    for (int i = 0; i < MX; ++i) store(load_first(x + i * x_stride + c, cols - c), tails[i]);
+    for (int j = 0; j < kTileW; ++j) store(load_first(ws[j] + c, cols - c), tails[MX + j]);
+    step(tails[0], kLanes, [&](int j) { return tails[MX + j]; });
   }
-  // sums[j * 4 + i]
+#pragma GCC unroll 8
   for (int j = 0; j < kTileW; ++j) {
     sum4(acc[0][j], acc[MX > 1 ? 1 : 0][j], acc[MX > 2 ? 2 : 0][j], acc[MX > 3 ? 3 : 0][j], sums + j * 4);
   }
@@ -88,45 +93,70 @@ void multiply_chunk(const ConstTensor& x, const float* weights, int64_t w_stride
   }
 }
 
-// One row of x times kSingleW weight rows, decoded in registers.
-template <class Block>
-HWY_INLINE void single_row(const float* x, const uint8_t* const* ws, int64_t cols, float* sums) {
+// MX rows of x times NW weight rows, decoded in registers. sums[i * NW + j] = <x row i, w row j>.
+template <class Block, int MX, int NW>
+HWY_INLINE void decode_tile(const float* const* xs, const uint8_t* const* ws, int64_t cols, float* sums) {
   constexpr int kVectors = Block::kBlock / kLanes;
-  V acc[kSingleW];
-  for (V& v : acc) v = zero();
+  static_assert(MX * NW % 4 == 0);
+  V acc[MX * NW];
+#pragma GCC unroll 16
+  for (int n = 0; n < MX * NW; ++n) acc[n] = zero();
   const int64_t blocks = cols / Block::kBlock;
+  // The NW rows lie one behind the other, which the hardware takes for several short streams: fetch what follows them.
+  const uint8_t* ahead = ws[NW - 1] + blocks * Block::kBytes + kPrefetchBytes;
   for (int64_t b = 0; b < blocks; ++b) {
-    V xv[kVectors];
-    for (int i = 0; i < kVectors; ++i) xv[i] = load(x + b * Block::kBlock + i * kLanes);
-    for (int j = 0; j < kSingleW; ++j) {
+#pragma GCC unroll 8
+    for (int line = 0; line < NW * Block::kBytes; line += 64) __builtin_prefetch(ahead + line);
+    ahead += NW * Block::kBytes;
+#pragma GCC unroll 8
+    for (int j = 0; j < NW; ++j) {
       V w[kVectors];
       Block::decode(ws[j] + b * Block::kBytes, w);
-      for (int i = 0; i < kVectors; ++i) acc[j] = mul_add(xv[i], w[i], acc[j]);
+#pragma GCC unroll 8
+      for (int n = 0; n < kVectors; ++n) {
+#pragma GCC unroll 8
+        for (int i = 0; i < MX; ++i) {
+          acc[i * NW + j] = mul_add(load(xs[i] + b * Block::kBlock + n * kLanes), w[n], acc[i * NW + j]);
+        }
+      }
     }
   }
-  const int64_t rest = cols - blocks * Block::kBlock;
-  if (rest > 0) {
-    const V xv = load_first(x + blocks * Block::kBlock, rest);
-    for (int j = 0; j < kSingleW; ++j) {
-      alignas(64) float w[kLanes] = {};
-      dequantize_row(Block::kDType, ws[j] + blocks * Block::kBytes, w, rest);
-      acc[j] = mul_add(xv, load(w), acc[j]);
+  const int64_t done = blocks * Block::kBlock;
+  if (done < cols) {  // plain types only
+    alignas(64) float tails[MX + NW][kLanes] = {};
+    for (int i = 0; i < MX; ++i) std::copy(xs[i] + done, xs[i] + cols, tails[i]);
+    for (int j = 0; j < NW; ++j)
+      dequantize_row(Block::kDType, ws[j] + blocks * Block::kBytes, tails[MX + j], cols - done);
+#pragma GCC unroll 8
+    for (int j = 0; j < NW; ++j) {
+#pragma GCC unroll 8
+      for (int i = 0; i < MX; ++i)
+        acc[i * NW + j] = mul_add(load(tails[i]), load(tails[MX + j]), acc[i * NW + j]);
     }
   }
-  sum4(acc[0], acc[1], acc[2], acc[3], sums);
+#pragma GCC unroll 16
+  for (int n = 0; n < MX * NW; n += 4) sum4(acc[n], acc[n + 1], acc[n + 2], acc[n + 3], sums + n);
 }
 
-template <class Block>
-void single_rows(const float* x, const ConstTensor& weight, int64_t begin, int64_t end, const float* bias,
-                 float* out) {
-  for (int64_t n = begin; n < end; n += kSingleW) {
-    const uint8_t* ws[kSingleW];
-    for (int64_t j = 0; j < kSingleW; ++j)
+// Weight rows [begin, end) for all, at most MX, rows of x.
+template <class Block, int MX>
+void decode_rows(const ConstTensor& x, const ConstTensor& weight, int64_t begin, int64_t end,
+                 const float* bias, const Tensor& out) {
+  // the accumulators and the operands of one step fit the 16 or 32 registers
+  constexpr int NW = MX <= 2 ? 4 : MX == 4 ? (kLanes == 16 ? 4 : 2) : (kLanes == 16 ? 2 : 1);
+  const float* xs[MX];  // past the end rows are repeated; their products are not stored
+  for (int64_t i = 0; i < MX; ++i) xs[i] = x.f32(std::min(i, x.rows - 1));
+  for (int64_t n = begin; n < end; n += NW) {
+    const uint8_t* ws[NW];
+    for (int64_t j = 0; j < NW; ++j)
       ws[j] = static_cast<const uint8_t*>(weight.row(std::min(n + j, end - 1)));
-    float sums[kSingleW];
-    single_row<Block>(x, ws, weight.cols, sums);
-    for (int64_t j = 0; j < std::min<int64_t>(kSingleW, end - n); ++j) {
-      out[n + j] = bias == nullptr ? sums[j] : sums[j] + bias[n + j - begin];
+    alignas(64) float sums[MX * NW];
+    decode_tile<Block, MX, NW>(xs, ws, weight.cols, sums);
+    for (int64_t i = 0; i < x.rows; ++i) {
+      float* row = out.f32(i) + n;
+      for (int64_t j = 0; j < std::min<int64_t>(NW, end - n); ++j) {
+        row[j] = bias == nullptr ? sums[i * NW + j] : sums[i * NW + j] + bias[n + j - begin];
+      }
     }
   }
 }
@@ -144,8 +174,17 @@ void matmul(const ConstTensor& x, const MatmulOutput& output, int64_t begin, int
                    copy, end - begin);
     bias = copy;
   }
-  if (x.rows == 1 && dispatch_block(weight.dtype, [&](auto block) {
-        single_rows<decltype(block)>(x.f32(), weight, begin, end, bias, output.out.f32());
+  if (x.rows <= kMaxDecodeRows && dispatch_block(weight.dtype, [&](auto block) {
+        using Block = decltype(block);
+        if (x.rows == 1) {
+          decode_rows<Block, 1>(x, weight, begin, end, bias, output.out);
+        } else if (x.rows == 2) {
+          decode_rows<Block, 2>(x, weight, begin, end, bias, output.out);
+        } else if (x.rows <= 4) {
+          decode_rows<Block, 4>(x, weight, begin, end, bias, output.out);
+        } else {
+          decode_rows<Block, 8>(x, weight, begin, end, bias, output.out);
+        }
       })) {
     return;
   }

@@ -50,22 +50,32 @@ HWY_INLINE V power_of_two(V v) {
 
 // Lane sums of a, b, c, d -> out[0..4).
 HWY_INLINE void sum4(V a, V b, V c, V d, float* out) {
-  const hn::Full128<float> d4;
-#if HWY_MAX_BYTES == 64
-  const hn::Half<DF> d8;
-  const auto fold = [&](V v) HWY_ATTR {
-    const auto half = hn::Add(hn::LowerHalf(d8, v), hn::UpperHalf(d8, v));
-    return hn::Add(hn::LowerHalf(d4, half), hn::UpperHalf(d4, half));
-  };
-#elif HWY_MAX_BYTES == 32
-  const auto fold = [&](V v) HWY_ATTR { return hn::Add(hn::LowerHalf(d4, v), hn::UpperHalf(d4, v)); };
+#if HWY_TARGET == HWY_AVX3
+  // folds two vectors, then four, in one register: [a b c d], 4 lanes each
+  const __m512 ab =
+      _mm512_add_ps(_mm512_shuffle_f32x4(a.raw, b.raw, 0x44), _mm512_shuffle_f32x4(a.raw, b.raw, 0xEE));
+  const __m512 cd =
+      _mm512_add_ps(_mm512_shuffle_f32x4(c.raw, d.raw, 0x44), _mm512_shuffle_f32x4(c.raw, d.raw, 0xEE));
+  __m512 v = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xDD));
+  v = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4E));
+  v = _mm512_add_ps(v, _mm512_permute_ps(v, 0xB1));
+  const __m512i first_lanes = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+  _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first_lanes, v)));
+#elif HWY_TARGET == HWY_AVX2
+  const __m256 ab =
+      _mm256_add_ps(_mm256_permute2f128_ps(a.raw, b.raw, 0x20), _mm256_permute2f128_ps(a.raw, b.raw, 0x31));
+  const __m256 cd =
+      _mm256_add_ps(_mm256_permute2f128_ps(c.raw, d.raw, 0x20), _mm256_permute2f128_ps(c.raw, d.raw, 0x31));
+  // lanes (a, c, a, c | b, d, b, d), then (a, c, .. | b, d, ..)
+  __m256 v = _mm256_add_ps(_mm256_unpacklo_ps(ab, cd), _mm256_unpackhi_ps(ab, cd));
+  v = _mm256_add_ps(v, _mm256_permute_ps(v, 0x4E));
+  _mm_storeu_ps(out, _mm_unpacklo_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)));
 #else
-  const auto fold = [](V v) HWY_ATTR { return v; };
+  static_assert(kLanes == 4);
+  const V ab = hn::Add(hn::InterleaveLower(DF(), a, b), hn::InterleaveUpper(DF(), a, b));
+  const V cd = hn::Add(hn::InterleaveLower(DF(), c, d), hn::InterleaveUpper(DF(), c, d));
+  hn::StoreU(hn::Add(hn::ConcatLowerLower(DF(), cd, ab), hn::ConcatUpperUpper(DF(), cd, ab)), DF(), out);
 #endif
-  const auto a4 = fold(a), b4 = fold(b), c4 = fold(c), e4 = fold(d);
-  const auto ab = hn::Add(hn::InterleaveLower(d4, a4, b4), hn::InterleaveUpper(d4, a4, b4));
-  const auto cd = hn::Add(hn::InterleaveLower(d4, c4, e4), hn::InterleaveUpper(d4, c4, e4));
-  hn::StoreU(hn::Add(hn::ConcatLowerLower(d4, cd, ab), hn::ConcatUpperUpper(d4, cd, ab)), d4, out);
 }
 
 #else

@@ -28,13 +28,32 @@ using DBytes = hn::Rebind<uint8_t, DI>;  // kLanes bytes
 using DSignedBytes = hn::Rebind<int8_t, DI>;
 using DHalves = hn::Rebind<uint16_t, DI>;
 
-HWY_INLINE float half_at(const uint8_t* p) {
+// All lanes the f16 at p.
+HWY_INLINE V scale_at(const uint8_t* p) {
   uint16_t bits;
   std::memcpy(&bits, p, 2);
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
-  return _cvtsh_ss(bits);
+#if HWY_TARGET == HWY_AVX3
+  return V{_mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))};
+#elif HWY_TARGET == HWY_AVX2
+  return V{_mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))};
 #else
-  return f16_to_f32(bits);
+  return set1(f16_to_f32(bits));
+#endif
+}
+
+// The two f16 at p, converted in one instruction.
+HWY_INLINE void scales_at(const uint8_t* p, V& first, V& second) {
+#if HWY_TARGET == HWY_AVX3
+  const __m128 both = _mm_cvtph_ps(_mm_loadu_si32(p));
+  first = V{_mm512_broadcastss_ps(both)};
+  second = V{_mm512_broadcastss_ps(_mm_movehdup_ps(both))};
+#elif HWY_TARGET == HWY_AVX2
+  const __m128 both = _mm_cvtph_ps(_mm_loadu_si32(p));
+  first = V{_mm256_broadcastss_ps(both)};
+  second = V{_mm256_broadcastss_ps(_mm_movehdup_ps(both))};
+#else
+  first = scale_at(p);
+  second = scale_at(p + 2);
 #endif
 }
 
@@ -63,7 +82,7 @@ struct Q80Block {
   static constexpr int kBlock = 32;
   static constexpr int kBytes = 34;
   static HWY_INLINE void decode(const uint8_t* block, V* out) {
-    const V d = set1(half_at(block));
+    const V d = scale_at(block);
     for (int i = 0; i < 32 / kLanes; ++i) {
       const auto codes = hn::LoadU(DSignedBytes(), reinterpret_cast<const int8_t*>(block) + 2 + i * kLanes);
       out[i] = hn::Mul(hn::ConvertTo(DF(), hn::PromoteTo(DI(), codes)), d);
@@ -71,14 +90,22 @@ struct Q80Block {
   }
 };
 
-// Codes i and i + 16 of 16 bytes -> convert(code vector).
+// Values i and i + 16 of 16 bytes of codes: value = convert(code), a vector of the 16 codes' values if kLanes == 16.
 template <class F>
 HWY_INLINE void for_nibbles(const uint8_t* bytes, V* out, const F& convert) {
+#if HWY_TARGET == HWY_AVX3
+  // one conversion of 0..15, then a table look-up by code; it ignores the bits above a code's four
+  const V table = convert(hn::Iota(DI(), 0));
+  const __m512i pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+  out[0] = V{_mm512_permutexvar_ps(pairs, table.raw)};
+  out[1] = V{_mm512_permutexvar_ps(_mm512_srli_epi32(pairs, 4), table.raw)};
+#else
   for (int i = 0; i < 16 / kLanes; ++i) {
-    const auto pair = hn::PromoteTo(DI(), hn::LoadU(DBytes(), bytes + i * kLanes));
-    out[i] = convert(hn::And(pair, hn::Set(DI(), 15)));
-    out[16 / kLanes + i] = convert(hn::ShiftRight<4>(pair));
+    const auto pairs = hn::PromoteTo(DI(), hn::LoadU(DBytes(), bytes + i * kLanes));
+    out[i] = convert(hn::And(pairs, hn::Set(DI(), 15)));
+    out[16 / kLanes + i] = convert(hn::ShiftRight<4>(pairs));
   }
+#endif
 }
 
 struct Q40Block {
@@ -86,7 +113,7 @@ struct Q40Block {
   static constexpr int kBlock = 32;
   static constexpr int kBytes = 18;
   static HWY_INLINE void decode(const uint8_t* block, V* out) {
-    const V d = set1(half_at(block));
+    const V d = scale_at(block);
     for_nibbles(block + 2, out, [&](auto code) HWY_ATTR {
       return hn::Mul(hn::ConvertTo(DF(), hn::Sub(code, hn::Set(DI(), 8))), d);
     });
@@ -98,7 +125,8 @@ struct Q41Block {
   static constexpr int kBlock = 32;
   static constexpr int kBytes = 20;
   static HWY_INLINE void decode(const uint8_t* block, V* out) {
-    const V d = set1(half_at(block)), m = set1(half_at(block + 2));
+    V d, m;
+    scales_at(block, d, m);
     for_nibbles(block + 4, out,
                 [&](auto code) HWY_ATTR { return hn::MulAdd(hn::ConvertTo(DF(), code), d, m); });
   }
