@@ -51,7 +51,6 @@ class Server:
     def __init__(self, model: Path | str, log: Path, *flags, port: int = 0) -> None:
         self.model = str(model)
         self.log = log
-        self.exit_code: int | None = None
         with log.open("wb") as output:
             self.process = subprocess.Popen([BINARY, "serve", self.model, "--port", str(port), *map(str, flags)],
                                             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
@@ -143,19 +142,18 @@ class Server:
             before = now
         raise AssertionError(f"the server still computes after {seconds} s:\n{self.output()[-2000:]}")
 
+    def wait_for_exit(self, seconds: float = STOP_SECONDS) -> int:
+        """The exit code; a server that does not end is killed, and that is a failure."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the server was still there after {seconds} s:\n{self.output()[-2000:]}") from None
+
     def stop(self, number: int = signal.SIGTERM, seconds: float = STOP_SECONDS) -> int:
-        """Sends the signal and waits for the end; a server that does not end is killed, and that is a failure."""
-        if self.exit_code is None:
-            if self.process.poll() is None:
-                self.process.send_signal(number)
-            try:
-                self.exit_code = self.process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.exit_code = self.process.wait()
-                raise AssertionError(f"the server was still there {seconds} s after signal {number}:\n"
-                                     f"{self.output()[-2000:]}") from None
-        return self.exit_code
+        """Sends the signal and waits for the end."""
+        self.process.send_signal(number)
+        return self.wait_for_exit(seconds)
 
     def kill(self) -> None:
         if self.process.poll() is None:

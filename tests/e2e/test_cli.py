@@ -426,7 +426,7 @@ def test_sigterm_lets_running_requests_finish(start_server, demo_model):
     rest = list(events)  # whole, with [DONE]
     assert [choice["finish_reason"] for event in rest for choice in event["choices"] if choice["finish_reason"]] == ["length"]
     assert first["choices"]
-    assert server.stop(signal.SIGTERM) == 0
+    assert server.wait_for_exit() == 0
 
 
 def test_second_interrupt_stops_at_once(start_server, demo_model):
