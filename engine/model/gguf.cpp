@@ -27,7 +27,7 @@ struct TensorType {
   int64_t block_elems;
   int64_t block_bytes;
 };
-constexpr std::array<TensorType, 18> kForeignTypes = {{{9, "Q8_1", 32, 36},
+constexpr std::array<TensorType, 19> kForeignTypes = {{{9, "Q8_1", 32, 36},
                                                        {15, "Q8_K", 256, 292},
                                                        {16, "IQ2_XXS", 256, 66},
                                                        {17, "IQ2_XS", 256, 74},
@@ -43,6 +43,7 @@ constexpr std::array<TensorType, 18> kForeignTypes = {{{9, "Q8_1", 32, 36},
                                                        {34, "TQ1_0", 256, 54},
                                                        {35, "TQ2_0", 256, 66},
                                                        {39, "MXFP4", 32, 17},
+                                                       {40, "NVFP4", 64, 36},
                                                        {4, "Q4_2", 0, 0},
                                                        {5, "Q4_3", 0, 0}}};
 

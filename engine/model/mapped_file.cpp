@@ -43,7 +43,8 @@ bool contains(const std::byte* begin, size_t size, const std::byte* address) {
 }
 
 void on_sigbus(int, siginfo_t* info, void*) {
-  const std::byte* address = static_cast<const std::byte*>(info->si_addr);
+  // A signal that was sent (si_code <= 0) has no address.
+  const std::byte* address = info->si_code > 0 ? static_cast<const std::byte*>(info->si_addr) : nullptr;
   for (const Slot& slot : g_slots) {
     if (!contains(slot.begin.load(), slot.size.load(), address)) continue;
     write_text("restkv: fatal: the model file ");
@@ -60,10 +61,11 @@ void on_sigbus(int, siginfo_t* info, void*) {
     write_text("\n");
     ::_exit(kSigbusExitCode);
   }
-  // Not ours: the faulting instruction runs again with the default action.
+  // Not ours: the default action, as soon as this handler has returned.
   struct sigaction fallback = {};
   fallback.sa_handler = SIG_DFL;
   ::sigaction(SIGBUS, &fallback, nullptr);
+  ::raise(SIGBUS);
 }
 
 void install_handler() {
