@@ -324,5 +324,18 @@ TEST_P(OpTable, MemoryIsZeroAndUntouched) {
   EXPECT_EQ(backend_->allocate(int64_t{1} << 60), nullptr);
 }
 
+TEST(CpuTarget, ArgumentAndEnvironmentLimitIt) {
+  ASSERT_FALSE(cpu_targets().empty());
+  EXPECT_EQ(cpu_targets().back(), "plain");
+  EXPECT_EQ(make_cpu_backend(1, "no such target"), nullptr);
+  EXPECT_NE(make_cpu_backend(1, "plain"), nullptr);
+  const char* before = std::getenv("RESTKV_CPU_TARGET");
+  const std::string kept = before == nullptr ? "" : before;
+  setenv("RESTKV_CPU_TARGET", "no such target", 1);
+  EXPECT_EQ(make_cpu_backend(1), nullptr);
+  EXPECT_NE(make_cpu_backend(1, "plain"), nullptr) << "the argument comes first";
+  before == nullptr ? unsetenv("RESTKV_CPU_TARGET") : setenv("RESTKV_CPU_TARGET", kept.c_str(), 1);
+}
+
 }  // namespace
 }  // namespace restkv

@@ -1,0 +1,295 @@
+// Sampling against a naive f64 reference that sorts: which tokens can be drawn, with which frequencies, and the
+// edge cases of every parameter.
+#include <map>
+#include <numeric>
+
+#include "kernels/base/philox.h"
+#include "tests/kernels/backend_cases.h"
+
+namespace restkv {
+namespace {
+
+class Sampling : public testing::TestWithParam<size_t> {
+ protected:
+  void SetUp() override { backend_ = backend_cases()[GetParam()].make(2); }
+
+  SampleResult draw(Floats logits, const SamplingParams& params, SampleRow row = {}) {
+    row.params = &params;
+    SampleResult result;
+    backend_->sample({view(logits, 1), std::span(&row, 1), std::span(&result, 1)});
+    return result;
+  }
+  // Tokens drawn over `count` positions, with their frequencies.
+  std::map<int32_t, double> frequencies(const Floats& logits, const SamplingParams& params, uint32_t count) {
+    std::map<int32_t, double> drawn;
+    SampleRow row;
+    for (row.position = 0; row.position < count; ++row.position) {
+      drawn[draw(logits, params, row).token] += 1.0 / count;
+    }
+    return drawn;
+  }
+  std::unique_ptr<Backend> backend_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Backends, Sampling, testing::Range(size_t{0}, backend_cases().size()),
+                         [](const auto& info) { return backend_cases()[info.param].name; });
+
+// Probabilities after temperature, min-p, top-k, top-p, by sorting; zero for tokens that are out.
+std::vector<double> reference_probabilities(const Floats& logits, const SamplingParams& params) {
+  std::vector<size_t> order(logits.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+  const auto max = static_cast<double>(logits[order[0]]);
+  std::vector<double> p(logits.size());
+  for (size_t i = 0; i < p.size(); ++i) {
+    p[i] = std::exp((static_cast<double>(logits[i]) - max) / static_cast<double>(params.temperature));
+    if (p[i] < static_cast<double>(params.min_p)) p[i] = 0.0;
+  }
+  if (params.top_k > 0) {
+    for (size_t i = static_cast<size_t>(params.top_k); i < order.size(); ++i) p[order[i]] = 0.0;
+  }
+  double total = std::accumulate(p.begin(), p.end(), 0.0);
+  if (params.top_p < 1.0f) {
+    double sum = 0.0;
+    bool full = false;
+    for (const size_t i : order) {
+      if (full) p[i] = 0.0;
+      sum += p[i];
+      full = full || sum >= static_cast<double>(params.top_p) * total;
+    }
+    total = std::accumulate(p.begin(), p.end(), 0.0);
+  }
+  for (double& x : p) x /= total;
+  return p;
+}
+
+TEST_P(Sampling, DistributionMatchesTheReference) {
+  const Floats logits = random_floats(300, 1, 2.0f);
+  SamplingParams plain, hot, top_k, top_p, min_p, all;
+  hot.temperature = 1.7f;
+  top_k.top_k = 7;
+  top_p.top_p = 0.6f;
+  min_p.min_p = 0.1f;
+  all.temperature = 0.8f;
+  all.min_p = 0.02f;
+  all.top_k = 20;
+  all.top_p = 0.9f;
+  for (SamplingParams params : {plain, hot, top_k, top_p, min_p, all}) {
+    params.seed = 12345;
+    const std::vector<double> expected = reference_probabilities(logits, params);
+    const uint32_t count = 20000;
+    const std::map<int32_t, double> drawn = frequencies(logits, params, count);
+    for (size_t token = 0; token < expected.size(); ++token) {
+      const auto found = drawn.find(static_cast<int32_t>(token));
+      const double frequency = found == drawn.end() ? 0.0 : found->second;
+      if (expected[token] == 0.0) {
+        EXPECT_EQ(frequency, 0.0) << "token " << token << " is out";
+      } else {
+        EXPECT_NEAR(frequency, expected[token], 5.0 * std::sqrt(expected[token] / count))
+            << "token " << token;
+      }
+    }
+  }
+}
+
+// Cuts through ties and through large vocabularies: exactly the reference's set can be drawn.
+TEST_P(Sampling, LargeVocabularyCuts) {
+  for (const int64_t vocab : {int64_t{49152}, int64_t{151936}}) {
+    const Floats normal = random_floats(vocab, 3, 3.0f);
+    Floats ties(static_cast<size_t>(vocab), 0.5f);
+    for (size_t i = 0; i < ties.size(); i += 3) ties[i] = 2.0f;
+    for (const Floats& logits : {normal, ties}) {
+      for (const int kind : {0, 1, 2}) {
+        SamplingParams params;
+        if (kind == 0) params.top_k = 50;
+        if (kind == 1) params.top_p = 0.001f;
+        if (kind == 2) params.top_p = 0.95f;
+        const std::vector<double> expected = reference_probabilities(logits, params);
+        SampleRow row;
+        for (row.position = 0; row.position < 40; ++row.position) {
+          const SampleResult result = draw(logits, params, row);
+          ASSERT_GE(result.token, 0);
+          ASSERT_GT(expected[static_cast<size_t>(result.token)], 0.0) << "kind " << kind << " V " << vocab;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Sampling, GreedyTakesTheLowestOfEquals) {
+  SamplingParams params;
+  params.temperature = 0.0f;
+  Floats logits(1000, -1.0f);
+  logits[700] = logits[300] = logits[999] = 4.0f;
+  EXPECT_EQ(draw(logits, params).token, 300);
+}
+
+TEST_P(Sampling, TinyTemperatureIsGreedy) {
+  const Floats logits = random_floats(5000, 4);
+  SamplingParams greedy, tiny;
+  greedy.temperature = 0.0f;
+  for (const float temperature : {1e-38f, 1e-45f, 1e-6f}) {
+    tiny.temperature = temperature;
+    const SampleResult result = draw(logits, tiny);
+    EXPECT_FALSE(result.is_nan);
+    EXPECT_EQ(result.token, draw(logits, greedy).token) << temperature;
+  }
+}
+
+TEST_P(Sampling, ExtremeFiltersKeepOneToken) {
+  const Floats logits = random_floats(5000, 5);
+  const auto best = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  SamplingParams params;
+  params.top_p = 1e-30f;
+  EXPECT_EQ(draw(logits, params).token, best);
+  params = {};
+  params.top_k = 1;
+  EXPECT_EQ(draw(logits, params).token, best);
+  params = {};
+  params.min_p = 1.0f;
+  EXPECT_EQ(draw(logits, params).token, best);
+}
+
+TEST_P(Sampling, NanAndInfinityAreErrors) {
+  SamplingParams params;
+  params.allowed_tokens = {3};
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    Floats logits = random_floats(100, 6);
+    logits[3] = bad;
+    EXPECT_TRUE(draw(logits, params).is_nan) << bad;
+  }
+  Floats hidden = random_floats(100, 6);
+  hidden[77] = NAN;  // also behind a mask
+  EXPECT_TRUE(draw(hidden, params).is_nan);
+  const std::vector<int32_t> banned = {3};
+  SampleRow row;
+  row.banned = banned;
+  EXPECT_TRUE(draw(random_floats(100, 6), params, row).is_nan) << "no token is left";
+  EXPECT_TRUE(draw(Floats(100, -std::numeric_limits<float>::infinity()), {}).is_nan);
+}
+
+TEST_P(Sampling, MasksAndBias) {
+  SamplingParams params;
+  params.temperature = 0.0f;
+  Floats logits(50, 0.0f);
+  logits[10] = 5.0f;
+  logits[20] = 4.0f;
+  logits[30] = 3.0f;
+  const std::vector<int32_t> banned = {10};
+  SampleRow row;
+  row.banned = banned;
+  EXPECT_EQ(draw(logits, params, row).token, 20);
+  params.logit_bias = {{30, 1.5f}};
+  EXPECT_EQ(draw(logits, params, row).token, 30);
+  params.allowed_tokens = {10, 20};
+  EXPECT_EQ(draw(logits, params, row).token, 20);
+}
+
+// vLLM's definitions: repetition on prompt and answer, frequency and presence on the answer.
+TEST_P(Sampling, Penalties) {
+  Floats logits(130, -9.0f);
+  logits[1] = 4.0f;
+  logits[2] = 3.5f;
+  logits[128] = 3.0f;
+  std::vector<uint64_t> prompt(3, 0);
+  std::vector<uint16_t> counts(130, 0);
+  SampleRow row;
+  row.prompt_tokens = prompt;
+  row.counts = counts;
+  SamplingParams params;
+  params.temperature = 0.0f;
+  params.repetition_penalty = 1.25f;
+  EXPECT_EQ(draw(logits, params, row).token, 1);
+  prompt[0] = 1u << 1;  // 4 / 1.25 = 3.2
+  EXPECT_EQ(draw(logits, params, row).token, 2);
+  counts[2] = 1;  // 3.5 / 1.25 = 2.8
+  counts[1] = 2;  // once for prompt and answer together: 3.2
+  EXPECT_EQ(draw(logits, params, row).token, 1);
+  prompt[2] = 1;  // token 128: 3 / 1.25 = 2.4
+  params.repetition_penalty = 1.0f;
+  EXPECT_EQ(draw(logits, params, row).token, 1);
+  params.presence_penalty = 0.6f;  // 1: 3.4, 2: 2.9, 128: 3.0
+  EXPECT_EQ(draw(logits, params, row).token, 1);
+  params.frequency_penalty = 0.3f;  // 1: 2.8, 2: 2.6, 128: 3.0
+  EXPECT_EQ(draw(logits, params, row).token, 128);
+  for (float& x : logits) x = x == -9.0f ? x : -x;  // negative logits are multiplied: -4, -3.5, -3
+  params = {};
+  params.temperature = 0.0f;
+  params.repetition_penalty = 1.25f;
+  counts.assign(130, 0);
+  prompt.assign(3, 0);
+  prompt[2] = 1;  // 128: -3.75
+  EXPECT_EQ(draw(logits, params, row).token, 2);
+}
+
+TEST_P(Sampling, LogprobsAreThoseBeforePenaltiesAndTemperature) {
+  const Floats logits = random_floats(2000, 8, 3.0f);
+  std::vector<uint16_t> counts(2000, 1);
+  std::vector<uint64_t> prompt(32, ~uint64_t{0});
+  prompt[31] >>= 48;
+  SampleRow row;
+  row.counts = counts;
+  row.prompt_tokens = prompt;
+  SamplingParams params;
+  params.temperature = 0.7f;
+  params.presence_penalty = 1.0f;
+  params.repetition_penalty = 1.3f;
+  params.num_logprobs = 5;
+  params.logit_bias = {{11, 30.0f}};
+  Floats biased = logits;
+  biased[11] += 30.0f;
+  double sum = 0.0;
+  for (const float x : biased) sum += std::exp(static_cast<double>(x));
+  std::vector<int32_t> order(2000);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    return biased[static_cast<size_t>(a)] > biased[static_cast<size_t>(b)];
+  });
+  for (row.position = 0; row.position < 20; ++row.position) {
+    const SampleResult result = draw(logits, params, row);
+    const double expected = static_cast<double>(biased[static_cast<size_t>(result.token)]) - std::log(sum);
+    EXPECT_NEAR(static_cast<double>(result.logprob), expected, 1e-5 * (1.0 + std::abs(expected)));
+    EXPECT_EQ(order[static_cast<size_t>(result.rank)], result.token);
+    ASSERT_EQ(result.top.size(), 5u);
+    for (size_t i = 0; i < 5; ++i) {
+      EXPECT_EQ(result.top[i].token, order[i]);
+      const double logprob = static_cast<double>(biased[static_cast<size_t>(order[i])]) - std::log(sum);
+      EXPECT_NEAR(static_cast<double>(result.top[i].logprob), logprob, 1e-5 * (1.0 + std::abs(logprob)));
+    }
+  }
+}
+
+// The same (seed, choice, position) gives the same token whatever stands beside it.
+TEST_P(Sampling, NeighboursDoNotMatter) {
+  const int64_t vocab = 3000, rows = 9;
+  SamplingParams params;
+  params.seed = 99;
+  params.top_p = 0.9f;
+  const Floats logits = random_floats(vocab * rows, 10, 2.0f);
+  std::vector<SampleRow> sample_rows(rows);
+  std::vector<SampleResult> results(rows);
+  for (uint32_t i = 0; i < rows; ++i) {
+    sample_rows[i].params = &params;
+    sample_rows[i].choice = i % 2;
+    sample_rows[i].position = i;
+  }
+  Floats batch = logits;
+  backend_->sample({view(batch, rows), sample_rows, results});
+  for (size_t i = 0; i < rows; ++i) {
+    const auto at = logits.begin() + static_cast<int64_t>(i) * vocab;
+    EXPECT_EQ(draw(Floats(at, at + vocab), params, sample_rows[i]).token, results[i].token) << i;
+  }
+}
+
+// Known answers of the published generator (Random123's kat_vectors).
+TEST(Philox, KnownAnswers) {
+  EXPECT_EQ(philox4x32({0, 0, 0, 0}, {0, 0}),
+            (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(philox4x32({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}),
+            (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+            (std::array<uint32_t, 4>{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+}  // namespace
+}  // namespace restkv
