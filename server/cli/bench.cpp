@@ -128,8 +128,12 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
     std::puts(json.dump(2).c_str());
     return;
   }
-  std::printf("prompt %d tokens, answer %d, %d threads, medians of %d rounds\n", settings.bench.prompt_len,
-              settings.bench.output_len, engine.options().threads, settings.bench.rounds);
+  const int32_t threads = engine.options().threads;
+  std::printf(
+      "prompt %d tokens, answer %d, %s, medians of %d rounds\n", settings.bench.prompt_len,
+      settings.bench.output_len,
+      threads > 0 ? (std::to_string(threads) + " threads").c_str() : "a thread for each physical core",
+      settings.bench.rounds);
   std::printf("  time to first token   %10.2f ms    prefill %8.1f tok/s\n", ttft, prefill);
   std::printf("  time between tokens   %10.2f ms    decode  %8.1f tok/s    99th percentile %.2f ms\n", itl,
               decode, itl_p99);

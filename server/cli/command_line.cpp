@@ -174,7 +174,11 @@ int run_command_line(std::span<const std::string> arguments) {
 }
 
 int fail(std::string_view message, int exit_code) {
-  std::fprintf(stderr, "restkv: %.*s\n", static_cast<int>(message.size()), message.data());
+  std::string line(message);
+  for (char& c : line) {  // names out of files must not steer the terminal
+    if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = '?';
+  }
+  std::fprintf(stderr, "restkv: %s\n", line.c_str());
   return exit_code;
 }
 

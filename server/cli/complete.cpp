@@ -75,8 +75,8 @@ int run_complete(const Invocation& invocation) {
   const Result<TokenRecord> finish = run_request(
       **engine, request_of(settings.complete, tokenizer, prompt, (*engine)->memory_plan().max_model_len),
       [&](const TokenRecord& record) { print(text.append(record.token)); }, InterruptGuard::is_interrupted);
-  print(text.finish() + "\n");
   if (!finish.ok()) return fail(finish.status());
+  print(text.finish() + "\n");
   print_figures(*finish);
   return InterruptGuard::is_interrupted() ? kExitInterrupted : kExitOk;
 }

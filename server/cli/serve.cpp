@@ -21,7 +21,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kPollInterval{100};
+constexpr milliseconds kPollInterval{20};
 constexpr milliseconds kBrokenGrace{2'000};  // for the error events of a broken engine to reach their clients
 
 sigset_t ending_signals() {
@@ -61,7 +61,8 @@ void drain(HttpServer& server, milliseconds timeout) {
   server.drain();
   const Clock::time_point deadline = Clock::now() + timeout;
   while (!server.is_idle() && Clock::now() < deadline) {
-    if (const std::optional<int> signal = poll_signal()) {
+    const std::optional<int> signal = poll_signal();
+    if (signal && !server.is_idle()) {
       log_event(LogLevel::kWarning, "second signal: stopped at once");
       std::_Exit(128 + *signal);
     }

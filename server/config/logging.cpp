@@ -4,13 +4,12 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 
 #include <spdlog/logger.h>
 #include <spdlog/sinks/stdout_sinks.h>
-
-#include "server/config/quantity.h"
 
 namespace restkv {
 namespace {
@@ -92,7 +91,9 @@ void append_value(std::string& out, const LogField& field, bool as_json) {
     out += std::to_string(*integer);
   } else {
     const double number = std::get<double>(field.value);
-    out += as_json && number - number != 0 ? "null" : shortest_text(number);  // JSON has no inf and NaN
+    std::array<char, 32> digits;
+    std::snprintf(digits.data(), digits.size(), "%.6g", number);
+    out += as_json && !std::isfinite(number) ? "null" : digits.data();  // JSON has no inf and NaN
   }
 }
 

@@ -1,7 +1,9 @@
 // Looking rows of the option table up, and text to value and back by the row's type.
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 
 #include "server/config/logging.h"
 #include "server/config/nearest_name.h"
@@ -197,7 +199,14 @@ std::string default_text(const Option& option) { return option_text(option, Sett
 
 Status check_settings(const Settings& settings) {
   const std::string& host = settings.server.host;
-  const bool is_loopback = host.starts_with("127.") || host == "::1" || host == "localhost";
+  in_addr v4{};
+  in6_addr v6{};
+  const bool is_v4 = inet_pton(AF_INET, host.c_str(), &v4) == 1;
+  if (!is_v4 && inet_pton(AF_INET6, host.c_str(), &v6) != 1) {
+    return invalid_argument("server.host: " + quoted(host) +
+                            " is not an IP address (127.0.0.1 is this machine alone)");
+  }
+  const bool is_loopback = is_v4 ? (ntohl(v4.s_addr) >> 24) == 127 : IN6_IS_ADDR_LOOPBACK(&v6) != 0;
   if (!is_loopback && !settings.server.insecure) {
     return invalid_argument(
         "server.host: " + quoted(host) +

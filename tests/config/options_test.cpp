@@ -147,6 +147,18 @@ TEST(CheckSettings, OpenAddressesNeedAWord) {
       check_settings(settings).message(),
       "server.host: '0.0.0.0' can be reached from other machines and there is no API key; use 127.0.0.1, or "
       "allow it with --insecure (insecure: true in section server)");
+  for (const char* open : {"::", "192.168.0.1", "::ffff:127.0.0.1"}) {
+    settings.server.host = open;
+    EXPECT_FALSE(check_settings(settings).ok()) << open;
+  }
+  for (const char* loopback : {"127.0.0.1", "127.1.2.3", "::1"}) {
+    settings.server.host = loopback;
+    EXPECT_TRUE(check_settings(settings).ok()) << loopback;
+  }
+  settings.server.host = "127.0.0.1.example.org";
+  EXPECT_EQ(check_settings(settings).message(),
+            "server.host: '127.0.0.1.example.org' is not an IP address (127.0.0.1 is this machine alone)");
+  settings.server.host = "0.0.0.0";
   settings.server.insecure = true;
   EXPECT_TRUE(check_settings(settings).ok());
 }

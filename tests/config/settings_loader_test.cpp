@@ -208,6 +208,12 @@ TEST(Documents, ShownSettingsLoadAgain) {
   }
 }
 
+TEST(ShippedFiles, SchemaIsUpToDate) {
+  std::ifstream file(RESTKV_SOURCE_DIR "/configs/schema.json");
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  EXPECT_TRUE(text == settings_schema()) << "write it again: restkv config schema > configs/schema.json";
+}
+
 TEST(Documents, SchemaHasEveryKey) {
   const auto schema = nlohmann::json::parse(settings_schema());
   EXPECT_EQ(schema["additionalProperties"], false);
