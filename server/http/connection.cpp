@@ -118,8 +118,9 @@ asio::awaitable<bool> Connection::read_head(bool is_first) {
     if (server_.is_draining && phase_ == Phase::kIdle && !is_first) co_return false;
     if (co_await read_some()) continue;
     if (has_timed_out_ && phase_ == Phase::kHead) {
-      co_await refuse({408, "the headers did not arrive within " +
-                                std::to_string(limits_.header_timeout.count()) + " ms"});
+      const HttpFailure late{
+          408, "the headers did not arrive within " + std::to_string(limits_.header_timeout.count()) + " ms"};
+      co_await refuse(late);
     }
     co_return false;
   }
@@ -136,7 +137,7 @@ asio::awaitable<bool> Connection::read_body() {
   }
   if (head_.expects_continue && in_.empty() && !body_.is_done()) {
     deadline_ = Clock::now() + limits_.write_timeout;
-    if (!co_await write("HTTP/1.1 100 Continue\r\n\r\n", {})) co_return false;
+    if (!co_await write("HTTP/1.1 100 Continue\r\n\r\n", std::string_view())) co_return false;
   }
   for (;;) {
     if (std::optional<HttpFailure> bad = body_.feed(in_)) {
@@ -147,8 +148,9 @@ asio::awaitable<bool> Connection::read_body() {
     set_body_deadline();
     if (co_await read_some()) continue;
     if (has_timed_out_) {
-      co_await refuse({408, "the body came in too slowly (at least " + std::to_string(limits_.body_rate) +
-                                " bytes a second)"});
+      const HttpFailure late{408, "the body came in too slowly (at least " +
+                                      std::to_string(limits_.body_rate) + " bytes a second)"};
+      co_await refuse(late);
     }
     co_return false;
   }
@@ -222,6 +224,7 @@ asio::awaitable<void> Connection::respond_error(const ApiError& error) {
 }
 
 // An answer to what could not be read as a request; nothing behind it can be trusted, so the connection closes.
+// gcc 12 destroys a braced temporary in a co_await expression twice: failures are named first.
 asio::awaitable<void> Connection::refuse(const HttpFailure& failure) {
   must_close_ = true;
   has_timed_out_ = false;

@@ -230,7 +230,7 @@ const Field kFields[] = {
     {{.name = "seed",
       .type = FieldType::kInteger,
       .min = -9223372036854775808.0,
-      .max = 18446744073709549568.0,
+      .max = 18446744073709551616.0,
       .help = "the same seed gives the same text; null: a new one"},
      set_seed},
     {{.name = "stop",

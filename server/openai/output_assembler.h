@@ -16,8 +16,8 @@
 namespace restkv {
 
 struct OutputOptions {
-  std::vector<std::string> stop;
-  std::vector<int32_t> stop_token_ids;
+  std::vector<std::string> stop = {};
+  std::vector<int32_t> stop_token_ids = {};
   bool include_stop_string = false;  // and the text of a stop token id
   bool skip_special_tokens = true;
   int32_t min_tokens = 0;  // stop strings count only in the text of later tokens

@@ -1,0 +1,173 @@
+// The fake engine: one thread, all its requests a token a step.
+#include "tests/server/fake_engine.h"
+
+#include <algorithm>
+
+namespace restkv {
+
+ByteTokenizer::ByteTokenizer(std::vector<std::string> pieces) {
+  for (int byte = 0; byte < 256; ++byte) tokens_.emplace_back(1, static_cast<char>(byte));
+  tokens_.emplace_back("<s>");
+  tokens_.emplace_back("</s>");
+  for (std::string& piece : pieces) tokens_.push_back(std::move(piece));
+}
+
+std::vector<int32_t> ByteTokenizer::encode(std::string_view text, const EncodeOptions& options) const {
+  std::vector<int32_t> ids;
+  if (options.add_special) ids.push_back(kBos);
+  for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+  return ids;
+}
+
+std::string_view ByteTokenizer::token_bytes(int32_t id) const { return tokens_.at(static_cast<size_t>(id)); }
+
+FakeEngine::FakeEngine(FakeEngineOptions options) : options_(std::move(options)), thread_([this] { run(); }) {
+  plan_.max_model_len = options_.max_model_len;
+  engine_options_.max_queue_requests = options_.max_queue;
+}
+
+FakeEngine::~FakeEngine() {
+  {
+    const std::lock_guard lock(mutex_);
+    is_stopping_ = true;
+  }
+  work_.notify_one();
+  thread_.join();
+}
+
+Status FakeEngine::submit(const std::shared_ptr<RequestHandle>& handle) {
+  const Request& request = handle->request;
+  const auto len = static_cast<int64_t>(request.prompt.size());
+  if (len + request.max_tokens > options_.max_model_len) {
+    return invalid_argument("too long: " + std::to_string(len) + " + " + std::to_string(request.max_tokens))
+        .with_param("prompt")
+        .with_reason("context_length_exceeded");
+  }
+  if (is_draining_) return {StatusCode::kUnavailable, "draining"};
+  {
+    const std::lock_guard lock(mutex_);
+    last_request_ = request;
+    if (num_open_ + request.num_choices > options_.max_queue) {
+      return Status(StatusCode::kResourceExhausted, "the queue is full").with_reason("queue_full");
+    }
+    for (int32_t choice = 0; choice < request.num_choices; ++choice) queue_.push_back({handle, choice, 0});
+    num_open_ += request.num_choices;
+  }
+  work_.notify_one();
+  return {};
+}
+
+bool FakeEngine::is_idle() const {
+  const std::lock_guard lock(mutex_);
+  return num_open_ == 0;
+}
+
+EngineStats FakeEngine::stats() const {
+  const std::lock_guard lock(mutex_);
+  EngineStats stats;
+  stats.waiting = is_held_ ? num_open_ : 0;
+  return stats;
+}
+
+Request FakeEngine::last_request() const {
+  const std::lock_guard lock(mutex_);
+  return last_request_;
+}
+
+void FakeEngine::hold(bool on) {
+  {
+    const std::lock_guard lock(mutex_);
+    is_held_ = on;
+  }
+  work_.notify_one();
+}
+
+void FakeEngine::run() {
+  std::unique_lock lock(mutex_);
+  while (!is_stopping_) {
+    if (queue_.empty()) work_.wait(lock, [this] { return is_stopping_ || !queue_.empty(); });
+    std::deque<Running> batch;
+    batch.swap(queue_);
+    const bool is_held = is_held_;
+    lock.unlock();
+    std::deque<Running> alive;
+    std::vector<std::shared_ptr<RequestHandle>> touched;
+    for (Running& running : batch) {
+      touched.push_back(running.handle);
+      const bool is_cancelled =
+          running.handle->cancelled || (running.handle->cancelled_choices >> running.choice & 1u) != 0;
+      if (is_cancelled) {
+        ++(running.handle->cancelled ? num_cancelled_ : num_choices_cancelled_);
+        finish(running, FinishReason::kCancelled, -1);
+      } else if (is_held || step(running)) {
+        alive.push_back(running);
+      }
+    }
+    for (const auto& handle : touched) handle->stream.flush();
+    if (is_held || options_.step.count() > 0) {
+      std::this_thread::sleep_for(std::max(options_.step, std::chrono::microseconds(is_held ? 1000 : 0)));
+    }
+    lock.lock();
+    num_open_ -= static_cast<int64_t>(batch.size() - alive.size());
+    queue_.insert(queue_.begin(), alive.begin(), alive.end());
+  }
+  for (Running& running : queue_) {
+    finish(running, FinishReason::kCancelled, -1);
+    running.handle->stream.flush();
+  }
+}
+
+bool FakeEngine::step(Running& running) {
+  const Request& request = running.handle->request;
+  if (running.generated == 0 && request.prompt_logprobs >= 0) {
+    for (const int32_t token : request.prompt) {
+      TokenRecord record;
+      record.kind = TokenRecord::Kind::kPromptToken;
+      record.choice = running.choice;
+      record.token = token;
+      record.logprob = token == ByteTokenizer::kBos ? std::numeric_limits<float>::quiet_NaN() : -2.0f;
+      running.handle->stream.push(std::move(record));
+    }
+  }
+  if (running.generated == options_.nan_at) {
+    finish(running, FinishReason::kError, -1,
+           Status(StatusCode::kInternal, "the model's output is not a number").with_reason("nan_logits"));
+    return false;
+  }
+  if (running.generated >= request.max_tokens) return finish(running, FinishReason::kLength, -1), false;
+  const size_t len = options_.answer.size();
+  const auto at = static_cast<size_t>(running.generated);
+  if (at >= len && !request.ignore_eos) {
+    ++running.generated;
+    return finish(running, FinishReason::kStop, ByteTokenizer::kEos), false;
+  }
+  TokenRecord record;
+  record.choice = running.choice;
+  record.token = static_cast<unsigned char>(options_.answer[at % len]);
+  record.logprob = -0.5f;
+  for (int32_t i = 0; i < request.sampling.num_logprobs; ++i)
+    record.top.push_back({record.token + i, -0.5f - static_cast<float>(i)});
+  ++running.generated;
+  ++num_tokens_;
+  if (std::find(request.stop_token_ids.begin(), request.stop_token_ids.end(), record.token) !=
+      request.stop_token_ids.end()) {
+    return finish(running, FinishReason::kStop, record.token), false;
+  }
+  running.handle->stream.push(std::move(record));
+  if (running.generated >= request.max_tokens) return finish(running, FinishReason::kLength, -1), false;
+  return true;
+}
+
+void FakeEngine::finish(Running& running, FinishReason reason, int32_t token, Status error) {
+  TokenRecord record;
+  record.kind = TokenRecord::Kind::kFinish;
+  record.finish = reason;
+  record.choice = running.choice;
+  record.token = token;
+  record.error = std::move(error);
+  record.counters.prompt_tokens = static_cast<int32_t>(running.handle->request.prompt.size());
+  record.counters.completion_tokens = running.generated;
+  running.handle->stream.push(std::move(record));
+}
+
+}  // namespace restkv

@@ -1,0 +1,93 @@
+// A tokenizer whose tokens are bytes, and an engine that answers with a given text: for tests of the server alone.
+//   ids: 0..255 bytes | 256 "<s>" | 257 "</s>" | 258.. the pieces given
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/text/tokenizer.h"
+
+namespace restkv {
+
+class ByteTokenizer final : public Tokenizer {
+ public:
+  static constexpr int32_t kBos = 256, kEos = 257, kFirstPiece = 258;
+  explicit ByteTokenizer(std::vector<std::string> pieces = {});
+
+  std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override;
+  std::string_view token_bytes(int32_t id) const override;
+  std::string_view token_text(int32_t id) const override { return token_bytes(id); }
+  bool is_special(int32_t id) const override { return id == kBos || id == kEos; }
+  int32_t vocab_size() const override { return static_cast<int32_t>(tokens_.size()); }
+  std::string_view kind() const override { return "bytes"; }
+  int32_t bos_id() const override { return kBos; }
+  const std::vector<int32_t>& eos_ids() const override { return eos_; }
+  bool adds_bos() const override { return true; }
+  bool strips_leading_space() const override { return false; }
+
+ private:
+  std::vector<std::string> tokens_;  // [V]
+  std::vector<int32_t> eos_{kEos};
+};
+
+struct FakeEngineOptions {
+  std::string answer = "hello world";  // byte by byte, then the end token (or again, with ignore_eos)
+  std::chrono::microseconds step{0};   // between two tokens
+  int64_t max_model_len = 256;
+  int32_t max_queue = 64;
+  int32_t nan_at = -1;  // the token index at which the request ends with an error
+};
+
+class FakeEngine final : public Engine {
+ public:
+  explicit FakeEngine(FakeEngineOptions options);
+  ~FakeEngine() override;
+
+  Status submit(const std::shared_ptr<RequestHandle>& handle) override;
+  void drain() override { is_draining_ = true; }
+  bool is_idle() const override;
+  bool is_healthy() const override { return is_healthy_ && !is_draining_; }
+  EngineStats stats() const override;
+  const Model& model() const override { return model_; }
+  const MemoryPlan& memory_plan() const override { return plan_; }
+  const EngineOptions& options() const override { return engine_options_; }
+
+  void hold(bool on);  // while on, nothing runs
+  void fail() { is_healthy_ = false; }
+  int64_t num_cancelled() const { return num_cancelled_; }
+  int64_t num_choices_cancelled() const { return num_choices_cancelled_; }
+  int64_t num_tokens() const { return num_tokens_; }
+  Request last_request() const;
+
+ private:
+  struct Running {
+    std::shared_ptr<RequestHandle> handle;
+    int32_t choice = 0;
+    int32_t generated = 0;
+  };
+  void run();
+  bool step(Running& running);  // false: it ended
+  void finish(Running& running, FinishReason reason, int32_t token, Status error = {});
+
+  const FakeEngineOptions options_;
+  Model model_;
+  MemoryPlan plan_;
+  EngineOptions engine_options_;
+  mutable std::mutex mutex_;
+  std::condition_variable work_;
+  std::deque<Running> queue_;
+  int64_t num_open_ = 0;  // choices queued or running
+  Request last_request_;
+  bool is_stopping_ = false, is_held_ = false;
+  std::atomic<bool> is_draining_{false}, is_healthy_{true};
+  std::atomic<int64_t> num_cancelled_{0}, num_choices_cancelled_{0}, num_tokens_{0};
+  std::thread thread_;
+};
+
+}  // namespace restkv

@@ -1,0 +1,179 @@
+// Records in, text out: code points, stop strings, counting, log probabilities, echo.
+#include "server/openai/output_assembler.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "server/openai/completion_writer.h"
+#include "tests/server/fake_engine.h"
+
+namespace restkv {
+namespace {
+
+TokenRecord token_record(int32_t token, TokenRecord::Kind kind = TokenRecord::Kind::kToken) {
+  TokenRecord record;
+  record.kind = kind;
+  record.token = token;
+  record.logprob = -0.5f;
+  return record;
+}
+TokenRecord finish_record(FinishReason reason, int32_t token) {
+  TokenRecord record = token_record(token, TokenRecord::Kind::kFinish);
+  record.finish = reason;
+  return record;
+}
+
+class OutputAssemblerTest : public testing::Test {
+ protected:
+  // Gives the bytes of `text` as tokens of choice 0, then the end; the deltas come together in `all`.
+  OutputDelta run(const std::string& text, const OutputOptions& options,
+                  FinishReason reason = FinishReason::kStop, int32_t end_token = ByteTokenizer::kEos) {
+    options_ = options;
+    Request request;
+    request.prompt = prompt_;
+    handle_ = std::make_unique<RequestHandle>(std::move(request), [] {});
+    assembler_ = std::make_unique<OutputAssembler>(tokenizer_, options_, *handle_, options.echo ? "hi" : "");
+    OutputDelta all;
+    if (options.echo && options.logprobs >= 0) {
+      for (const int32_t token : prompt_) append(token_record(token, TokenRecord::Kind::kPromptToken), all);
+    }
+    for (const char c : text) append(token_record(static_cast<unsigned char>(c)), all);
+    append(finish_record(reason, end_token), all);
+    return all;
+  }
+
+  void append(const TokenRecord& record, OutputDelta& all) {
+    OutputDelta delta;
+    assembler_->append(record, delta);
+    pieces_.push_back(delta.text);
+    all.text += delta.text;
+    for (TokenOutput& token : delta.tokens) all.tokens.push_back(std::move(token));
+    if (delta.finish == FinishReason::kNone) return;
+    all.finish = delta.finish;
+    all.stop_index = delta.stop_index;
+    all.stop_token = delta.stop_token;
+    all.error = delta.error;
+  }
+
+  ByteTokenizer tokenizer_{{"hel", "lo w", "orld"}};
+  std::vector<int32_t> prompt_{ByteTokenizer::kBos, 'h', 'i'};
+  OutputOptions options_;
+  std::unique_ptr<RequestHandle> handle_;
+  std::unique_ptr<OutputAssembler> assembler_;
+  std::vector<std::string> pieces_;
+};
+
+TEST_F(OutputAssemblerTest, PlainTextCountsTheEndToken) {
+  const OutputDelta all = run("hello", {});
+  EXPECT_EQ(all.text, "hello");
+  EXPECT_EQ(all.finish, FinishReason::kStop);
+  EXPECT_EQ(assembler_->usage().completion_tokens, 6);
+  EXPECT_EQ(assembler_->usage().prompt_tokens, 3);
+  EXPECT_TRUE(assembler_->is_finished());
+}
+
+TEST_F(OutputAssemblerTest, NeverSplitsACodePoint) {
+  const OutputDelta all = run("a✓é😀b", {}, FinishReason::kLength, -1);
+  EXPECT_EQ(all.text, "a✓é😀b");
+  const std::vector<std::string> expected{"a", "", "", "✓", "", "é", "", "", "", "😀", "b", ""};
+  EXPECT_EQ(pieces_, expected);
+}
+
+TEST_F(OutputAssemblerTest, AnUnfinishedCodePointEndsAsAReplacementCharacter) {
+  EXPECT_EQ(run("a\xE2\x9C", {}, FinishReason::kLength, -1).text, "a\xEF\xBF\xBD");
+}
+
+TEST_F(OutputAssemblerTest, StopStringAcrossTokensEndsAndCancelsTheChoice) {
+  const OutputDelta all = run("hello world, and more", {.stop = {"wor", "never"}});
+  EXPECT_EQ(all.text, "hello ");
+  EXPECT_EQ(all.finish, FinishReason::kStop);
+  EXPECT_EQ(all.stop_index, 0);
+  EXPECT_EQ(handle_->cancelled_choices.load(), 1u);
+  // "hello wor": what came behind the match is not counted.
+  EXPECT_EQ(assembler_->usage().completion_tokens, 9);
+}
+
+TEST_F(OutputAssemblerTest, StopStringInsideOneCodePointBoundary) {
+  EXPECT_EQ(run("price: 5€ or 6€", {.stop = {"€"}}).text, "price: 5");
+}
+
+TEST_F(OutputAssemblerTest, HeldTextComesOutAtTheEnd) {
+  const OutputDelta all = run("a\n", {.stop = {"\n\n"}}, FinishReason::kLength, -1);
+  EXPECT_EQ(all.text, "a\n");
+  EXPECT_EQ(all.finish, FinishReason::kLength);
+}
+
+TEST_F(OutputAssemblerTest, IncludeStopString) {
+  EXPECT_EQ(run("one two", {.stop = {" "}, .include_stop_string = true}).text, "one ");
+  const OutputDelta all =
+      run("ab", {.stop_token_ids = {'c'}, .include_stop_string = true}, FinishReason::kStop, 'c');
+  EXPECT_EQ(all.text, "abc");
+  EXPECT_EQ(all.stop_token, 'c');
+}
+
+TEST_F(OutputAssemblerTest, StopStringsWaitForMinTokens) {
+  EXPECT_EQ(run("x.x.x.x.", {.stop = {"."}, .min_tokens = 3}).text, "x.x");
+}
+
+TEST_F(OutputAssemblerTest, LogprobsFollowTheVisibleText) {
+  const OutputDelta all = run("ab✓cd", {.stop = {"c"}, .logprobs = 1});
+  EXPECT_EQ(all.text, "ab✓");
+  std::vector<int64_t> offsets;
+  for (const TokenOutput& token : all.tokens) offsets.push_back(token.text_offset);
+  EXPECT_EQ(offsets, (std::vector<int64_t>{0, 1, 2, 2, 2}));
+}
+
+TEST_F(OutputAssemblerTest, EchoComesFirstAndMovesTheOffsets) {
+  const OutputDelta all = run("xy", {.logprobs = 0, .echo = true});
+  EXPECT_EQ(all.text, "hixy");
+  std::vector<int64_t> offsets;
+  for (const TokenOutput& token : all.tokens) offsets.push_back(token.text_offset);
+  EXPECT_EQ(offsets, (std::vector<int64_t>{0, 0, 1, 2, 3}));  // <s> h i x y
+}
+
+TEST_F(OutputAssemblerTest, EchoWithoutTokensStillShowsThePrompt) {
+  EXPECT_EQ(run("", {.echo = true}, FinishReason::kLength, -1).text, "hi");
+}
+
+TEST_F(OutputAssemblerTest, RecordsBehindTheEndAreIgnored) {
+  run("ab", {.stop = {"b"}});
+  OutputDelta delta;
+  assembler_->append(token_record('z'), delta);
+  EXPECT_TRUE(delta.empty());
+  EXPECT_EQ(assembler_->usage().completion_tokens, 2);
+}
+
+TEST_F(OutputAssemblerTest, ErrorsPassThrough) {
+  options_ = {};
+  Request request;
+  request.prompt = prompt_;
+  handle_ = std::make_unique<RequestHandle>(std::move(request), [] {});
+  assembler_ = std::make_unique<OutputAssembler>(tokenizer_, options_, *handle_, "");
+  OutputDelta delta;
+  TokenRecord record = finish_record(FinishReason::kError, -1);
+  record.error = Status(StatusCode::kInternal, "nan").with_reason("nan_logits");
+  assembler_->append(record, delta);
+  EXPECT_EQ(delta.error.reason(), "nan_logits");
+}
+
+TEST_F(OutputAssemblerTest, ChunksAreTheShapeOfOpenAi) {
+  const CompletionEvents events({"cmpl-1", "m\"odel", 7}, tokenizer_, true);
+  OutputDelta delta;
+  delta.text = "a\"\n";
+  delta.tokens = {{0xE2, -0.25f, {{'a', -0.5f}}, 4}};
+  std::string out;
+  const OutputOptions with_logprobs{.logprobs = 1};
+  events.append_chunk(out, 3, delta, with_logprobs);
+  EXPECT_EQ(
+      out,
+      "data: "
+      "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":7,\"model\":\"m\\\"odel\",\"choices\":[{"
+      "\"index\":3,\"text\":\"a\\\"\\n\",\"logprobs\":{\"tokens\":[\"bytes:\\\\xe2\"],\"token_logprobs\":[-0."
+      "25],"
+      "\"top_logprobs\":[{\"a\":-0.5,\"bytes:\\\\xe2\":-0.25}],\"text_offset\":[4]},\"finish_reason\":null}],"
+      "\"usage\":null}\n\n");
+}
+
+}  // namespace
+}  // namespace restkv
