@@ -108,6 +108,7 @@ Status GgufVocabularyReader::read_special_ids() {
   unknown_id_ = *unknown;
   for (const int32_t id : chat_end_ids(*parts_.vocabulary)) parts_.eos_ids.push_back(id);
   add_special_tokens(*parts_.vocabulary, &parts_.added);
+  add_user_defined_tokens(*parts_.vocabulary, &parts_.added);
   return {};
 }
 

@@ -122,7 +122,7 @@ Status add_normalizer(const json& spec, Normalizer* normalizer) {
     if (!pattern.ok()) return pattern.status();
     const std::string content = json_text(spec, "content");
     if (pattern->regex) {
-      normalizer->add([regex = *pattern->regex, content](std::string text, const TextPlace&) {
+      normalizer->add([regex = *pattern->regex, content](std::string text) {
         return replace_matches(regex, text, content);
       });
     } else {
@@ -136,8 +136,7 @@ Status add_normalizer(const json& spec, Normalizer* normalizer) {
     if (blob.empty()) return {};
     Result<CharsMap> map = CharsMap::parse(blob);
     if (!map.ok()) return map.status();
-    normalizer->add(
-        [map = std::move(map).value()](std::string text, const TextPlace&) { return map.apply(text); });
+    normalizer->add([map = std::move(map).value()](std::string text) { return map.apply(text); });
   } else {
     return unknown_type("normalizer", type);
   }
@@ -208,6 +207,10 @@ std::string DecoderSteps::bytes_of(std::string_view text) const {
   if (byte_fallback) {
     if (const int byte = byte_of_token(text); byte >= 0) return std::string(1, static_cast<char>(byte));
   }
+  return replaced(text);
+}
+
+std::string DecoderSteps::replaced(std::string_view text) const {
   std::string out(text);
   for (const auto& [from, to] : replacements) out = replace_all(out, from, to);
   return out;

@@ -32,6 +32,7 @@ struct DecoderSteps {
   std::vector<std::pair<std::string, std::string>> replacements;  // from, to
 
   std::string bytes_of(std::string_view text) const;
+  std::string replaced(std::string_view text) const;  // the replacements alone
 };
 Status add_decoder(const nlohmann::json& spec, DecoderSteps* decoder);
 

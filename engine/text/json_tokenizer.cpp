@@ -29,7 +29,7 @@ class JsonTokenizerReader {
     std::string_view text;  // in root_
     double score = 0;
     bool in_model = false;
-    bool added = false, special = false;
+    bool added = false, special = false, normalized = false;
   };
   Status read_entries();
   Status put(std::string_view text, const json& id, Entry** entry);
@@ -100,6 +100,7 @@ Status JsonTokenizerReader::read_entries() {
     }
     entry->added = true;
     entry->special = json_flag(token, "special", false);
+    entry->normalized = json_flag(token, "normalized", !entry->special) && !parts_.normalizer.empty();
   }
   if (entries_.empty()) return malformed("the vocabulary is empty");
   return {};
@@ -113,7 +114,9 @@ Status JsonTokenizerReader::build_vocabularies(const DecoderSteps& decoder) {
     TokenType type = TokenType::kNormal;
     if (entry.added) type = entry.special ? TokenType::kControl : TokenType::kUserDefined;
     if (!entry.added && !entry.in_model) type = TokenType::kUnused;
-    shown->add(text, entry.added ? text : decoder.bytes_of(text), type);
+    // A normalised added token is found, and decoded, as the normaliser leaves it.
+    const std::string added = entry.normalized ? decoder.replaced(parts_.normalizer.apply(text)) : text;
+    shown->add(text, entry.added ? added : decoder.bytes_of(text), type);
     std::string bytes = text;
     TokenType model_type = entry.in_model && !entry.special ? TokenType::kNormal : TokenType::kUnused;
     if (byte_level_) {
@@ -142,8 +145,8 @@ Status JsonTokenizerReader::read_added_tokens() {
     token.left_strip = json_flag(spec, "lstrip", false);
     token.right_strip = json_flag(spec, "rstrip", false);
     token.single_word = json_flag(spec, "single_word", false);
-    const bool normalized = json_flag(spec, "normalized", !token.special) && !parts_.normalizer.empty();
-    if (normalized) token.text = parts_.normalizer.apply(token.text, TextPlace{});
+    const bool normalized = entries_[static_cast<size_t>(token.id)].normalized;
+    if (normalized) token.text = parts_.normalizer.apply(token.text);
     (normalized ? parts_.added_normalized : parts_.added).add(std::move(token));
   }
   return {};
@@ -273,9 +276,9 @@ Result<std::shared_ptr<const Tokenizer>> JsonTokenizerReader::read(const Tokeniz
                          "' is not supported; these are: BPE, Unigram");
   }
   byte_fallback_ = json_flag(model_, "byte_fallback", false);
-  if (Status status = read_entries(); !status.ok()) return status;
   if (Status status = add_normalizer(json_member(root_, "normalizer"), &parts_.normalizer); !status.ok())
     return status;
+  if (Status status = read_entries(); !status.ok()) return status;
   const json& pre_tokenizer = json_member(root_, "pre_tokenizer");
   if (Status status = add_pre_tokenizer(pre_tokenizer, &parts_.pre_tokenizer, &byte_level_); !status.ok()) {
     return status;

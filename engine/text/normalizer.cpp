@@ -81,13 +81,13 @@ Normalizer::Step unicode_form_step(UnicodeForm form) {
   int options = UTF8PROC_STABLE;
   options |= form == UnicodeForm::kNfc || form == UnicodeForm::kNfkc ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
   if (form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd) options |= UTF8PROC_COMPAT;
-  return [options](std::string text, const TextPlace&) {
+  return [options](std::string text) {
     return is_ascii(text) ? text : map_valid_runs(text, static_cast<utf8proc_option_t>(options));
   };
 }
 
 Normalizer::Step lowercase_step() {
-  return [](std::string text, const TextPlace&) {
+  return [](std::string text) {
     return map_chars(text, [](char32_t code, std::string_view, std::string* out) {
       if (code == 0x130) {  // the one letter whose lower case has two code points
         *out += "i\xCC\x87";
@@ -99,7 +99,7 @@ Normalizer::Step lowercase_step() {
 }
 
 Normalizer::Step strip_accents_step() {
-  return [](std::string text, const TextPlace&) {
+  return [](std::string text) {
     return map_chars(text, [](char32_t code, std::string_view bytes, std::string* out) {
       const int category = utf8proc_category(static_cast<utf8proc_int32_t>(code));
       if (category < UTF8PROC_CATEGORY_MN || category > UTF8PROC_CATEGORY_ME) *out += bytes;
@@ -108,7 +108,7 @@ Normalizer::Step strip_accents_step() {
 }
 
 Normalizer::Step strip_step(bool left, bool right) {
-  return [left, right](std::string text, const TextPlace&) {
+  return [left, right](std::string text) {
     size_t begin = 0, end = 0;  // [begin, end) without white space at the chosen sides
     bool seen = false;
     for (size_t pos = 0; pos < text.size();) {
@@ -128,25 +128,16 @@ Normalizer::Step strip_step(bool left, bool right) {
 }
 
 Normalizer::Step prepend_step(std::string prefix) {
-  return [prefix = std::move(prefix)](std::string text, const TextPlace&) {
-    return text.empty() ? text : prefix + text;
-  };
+  return [prefix = std::move(prefix)](std::string text) { return text.empty() ? text : prefix + text; };
 }
 
 Normalizer::Step append_step(std::string suffix) {
-  return [suffix = std::move(suffix)](std::string text, const TextPlace&) { return text + suffix; };
+  return [suffix = std::move(suffix)](std::string text) { return text + suffix; };
 }
 
 Normalizer::Step replace_step(std::string from, std::string to) {
-  return [from = std::move(from), to = std::move(to)](std::string text, const TextPlace&) {
-    return replace_all(text, from, to);
-  };
-}
-
-Normalizer::Step dummy_prefix_step() {
-  return [](std::string text, const TextPlace& place) {
-    return text.empty() || !(place.first || place.after_control) ? text : ' ' + text;
-  };
+  return
+      [from = std::move(from), to = std::move(to)](std::string text) { return replace_all(text, from, to); };
 }
 
 }  // namespace restkv

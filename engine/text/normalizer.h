@@ -5,24 +5,19 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace restkv {
 
-// Where a stretch of text stands; stretches lie between added tokens.
-struct TextPlace {
-  bool first = true;           // begins the whole input
-  bool after_control = false;  // follows a control token (not a user-defined piece)
-};
-
 class Normalizer {
  public:
-  using Step = std::function<std::string(std::string text, const TextPlace& place)>;
+  using Step = std::function<std::string(std::string text)>;
   void add(Step step) { steps_.push_back(std::move(step)); }
   bool empty() const { return steps_.empty(); }
-  std::string apply(std::string_view text, const TextPlace& place) const {
+  std::string apply(std::string_view text) const {
     std::string out(text);
-    for (const Step& step : steps_) out = step(std::move(out), place);
+    for (const Step& step : steps_) out = step(std::move(out));
     return out;
   }
 
@@ -42,7 +37,5 @@ Normalizer::Step strip_step(bool left, bool right);
 Normalizer::Step prepend_step(std::string prefix);  // not to empty text
 Normalizer::Step append_step(std::string suffix);
 Normalizer::Step replace_step(std::string from, std::string to);
-// SentencePiece's own: a space in front at the start and after control tokens.
-Normalizer::Step dummy_prefix_step();
 
 }  // namespace restkv

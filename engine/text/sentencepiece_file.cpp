@@ -137,7 +137,7 @@ Result<ModelProto> parse_model(std::string_view bytes) {
 }
 
 // Runs of spaces become one, none stay at the ends.
-std::string without_extra_spaces(std::string text, const TextPlace&) {
+std::string without_extra_spaces(std::string text) {
   std::string out;
   for (const char c : text) {
     if (c != ' ' || (!out.empty() && out.back() != ' ')) out += c;
@@ -154,13 +154,20 @@ Status fill_normalizer(const ModelProto& model, TokenizerParts* parts) {
   if (!model.chars_map.empty()) {
     Result<CharsMap> map = CharsMap::parse(model.chars_map);
     if (!map.ok()) return map.status();
-    parts->normalizer.add(
-        [map = std::move(map).value()](std::string text, const TextPlace&) { return map.apply(text); });
+    // User-defined pieces pass as they are.
+    parts->normalizer.add([map = std::move(map).value(), pieces = parts->added_normalized](std::string text) {
+      std::vector<AddedTokens::Part> stretches;
+      pieces.split(text, false, &stretches);
+      std::string out;
+      for (const AddedTokens::Part& part : stretches)
+        out += part.id < 0 ? map.apply(part.text) : std::string(part.text);
+      return out;
+    });
   } else if (!model.normalizer.empty() && model.normalizer != "identity") {
     return unimplemented("the normalizer '" + std::string(model.normalizer) + "' without its character map");
   }
   if (model.remove_extra_spaces) parts->normalizer.add(without_extra_spaces);
-  if (model.dummy_prefix) parts->normalizer.add(dummy_prefix_step());
+  if (model.dummy_prefix) parts->normalizer.add(prepend_step(" "));
   parts->strips_leading_space = model.dummy_prefix;
   parts->normalizer.add(replace_step(kSpaceMark, " "));
   return {};
@@ -193,6 +200,7 @@ Result<std::shared_ptr<const Tokenizer>> load_sentencepiece_tokenizer(std::strin
   if (parts.bos_id >= 0) parts.prefix_ids.push_back(parts.bos_id);
   const int32_t unknown_id = id_or_none(model.unknown_id);
   add_special_tokens(*vocabulary, &parts.added);
+  add_user_defined_tokens(*vocabulary, &parts.added_normalized);
   if (Status status = fill_normalizer(model, &parts); !status.ok()) return status;
   if (model.model_type == kBpe) {
     parts.kind = "SentencePiece BPE";

@@ -23,19 +23,19 @@ class TextTokenizer final : public Tokenizer {
     std::vector<AddedTokens::Part> stretches;
     parts_.added.split(text, parse, &stretches);
     WordList words;
-    TextPlace place;
+    bool first = true;
     for (const AddedTokens::Part& stretch : stretches) {
       if (stretch.id >= 0) {
         ids.push_back(stretch.id);
-        place = {false, is_special(stretch.id)};
+        first = false;
         continue;
       }
       if (parts_.normalizer.empty()) {
-        encode_stretch(stretch.text, parse, place.first, &words, &ids);
+        encode_stretch(stretch.text, parse, first, &words, &ids);
       } else {
-        encode_stretch(parts_.normalizer.apply(stretch.text, place), parse, place.first, &words, &ids);
+        encode_stretch(parts_.normalizer.apply(stretch.text), parse, first, &words, &ids);
       }
-      place = {false, false};
+      first = false;
     }
     if (options.add_special) ids.insert(ids.end(), parts_.suffix_ids.begin(), parts_.suffix_ids.end());
     return ids;
@@ -109,12 +109,21 @@ Result<std::shared_ptr<const Tokenizer>> finish_tokenizer(TokenizerParts parts) 
 void add_special_tokens(const Vocabulary& vocabulary, AddedTokens* added) {
   for (int32_t id = 0; id < vocabulary.size(); ++id) {
     const TokenType type = vocabulary.type(id);
-    const bool special = type == TokenType::kControl || type == TokenType::kUnknown;
-    if (!special && type != TokenType::kUserDefined) continue;
+    if (type != TokenType::kControl && type != TokenType::kUnknown) continue;
     AddedToken token;
     token.id = id;
-    token.text = special ? vocabulary.text(id) : vocabulary.bytes(id);
-    token.special = special;
+    token.text = vocabulary.text(id);
+    added->add(std::move(token));
+  }
+}
+
+void add_user_defined_tokens(const Vocabulary& vocabulary, AddedTokens* added) {
+  for (int32_t id = 0; id < vocabulary.size(); ++id) {
+    if (vocabulary.type(id) != TokenType::kUserDefined) continue;
+    AddedToken token;
+    token.id = id;
+    token.text = vocabulary.bytes(id);
+    token.special = false;
     added->add(std::move(token));
   }
 }

@@ -34,8 +34,9 @@ struct TokenizerParts {
 // Sorts eos_ids and checks every id against the vocabulary.
 Result<std::shared_ptr<const Tokenizer>> finish_tokenizer(TokenizerParts parts);
 
-// Adds the tokens of types control, unknown and user-defined that are written in `vocabulary`.
+// Adds the tokens of types control and unknown, and those that users defined (by the bytes they stand for).
 void add_special_tokens(const Vocabulary& vocabulary, AddedTokens* added);
+void add_user_defined_tokens(const Vocabulary& vocabulary, AddedTokens* added);
 
 // SentencePiece's mark for a space, U+2581.
 inline constexpr const char* kSpaceMark = "\xE2\x96\x81";

@@ -9,10 +9,8 @@ namespace {
 // The bytes that `id` adds to a text; at its start a tokenizer with a dummy prefix takes one space back.
 std::string_view bytes_in_text(const Tokenizer& tokenizer, int32_t id, bool skip_special, bool* at_start) {
   if (id < 0 || id >= tokenizer.vocab_size()) return {};
-  const bool special = tokenizer.is_special(id);
-  if (special && skip_special) return {};
+  if (skip_special && tokenizer.is_special(id)) return {};
   std::string_view bytes = tokenizer.token_bytes(id);
-  if (special) return bytes;
   if (*at_start && tokenizer.strips_leading_space() && bytes.starts_with(' ')) bytes.remove_prefix(1);
   *at_start = false;
   return bytes;

@@ -1,5 +1,5 @@
 // How fast text becomes ids and back: MB/s of one thread, the best of several rounds.
-//   tokenizer_bench VOCABULARY TEXT... [rounds]
+//   tokenizer_bench VOCABULARY TEXT...
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>

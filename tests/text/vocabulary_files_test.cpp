@@ -1,0 +1,320 @@
+// tokenizer.json, tokenizer.model, tiktoken and tekken files: small ones written here, right and hostile, and how a
+// loader is picked in a folder. Ids of the real formats are compared in compare_pypi.py and golden_tokenizers.
+#include "engine/text/vocabulary_files.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace restkv {
+namespace {
+
+using nlohmann::json;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr EncodeOptions kPlain{.add_special = false, .special_tokens = SpecialTokens::kAsText};
+constexpr EncodeOptions kParsed{.add_special = false, .special_tokens = SpecialTokens::kParse};
+
+// Tokens a b c ab abc, "Ġ", "Ġa"; <s> 7 (special), "word" 8 (single word), "[x]" 9 (strips both sides).
+json small_json() {
+  json vocab = {{"a", 0}, {"b", 1}, {"c", 2}, {"ab", 3}, {"abc", 4}, {"\u0120", 5}, {"\u0120a", 6}};
+  const auto added = [](int id, const char* content) {
+    return json{{"id", id},        {"content", content},  {"special", false},    {"lstrip", false},
+                {"rstrip", false}, {"normalized", false}, {"single_word", false}};
+  };
+  json start = added(7, "<s>"), word = added(8, "word"), strips = added(9, "[x]");
+  start["special"] = true;
+  word["single_word"] = true;
+  strips["lstrip"] = strips["rstrip"] = true;
+  return {{"added_tokens", {start, word, strips}},
+          {"normalizer", nullptr},
+          {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
+          {"decoder", {{"type", "ByteLevel"}}},
+          {"post_processor", nullptr},
+          {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", {"a b", "ab c", "\u0120 a"}}}}};
+}
+
+Result<std::shared_ptr<const Tokenizer>> load(const json& root, const TokenizerSettings& settings = {}) {
+  return load_json_tokenizer(root.dump(), settings);
+}
+
+std::shared_ptr<const Tokenizer> must_load(const json& root, const TokenizerSettings& settings = {}) {
+  auto loaded = load(root, settings);
+  EXPECT_TRUE(loaded.ok()) << loaded.status().message();
+  return loaded.value();
+}
+
+TEST(TokenizerJson, ByteLevelBpe) {
+  const auto tokenizer = must_load(small_json());
+  EXPECT_THAT(tokenizer->encode("abc ab", kPlain), ElementsAre(4, 5, 3));
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode("abc ab", kPlain)), "abc ab");
+  EXPECT_EQ(tokenizer->token_text(6), "\u0120a");
+  EXPECT_EQ(tokenizer->vocab_size(), 10);
+}
+
+TEST(TokenizerJson, MergesAsPairs) {
+  json root = small_json();
+  root["model"]["merges"] = json::parse(R"([["a","b"],["ab","c"]])");
+  EXPECT_THAT(must_load(root)->encode("abc", kPlain), ElementsAre(4));
+}
+
+TEST(TokenizerJson, AddedTokens) {
+  const auto tokenizer = must_load(small_json());
+  EXPECT_THAT(tokenizer->encode("a<s>b", kParsed), ElementsAre(0, 7, 1));
+  EXPECT_THAT(tokenizer->encode("a [x]  b", kParsed), ElementsAre(0, 9, 1));
+  EXPECT_THAT(tokenizer->encode("a word a", kParsed), ElementsAre(0, 5, 8, 6));
+  EXPECT_THAT(tokenizer->encode("awordb", kParsed),
+              ElementsAre(3));  // letters that are no tokens are dropped
+  EXPECT_TRUE(tokenizer->is_special(7));
+  EXPECT_FALSE(tokenizer->is_special(8));
+}
+
+TEST(TokenizerJson, PostProcessorAndSettings) {
+  json root = small_json();
+  root["post_processor"] = json::parse(R"({"type":"TemplateProcessing",
+    "single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],
+    "special_tokens":{"<s>":{"id":"<s>","ids":[7],"tokens":["<s>"]}}})");
+  const auto tokenizer = must_load(root);
+  EXPECT_THAT(tokenizer->encode("a", {}), ElementsAre(7, 0));
+  EXPECT_TRUE(tokenizer->adds_bos());
+  TokenizerSettings settings;
+  settings.tokenizer_config =
+      R"({"add_bos_token": false, "bos_token": "<s>", "eos_token": {"content": "word"}})";
+  settings.generation_config = R"({"eos_token_id": [2, 8]})";
+  const auto without = must_load(root, settings);
+  EXPECT_THAT(without->encode("a", {}), ElementsAre(0));
+  EXPECT_EQ(without->bos_id(), 7);
+  EXPECT_THAT(without->eos_ids(), ElementsAre(2, 8));
+  settings.generation_config = R"({"eos_token_id": 99})";
+  EXPECT_FALSE(load(root, settings).ok());
+  settings.generation_config = "{";
+  EXPECT_THAT(load(root, settings).status().message(), HasSubstr("generation_config.json"));
+}
+
+TEST(TokenizerJson, LlamaStyleFallsBackToBytes) {
+  json vocab = {{"<unk>", 0}, {"\u2581", 1}, {"a", 2}, {"\u2581a", 3}};
+  for (int byte = 0; byte < 256; ++byte) {
+    constexpr const char* kDigits = "0123456789ABCDEF";
+    vocab[std::string("<0x") + kDigits[byte / 16] + kDigits[byte % 16] + ">"] = 4 + byte;
+  }
+  const json root = {
+      {"model",
+       {{"type", "BPE"},
+        {"vocab", vocab},
+        {"merges", {"\u2581 a"}},
+        {"byte_fallback", true},
+        {"unk_token", "<unk>"}}},
+      {"normalizer", json::parse(R"({"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},
+        {"type":"Replace","pattern":{"String":" "},"content":"▁"}]})")},
+      {"decoder",
+       json::parse(
+           R"({"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},
+        {"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]})")}};
+  const auto tokenizer = must_load(root);
+  EXPECT_THAT(tokenizer->encode("a a\n", kPlain), ElementsAre(3, 3, 4 + 10));
+  for (const std::string text : {"a a\n", " a", "\xC3\xA9 \xFF"}) {
+    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, kPlain)), text);
+  }
+}
+
+TEST(TokenizerJson, Unigram) {
+  const json root = {
+      {"model",
+       {{"type", "Unigram"},
+        {"unk_id", 0},
+        {"vocab", json::parse(R"([["<unk>",0],["▁",-2],["a",-3],["b",-3],["ab",-4],["▁ab",-20]])")}}},
+      {"pre_tokenizer", {{"type", "Metaspace"}, {"replacement", "\u2581"}, {"prepend_scheme", "always"}}},
+      {"decoder", {{"type", "Metaspace"}, {"replacement", "\u2581"}, {"prepend_scheme", "always"}}}};
+  const auto tokenizer = must_load(root);
+  EXPECT_THAT(tokenizer->encode("ab ba", kPlain), ElementsAre(1, 4, 1, 3, 2));
+  EXPECT_THAT(tokenizer->encode("axyb", kPlain), ElementsAre(1, 2, 0, 3));
+  EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{1, 4, 1, 3}), "ab b");
+}
+
+TEST(TokenizerJson, HostileOnesAreRefused) {
+  const auto refused = [](const char* name, const char* message, auto change) {
+    json root = small_json();
+    change(&root);
+    const auto loaded = load(root);
+    ASSERT_FALSE(loaded.ok()) << name;
+    EXPECT_THAT(loaded.status().message(), HasSubstr(message)) << name;
+    EXPECT_LT(loaded.status().message().size(), 500u) << name;
+  };
+  const auto merge = [](const char* text) {
+    return [text](json* r) { (*r)["model"]["merges"].push_back(text); };
+  };
+  refused("longer than any piece", "not in the vocabulary",
+          [](json* r) { (*r)["model"]["merges"].push_back("a " + std::string(1 << 16, 'b')); });
+  refused("absent", "not in the vocabulary", merge("z y"));
+  refused("absent result", "not in the vocabulary", merge("c c"));
+  refused("cyclic", "not in the vocabulary", merge("abc abc"));
+  refused("no space", "not two tokens", merge("ab"));
+  refused("two spaces", "not two tokens", merge("a b c"));
+  refused("number as merge", "not two tokens", [](json* r) { (*r)["model"]["merges"].push_back(5); });
+  refused("id 2^31-1", "is not a number below", [](json* r) { (*r)["model"]["vocab"]["z"] = 2147483647; });
+  refused("negative id", "is not a number below", [](json* r) { (*r)["model"]["vocab"]["z"] = -1; });
+  refused("id as text", "is not a number below", [](json* r) { (*r)["model"]["vocab"]["z"] = "3"; });
+  refused("one id twice", "two tokens", [](json* r) { (*r)["model"]["vocab"]["z"] = 0; });
+  refused("added id 2^31-1", "is not a number below",
+          [](json* r) { (*r)["added_tokens"][0]["id"] = 2147483647; });
+  refused("added over a token", "two tokens", [](json* r) { (*r)["added_tokens"][0]["id"] = 0; });
+  refused("no vocab", "model.vocab", [](json* r) { (*r)["model"].erase("vocab"); });
+  refused("model type", "WordPiece", [](json* r) { (*r)["model"]["type"] = "WordPiece"; });
+  refused("normalizer", "BertNormalizer", [](json* r) { (*r)["normalizer"] = {{"type", "BertNormalizer"}}; });
+  refused("pre-tokenizer", "Klingon", [](json* r) { (*r)["pre_tokenizer"] = {{"type", "Klingon"}}; });
+  refused("decoder", "CTC", [](json* r) { (*r)["decoder"] = {{"type", "CTC"}}; });
+  refused("pattern", "not understood", [](json* r) {
+    (*r)["pre_tokenizer"] = json::parse(R"({"type":"Split","pattern":{"Regex":"(("},"behavior":"Isolated"})");
+  });
+  refused("suffix", "end_of_word_suffix", [](json* r) { (*r)["model"]["end_of_word_suffix"] = "</w>"; });
+  EXPECT_FALSE(load_json_tokenizer("", {}).ok());
+  EXPECT_FALSE(load_json_tokenizer("[1]", {}).ok());
+  EXPECT_FALSE(load_json_tokenizer(std::string(100000, '['), {}).ok());
+}
+
+TEST(TokenizerJson, ACatastrophicPatternEnds) {
+  json root = small_json();
+  root["pre_tokenizer"] = json::parse(R"({"type":"Sequence","pretokenizers":[
+    {"type":"Split","pattern":{"Regex":"(a+)+$"},"behavior":"Isolated"},
+    {"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]})");
+  const auto tokenizer = must_load(root);
+  const std::string text = std::string(40, 'a') + "b";
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, kPlain)), text);
+}
+
+// Protobuf by hand: pieces of ModelProto and the specs.
+std::string field(int number, std::string_view bytes) {
+  return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(bytes.size())} +
+         std::string(bytes);
+}
+std::string field(int number, int value) {
+  std::string out;
+  for (uint32_t tag = static_cast<uint32_t>(number) << 3;; tag >>= 7) {
+    out += static_cast<char>(tag < 0x80 ? tag : (tag & 0x7F) | 0x80);
+    if (tag < 0x80) break;
+  }
+  return out + static_cast<char>(value);
+}
+std::string piece(std::string_view text, float score, int type = 1) {
+  std::string bytes(4, '\0');
+  std::memcpy(bytes.data(), &score, 4);
+  return field(1, field(1, text) + static_cast<char>(2 << 3 | 5) + bytes + field(3, type));
+}
+std::string small_model(int model_type, const std::string& normalizer) {
+  return piece("<unk>", 0, 2) + piece("<s>", 0, 3) + piece("</s>", 0, 3) + piece("\xE2\x96\x81", -3) +
+         piece("a", -4) + piece("b", -5) + piece("ab", -6) +
+         piece(
+             "\xE2\x96\x81"
+             "ab",
+             -7) +
+         piece("<u>", 0, 4) + field(2, field(3, model_type)) + field(3, normalizer);
+}
+
+TEST(SentencePieceFile, BpeAndUnigram) {
+  for (const int model_type : {1, 2}) {
+    const auto loaded = load_sentencepiece_tokenizer(small_model(model_type, field(4, 0)), {});
+    ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+    const Tokenizer& tokenizer = **loaded;
+    EXPECT_THAT(tokenizer.encode("ab ab", kPlain), ElementsAre(7, 7));
+    EXPECT_THAT(tokenizer.encode("<u>ab", kPlain), ElementsAre(3, 8, 6));
+    EXPECT_THAT(tokenizer.encode("axb", kPlain), ElementsAre(3, 4, 0, 5));
+    EXPECT_THAT(tokenizer.encode("a", {}), ElementsAre(1, 3, 4));
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode("ab  a", kPlain)), "ab  a");
+    EXPECT_THAT(tokenizer.eos_ids(), ElementsAre(2));
+  }
+}
+
+TEST(SentencePieceFile, RemovesExtraSpacesByDefault) {
+  const auto loaded = load_sentencepiece_tokenizer(small_model(2, ""), {});
+  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+  EXPECT_THAT((*loaded)->encode("  ab   ab ", kPlain), ElementsAre(7, 7));
+  EXPECT_TRUE((*loaded)->encode("   ", kPlain).empty());
+}
+
+TEST(SentencePieceFile, EveryCutAndEveryChangedByteIsAStatusOrAVocabulary) {
+  const std::string model = small_model(2, field(4, 0));
+  for (size_t length = 0; length < model.size(); ++length) {
+    const auto loaded = load_sentencepiece_tokenizer(std::string_view(model).substr(0, length), {});
+    if (loaded.ok()) (*loaded)->encode("ab ab", kPlain);
+  }
+  for (size_t at = 0; at < model.size(); ++at) {
+    for (const int value : {0, 0x7F, 0xFF}) {
+      std::string changed = model;
+      changed[at] = static_cast<char>(value);
+      const auto loaded = load_sentencepiece_tokenizer(changed, {});
+      if (loaded.ok()) (*loaded)->decode((*loaded)->encode("ab ab<u>", kParsed));
+    }
+  }
+  EXPECT_FALSE(load_sentencepiece_tokenizer("", {}).ok());
+  EXPECT_THAT(load_sentencepiece_tokenizer(small_model(3, ""), {}).status().message(),
+              HasSubstr("model type 3"));
+  EXPECT_FALSE(load_sentencepiece_tokenizer(small_model(2, field(2, "\xFF\xFF\xFF\xFFzz")), {}).ok());
+}
+
+TEST(TiktokenFile, OtherNumbersOfRanksAndBadLinesAreRefused) {
+  EXPECT_THAT(load_tiktoken_tokenizer("IQ== 0\nIg== 1\n", {}).status().message(),
+              HasSubstr("128000 (Llama 3)"));
+  EXPECT_FALSE(load_tiktoken_tokenizer("IQ== 1\n", {}).ok());
+  EXPECT_FALSE(load_tiktoken_tokenizer("I?== 0\n", {}).ok());
+  EXPECT_FALSE(load_tiktoken_tokenizer("IQ==\n", {}).ok());
+  EXPECT_FALSE(load_tiktoken_tokenizer("IQ== 99999999999999999999999\n", {}).ok());
+}
+
+json small_tekken() {
+  json vocab = json::array();
+  for (const char* bytes : {"YQ==", "Yg==", "IA==", "YWI="}) {  // a b space ab
+    vocab.push_back({{"rank", vocab.size()}, {"token_bytes", bytes}, {"token_str", nullptr}});
+  }
+  return {{"config", {{"pattern", "[^ ]+| +"}, {"default_vocab_size", 7}, {"default_num_special_tokens", 3}}},
+          {"vocab", vocab}};
+}
+
+TEST(TekkenFile, IdsFollowTheSpecialTokens) {
+  const auto loaded = load_tekken_tokenizer(small_tekken().dump(), {});
+  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+  EXPECT_THAT((*loaded)->encode("ab b", {}), ElementsAre(1, 6, 5, 4));
+  EXPECT_THAT((*loaded)->encode("</s>", kParsed), ElementsAre(2));
+  EXPECT_THAT((*loaded)->eos_ids(), ElementsAre(2));
+  json root = small_tekken();
+  root["config"]["default_vocab_size"] = 4000000000u;
+  EXPECT_FALSE(load_tekken_tokenizer(root.dump(), {}).ok());
+  root = small_tekken();
+  root["vocab"][2]["rank"] = 7;
+  EXPECT_FALSE(load_tekken_tokenizer(root.dump(), {}).ok());
+  root = small_tekken();
+  root["special_tokens"] = json::parse(R"([{"rank": 3, "token_str": "x"}])");
+  EXPECT_FALSE(load_tekken_tokenizer(root.dump(), {}).ok());
+}
+
+TEST(LoadTokenizer, PicksByWhatLiesInTheFolder) {
+  std::string pattern = (std::filesystem::temp_directory_path() / "restkv_tokenizer_XXXXXX").string();
+  ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+  const std::filesystem::path folder = pattern;
+  const auto write = [&](const char* name, const std::string& content) {
+    std::ofstream(folder / name, std::ios::binary) << content;
+  };
+  EXPECT_THAT(load_tokenizer(folder.string()).status().message(), HasSubstr("tokenizer.json"));
+  write("tokenizer.model", small_model(2, ""));
+  EXPECT_EQ(load_tokenizer(folder.string()).value()->kind(), "SentencePiece BPE");
+  write("tekken.json", small_tekken().dump());
+  EXPECT_EQ(load_tokenizer(folder.string()).value()->kind(), "byte-level BPE (tekken)");
+  write("tokenizer.json", small_json().dump());
+  write("tokenizer_config.json", R"({"bos_token": "<s>", "add_bos_token": true})");
+  const auto loaded = load_tokenizer(folder.string());
+  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+  EXPECT_EQ((*loaded)->kind(), "byte-level BPE (tokenizer.json)");
+  EXPECT_THAT((*loaded)->encode("a", {}), ElementsAre(7, 0));
+  write("tokenizer.json", "{}");
+  EXPECT_FALSE(load_tokenizer(folder.string()).ok());
+  EXPECT_FALSE(load_tokenizer((folder / "absent").string()).ok());
+  std::filesystem::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace restkv
