@@ -1,0 +1,270 @@
+// Projection, settings, budgets and the event schedule.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <random>
+
+#include "engine/eviction/budget.h"
+#include "engine/eviction/policy.h"
+#include "engine/eviction/projection.h"
+
+namespace restkv {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+TEST(Projection, TriangleGivesTheNormsOfTheWeights) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  for (const int64_t model_dim : {8, 16, 100}) {  // also fewer rows than columns
+    for (const bool is_singular : {false, true}) {
+      const int64_t heads = 3, dim = 16;
+      std::vector<float> w(static_cast<size_t>(model_dim * heads * dim));
+      for (float& x : w) x = normal(random);
+      if (is_singular) {  // two columns almost equal, one zero: the Gram matrix would lose all digits
+        for (int64_t m = 0; m < model_dim; ++m) {
+          w[static_cast<size_t>(m * heads * dim + 1)] =
+              w[static_cast<size_t>(m * heads * dim)] * (1.0f + 1e-6f);
+          w[static_cast<size_t>(m * heads * dim + 2)] = 0.0f;
+        }
+      }
+      std::vector<float> r(static_cast<size_t>(heads * dim * dim));
+      project_output_heads(dense(w.data(), DType::kF32, model_dim, heads * dim), heads, dim, r.data());
+      for (int64_t g = 0; g < heads; ++g) {
+        for (int round = 0; round < 5; ++round) {
+          std::vector<double> x(static_cast<size_t>(dim));
+          for (double& v : x) v = static_cast<double>(normal(random));
+          double direct = 0.0, projected = 0.0;
+          for (int64_t m = 0; m < model_dim; ++m) {
+            double y = 0.0;
+            for (int64_t d = 0; d < dim; ++d)
+              y += static_cast<double>(w[static_cast<size_t>(m * heads * dim + g * dim + d)]) *
+                   x[static_cast<size_t>(d)];
+            direct += y * y;
+          }
+          for (int64_t e = 0; e < dim; ++e) {
+            double y = 0.0;
+            for (int64_t d = 0; d < dim; ++d)
+              y += static_cast<double>(r[static_cast<size_t>((g * dim + d) * dim + e)]) *
+                   x[static_cast<size_t>(d)];
+            projected += y * y;
+          }
+          EXPECT_NEAR(std::sqrt(projected), std::sqrt(direct), 1e-6 * std::sqrt(direct));
+        }
+        for (int64_t d = 0; d < dim; ++d) {
+          for (int64_t e = d + 1; e < dim; ++e)
+            EXPECT_EQ(r[static_cast<size_t>((g * dim + d) * dim + e)], 0.0f);
+        }
+      }
+    }
+  }
+}
+
+CacheSettings resolved(const CacheRequest& request, const CacheLimits& limits = {}) {
+  const Result<CacheSettings> settings = resolve_cache_settings(request, limits);
+  EXPECT_TRUE(settings.ok()) << settings.status().message();
+  return settings.ok() ? *settings : CacheSettings{};
+}
+
+TEST(Settings, Presets) {
+  const CacheSettings d = resolved({});
+  EXPECT_EQ(d.policy, PolicyKind::kRestkv);
+  EXPECT_EQ(d.budget, 4096);
+  EXPECT_EQ(d.sinks, 4);
+  EXPECT_EQ(d.pool, PoolMode::kHalfForward);
+  EXPECT_EQ(pin_rows(d, 4096), 1024);
+  EXPECT_EQ(pin_rows(d, 255), 0);
+  EXPECT_EQ(make_recipe(d, 127, 8).kernel, 7);
+  EXPECT_EQ(make_recipe(d, 128, 8).kernel, 13);
+  EXPECT_EQ(make_recipe(d, 48, 8).kernel, 3);  // a quarter of 12 free rows
+  CacheRequest request;
+  request.preset = "paper";
+  const CacheSettings paper = resolved(request);
+  EXPECT_EQ(paper.sinks, 0);
+  EXPECT_EQ(paper.indicator, Indicator::kAfter);
+  EXPECT_EQ(paper.reduce, QueryReduce::kEma);
+  EXPECT_EQ(paper.pool, PoolMode::kAdaptive);
+  EXPECT_EQ(pin_rows(paper, 4096), 0);
+  request.preset = "default";
+  request.compress_at = 100;
+  EXPECT_EQ(resolved(request).probe.kind, ProbeSpec::Kind::kFacts);
+}
+
+TEST(Settings, OutOfRangeNamesFieldAndBounds) {
+  const auto error = [](const CacheRequest& request, const CacheLimits& limits = {}) {
+    const Result<CacheSettings> settings = resolve_cache_settings(request, limits);
+    EXPECT_FALSE(settings.ok());
+    return settings.ok() ? Status() : settings.status();
+  };
+  CacheRequest r;
+  r.budget = 1;
+  EXPECT_EQ(error(r).param(), "cache.budget");
+  EXPECT_THAT(error(r).message(), HasSubstr("between 38 (4 sinks + 32 window + 2 stride)"));
+  r.budget = int64_t{1} << 31;
+  EXPECT_EQ(error(r).param(), "cache.budget");
+  r.budget = 37;
+  EXPECT_EQ(error(r).param(), "cache.budget");
+  r.budget = 38;
+  EXPECT_TRUE(resolve_cache_settings(r, {}).ok());
+  r = {};
+  r.fraction = 0.0;
+  EXPECT_EQ(error(r).param(), "cache.fraction");
+  r = {};
+  r.policy = "lru";
+  EXPECT_THAT(error(r).message(), HasSubstr("restkv, snapkv"));
+  r = {};
+  r.decode = "grow";
+  EXPECT_EQ(error(r, {.allow_grow = false}).param(), "cache.decode");
+  r = {};
+  r.allocation = "calibrated";
+  EXPECT_EQ(error(r).param(), "cache.allocation");
+  r.policy = "tova";
+  EXPECT_EQ(error(r, {.has_calibration = true}).param(), "cache.allocation");
+  r = {};
+  r.window = 2000;
+  EXPECT_EQ(error(r).param(), "cache.window");
+  r = {};
+  r.tau = NAN;
+  EXPECT_EQ(error(r).param(), "cache.tau");
+  r = {};
+  r.pool = "max";
+  r.kernel = 4;
+  EXPECT_EQ(error(r).param(), "cache.kernel");
+  r = {};
+  r.indicator = "after";
+  r.reduce = "rms";
+  EXPECT_EQ(error(r).param(), "cache.reduce");
+  r = {};
+  r.pin = 100;
+  r.budget = 150;
+  EXPECT_EQ(error(r).param(), "cache.budget");  // pins at most half
+}
+
+TEST(Settings, SmallestBudgetIsLegalForEveryPolicy) {
+  for (const char* policy :
+       {"restkv", "snapkv", "streamingllm", "h2o", "tova", "pyramidkv", "adakv", "lacache", "random"}) {
+    for (const char* decode : {"evict", "grow"}) {
+      CacheRequest r;
+      r.policy = policy;
+      r.decode = decode;
+      const int32_t smallest = smallest_budget(resolved(r));
+      r.budget = smallest;
+      const CacheSettings s = resolved(r);
+      EXPECT_EQ(s.budget, smallest) << policy;
+      if (s.decode == DecodeMode::kEvict) {
+        EXPECT_LE(protected_rows(s, smallest) + stride_of(s, smallest), smallest) << policy;
+      }
+      if (smallest > 1) {
+        r.budget = smallest - 1;
+        EXPECT_FALSE(resolve_cache_settings(r, {}).ok()) << policy << " " << smallest - 1;
+      }
+    }
+  }
+}
+
+TEST(Settings, FractionOfThePrompt) {
+  CacheRequest r;
+  r.fraction = 0.1;
+  r.budget = 500;
+  const CacheSettings s = resolved(r);
+  EXPECT_EQ(budget_for_prompt(s, 2001), 201);
+  EXPECT_EQ(budget_for_prompt(s, 100000), 500);
+  EXPECT_EQ(budget_for_prompt(s, 10), smallest_budget(s));
+}
+
+TEST(Settings, OverlayTakesTheLaterField) {
+  CacheRequest base, top;
+  base.budget = 100;
+  base.policy = "snapkv";
+  top.budget = 200;
+  const CacheRequest both = overlay(base, top);
+  EXPECT_EQ(*both.budget, 200);
+  EXPECT_EQ(*both.policy, "snapkv");
+}
+
+TEST(Budget, LargestRemaindersGoToTheLowerIndex) {
+  EXPECT_THAT(round_to_sum(std::vector<double>{1, 1, 1}, 0, 10), ElementsAre(4, 3, 3));
+  EXPECT_THAT(round_to_sum(std::vector<double>{0, 0, 0}, 2, 8), ElementsAre(3, 3, 2));
+  EXPECT_THAT(round_to_sum(std::vector<double>{1, 9, 2}, 3, 12), ElementsAre(3, 6, 3));
+}
+
+TEST(Budget, PublishedPyramid) {
+  EXPECT_EQ(pyramid_rows(64, 32, 512, 0, 4), 125);
+  EXPECT_EQ(pyramid_rows(64, 32, 512, 3, 4), 5);
+  EXPECT_EQ(pyramid_rows(64, 32, 100, 0, 4), 68);  // clamped to the prompt
+}
+
+TEST(Budget, EveryAllocationKeepsTheSum) {
+  std::mt19937 random(2);
+  constexpr int32_t kLayers = 6, kHeads = 3;
+  AllocationTable table;
+  table.budgets = {64, 256, 1024};
+  for (const int32_t c : table.budgets) {
+    table.rows.emplace_back();
+    for (int i = 0; i < kLayers * kHeads; ++i)
+      table.rows.back().push_back(c * (0.2 + static_cast<double>(random() % 1000) / 500));
+  }
+  const std::vector<int32_t> window = {0, 40, 0, 0, 2000, 0};
+  for (const char* allocation : {"uniform", "pyramid", "calibrated", "ada"}) {
+    for (const int32_t c : {48, 64, 100, 300, 1000, 1500}) {
+      for (const char* decode : {"evict", "grow"}) {
+        CacheRequest r;
+        r.budget = c;
+        r.allocation = allocation;
+        r.decode = decode;
+        const CacheSettings s = resolved(r, {.has_calibration = true});
+        const SequenceBudget b = plan_budget(s, {kLayers, kHeads, window}, &table, 5000, 100);
+        ASSERT_EQ(b.c_lh.size(), static_cast<size_t>(kLayers * kHeads));
+        int64_t sum = 0;
+        for (size_t i = 0; i < b.c_lh.size(); ++i) {
+          const int32_t w = window[i / kHeads];
+          if (w > 0) {
+            EXPECT_EQ(b.c_lh[i], std::min(c, w + b.stride));
+            continue;
+          }
+          sum += b.c_lh[i];
+          if (s.decode == DecodeMode::kEvict) {
+            EXPECT_GE(b.c_lh[i], protected_rows(s, c) + b.stride) << allocation << c;
+          }
+          if (s.allocation == Allocation::kCalibrated && s.decode == DecodeMode::kEvict) {
+            EXPECT_GE(b.c_lh[i], 0.7 * c);
+          }
+        }
+        EXPECT_EQ(sum, int64_t{4} * kHeads * c) << allocation;
+        const SequenceBudget exact = plan_budget(s, {kLayers, kHeads, {}}, &table, c - 10, 10);
+        EXPECT_TRUE(exact.is_exact);
+        for (const int32_t rows : exact.c_lh) EXPECT_EQ(rows, c);
+      }
+    }
+  }
+}
+
+TEST(Budget, ScheduleEqualsTheStepByStepRule) {
+  std::mt19937 random(4);
+  for (int round = 0; round < 200; ++round) {
+    const int32_t stride = 1 + static_cast<int32_t>(random() % 20),
+                  layers = 1 + static_cast<int32_t>(random() % 8);
+    const int32_t c = stride + 1 + static_cast<int32_t>(random() % 60),
+                  layer = static_cast<int32_t>(random()) % layers;
+    const HeadSchedule schedule = head_schedule(c, stride, std::abs(layer), layers);
+    EXPECT_LT(schedule.stagger, stride);
+    const int64_t prompt = 1 + static_cast<int64_t>(random() % 120);
+    bool is_first = true;
+    int64_t kv_len = prompt;
+    for (int64_t tokens = prompt; tokens < prompt + 300; ++tokens, ++kv_len) {
+      const bool is_cut = tokens == prompt ? kv_len >= c : kv_len == c;
+      ASSERT_EQ(schedule.is_cut(prompt, tokens), is_cut) << tokens;
+      if (is_cut) {
+        kv_len = schedule.rows_after_cut(is_first);
+        is_first = false;
+      }
+      ASSERT_EQ(schedule.kv_len(prompt, tokens), kv_len) << tokens;
+      ASSERT_LE(kv_len, c);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace restkv

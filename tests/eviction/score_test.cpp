@@ -1,0 +1,292 @@
+// observe and score against the naive f64 formulas, and the numerical edge cases of eviction_math.md section 1.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "engine/eviction/projection.h"
+#include "tests/eviction/eviction_case.h"
+
+namespace restkv {
+namespace {
+
+using testing::CaseShape;
+using testing::EvictionCase;
+using testing::StepMemory;
+
+std::vector<float> projection_of(const EvictionCase& c) {
+  std::vector<float> r(static_cast<size_t>(c.shape_.heads * c.shape_.dim * c.shape_.dim));
+  project_output_heads(dense(c.w_o.data(), DType::kF32, c.shape_.model_dim, c.shape_.heads * c.shape_.dim),
+                       c.shape_.heads, c.shape_.dim, r.data());
+  return r;
+}
+
+std::vector<float> run_score(Backend& backend, const EvictionCase& c, const ScoreSpec& spec,
+                             int32_t window_rows = 0, bool in_output_space = true,
+                             const QuerySource* queries = nullptr) {
+  const std::vector<float> projection = projection_of(c);
+  const ConstTensor r =
+      in_output_space ? dense(projection.data(), DType::kF32, c.shape_.heads * c.shape_.dim, c.shape_.dim)
+                      : ConstTensor{};
+  StepMemory memory(c.attention(), spec.kind, c.shape_.queries, c.shape_.rows);
+  const QuerySource q = queries ? *queries : c.queries();
+  const ObserveItem observe{.rows = c.source(),
+                            .queries = q,
+                            .projection = r,
+                            .window_rows = window_rows,
+                            .out = memory.observation};
+  if (needs_observation(spec.kind))
+    backend.observe({.shape = c.attention(), .spec = spec, .items = {&observe, 1}, .cache = c.cache});
+  const ScoreItem score{.rows = c.source(),
+                        .queries = q,
+                        .projection = r,
+                        .window_rows = window_rows,
+                        .observation = memory.observation,
+                        .out = memory.out};
+  backend.score({.shape = c.attention(), .spec = spec, .items = {&score, 1}, .cache = c.cache});
+  return memory.scores;
+}
+
+void expect_close(const std::vector<float>& got, const std::vector<std::vector<double>>& want,
+                  double tolerance) {
+  size_t i = 0;
+  for (const auto& head : want) {
+    const double largest = *std::max_element(head.begin(), head.end());
+    for (const double expected : head) {
+      EXPECT_NEAR(static_cast<double>(got[i]), expected, tolerance * (std::abs(expected) + 1e-3 * largest))
+          << "value " << i;
+      ++i;
+    }
+  }
+}
+
+TEST(Score, EveryKindAgreesWithTheFormulas) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+  const CaseShape shapes[] = {
+      {},
+      {.heads = 3, .kv_heads = 3, .dim = 8, .rows = 65, .queries = 1},
+      {.heads = 6, .kv_heads = 2, .dim = 24, .rows = 90, .queries = 33, .paged = 50},
+      {.heads = 4, .kv_heads = 1, .dim = 20, .rows = 40, .queries = 16, .paged = 40, .position_step = 3},
+      {.heads = 2, .kv_heads = 1, .queries = 8, .softcap = 2.0f, .logit_scale = 4.0f},
+      {.heads = 2, .kv_heads = 2, .rows = 80, .queries = 20, .window = 50},
+  };
+  for (const CaseShape& shape : shapes) {
+    EvictionCase c(shape);
+    c.store(*backend);
+    for (const QueryReduce reduce :
+         {QueryReduce::kRms, QueryReduce::kMax, QueryReduce::kEma, QueryReduce::kMean}) {
+      for (const GroupReduce group : {GroupReduce::kRss, GroupReduce::kMax, GroupReduce::kMean}) {
+        for (const bool projected : {true, false}) {
+          ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery, .reduce = reduce, .group = group};
+          SCOPED_TRACE(::testing::Message()
+                       << "rows " << shape.rows << " reduce " << static_cast<int>(reduce) << " group "
+                       << static_cast<int>(group) << " projected " << projected);
+          expect_close(run_score(*backend, c, spec, 0, projected), c.expected(spec, 0, projected), 2e-4);
+          spec.tau = 1.5f;
+          spec.normalize = true;
+          expect_close(run_score(*backend, c, spec, 0, projected), c.expected(spec, 0, projected), 2e-4);
+        }
+      }
+    }
+    for (const QueryReduce reduce : {QueryReduce::kEma, QueryReduce::kMean}) {
+      const ScoreSpec spec{.kind = ScoreKind::kIndicatorAfter, .reduce = reduce};
+      SCOPED_TRACE(::testing::Message() << "after, rows " << shape.rows);
+      if (shape.window == 0) {
+        expect_close(run_score(*backend, c, spec, shape.queries), c.expected(spec, shape.queries, true),
+                     2e-4);
+      }
+    }
+    const ScoreSpec attention{.kind = ScoreKind::kAttention};
+    expect_close(run_score(*backend, c, attention), c.expected(attention, 0, true), 2e-4);
+  }
+}
+
+// One row takes nearly all attention: 1 - a has no digits left in f32, the exact form keeps them.
+TEST(Score, SingularRowKeepsItsDigits) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  for (const float sharpness : {8.0f, 14.0f, 20.0f, 40.0f}) {
+    EvictionCase c({.heads = 2, .kv_heads = 1, .dim = 16, .rows = 50, .queries = 4});
+    for (int32_t d = 0; d < 16; ++d) {
+      c.k[static_cast<size_t>(7 * 16 + d)] = 1.0f;
+      for (int32_t t = 0; t < 8; ++t)
+        c.q[static_cast<size_t>(t * 16 + d)] = 0.1f * c.q[static_cast<size_t>(t * 16 + d)] + sharpness / 4;
+    }
+    for (const GroupReduce group : {GroupReduce::kRss, GroupReduce::kMax}) {
+      const ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery, .reduce = QueryReduce::kRms, .group = group};
+      const std::vector<float> got = run_score(*backend, c, spec);
+      const auto want = c.expected(spec, 0, true);
+      EXPECT_GT(c.attention_of(0)[0][7], 0.9);
+      EXPECT_NEAR(static_cast<double>(got[7]), want[0][7], 2e-4 * want[0][7]) << "sharpness " << sharpness;
+    }
+  }
+}
+
+TEST(Score, RowWhoseOthersUnderflowIsMandatory) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  EvictionCase c({.heads = 1, .kv_heads = 1, .dim = 16, .rows = 30, .queries = 2});
+  for (int32_t d = 0; d < 16; ++d) {
+    c.k[static_cast<size_t>(7 * 16 + d)] = 40.0f;
+    for (int32_t t = 0; t < 2; ++t) c.q[static_cast<size_t>(t * 16 + d)] = 40.0f;
+  }
+  const std::vector<float> got = run_score(*backend, c, {.kind = ScoreKind::kIndicatorQuery});
+  EXPECT_TRUE(std::isinf(got[7]));
+  for (size_t j = 0; j < got.size(); ++j) EXPECT_TRUE(j == 7 || std::isfinite(got[j])) << j;
+}
+
+TEST(Score, QueriesThatSeeNothingAreSkipped) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  EvictionCase c({.rows = 40, .queries = 6, .position_step = 1});
+  for (size_t t = 0; t < 3; ++t) c.positions[t] = -1;  // before every row
+  for (const QueryReduce reduce : {QueryReduce::kRms, QueryReduce::kMean, QueryReduce::kEma}) {
+    const ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery, .reduce = reduce};
+    expect_close(run_score(*backend, c, spec), c.expected(spec, 0, true), 2e-4);
+  }
+  for (int32_t& p : c.positions) p = -1;
+  for (const float s : run_score(*backend, c, {.kind = ScoreKind::kIndicatorQuery})) EXPECT_EQ(s, 0.0f);
+}
+
+TEST(Score, NanRowsShow) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  EvictionCase c({.rows = 40, .queries = 6});
+  c.k[5] = NAN;
+  const std::vector<float> got = run_score(*backend, c, {.kind = ScoreKind::kIndicatorQuery});
+  EXPECT_TRUE(std::isnan(got[0]));
+}
+
+TEST(Score, NeitherThreadsNorPagesNorNeighboursChangeABit) {
+  const std::unique_ptr<Backend> one = make_cpu_backend(1), three = make_cpu_backend(3);
+  for (const ScoreKind kind :
+       {ScoreKind::kIndicatorQuery, ScoreKind::kIndicatorAfter, ScoreKind::kAttention}) {
+    const ScoreSpec spec{.kind = kind, .reduce = QueryReduce::kEma};
+    EvictionCase scratch({.heads = 6, .kv_heads = 2, .rows = 700, .queries = 32});
+    EvictionCase paged({.heads = 6, .kv_heads = 2, .rows = 700, .queries = 32, .paged = 700});
+    EvictionCase half({.heads = 6, .kv_heads = 2, .rows = 700, .queries = 32, .paged = 333});
+    paged.store(*three);
+    half.store(*three);
+    const std::vector<float> want = run_score(*one, scratch, spec, 32);
+    EXPECT_EQ(run_score(*three, scratch, spec, 32), want);
+    EXPECT_EQ(run_score(*three, paged, spec, 32), want);
+    EXPECT_EQ(run_score(*three, half, spec, 32), want);
+
+    // As the second of three items.
+    const std::vector<float> projection = projection_of(scratch);
+    const ConstTensor r = dense(projection.data(), DType::kF32, 6 * 16, 16);
+    EvictionCase other({.heads = 6, .kv_heads = 2, .rows = 90, .queries = 5, .seed = 9});
+    StepMemory m0(other.attention(), kind, 5, 90), m1(scratch.attention(), kind, 32, 700),
+        m2(other.attention(), kind, 5, 90);
+    const ObserveItem observes[] = {{.rows = other.source(),
+                                     .queries = other.queries(),
+                                     .projection = r,
+                                     .window_rows = 5,
+                                     .out = m0.observation},
+                                    {.rows = scratch.source(),
+                                     .queries = scratch.queries(),
+                                     .projection = r,
+                                     .window_rows = 32,
+                                     .out = m1.observation},
+                                    {.rows = other.source(),
+                                     .queries = other.queries(),
+                                     .projection = r,
+                                     .window_rows = 5,
+                                     .out = m2.observation}};
+    three->observe({.shape = scratch.attention(), .spec = spec, .items = observes});
+    const ScoreItem scores[] = {{.rows = other.source(),
+                                 .queries = other.queries(),
+                                 .projection = r,
+                                 .window_rows = 5,
+                                 .observation = m0.observation,
+                                 .out = m0.out},
+                                {.rows = scratch.source(),
+                                 .queries = scratch.queries(),
+                                 .projection = r,
+                                 .window_rows = 32,
+                                 .observation = m1.observation,
+                                 .out = m1.out},
+                                {.rows = other.source(),
+                                 .queries = other.queries(),
+                                 .projection = r,
+                                 .window_rows = 5,
+                                 .observation = m2.observation,
+                                 .out = m2.out}};
+    three->score({.shape = scratch.attention(), .spec = spec, .items = scores});
+    EXPECT_EQ(m1.scores, want);
+    EXPECT_EQ(m0.scores, m2.scores);
+  }
+}
+
+// The ring gives the queries that were stored last, bit for bit (f32 cache).
+TEST(Score, RingGivesTheLastQueries) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+  EvictionCase c({.heads = 6, .kv_heads = 2, .dim = 16, .rows = 120, .queries = 20, .paged = 120});
+  c.store(*backend);
+  constexpr int32_t kWindow = 12;
+  const int32_t stride = QueryRing::num_pages(kWindow, 3, backend->page_slots());
+  EXPECT_EQ(stride, 2);  // ceil(12 * 3 / 32)
+  std::vector<int32_t> pages;
+  for (int32_t i = 0; i < 2 * stride; ++i) pages.push_back(i * 2);  // even pages are free
+  const QueryRing ring{.pages = pages.data(), .stride = stride, .window = kWindow};
+  // 20 queries in two pieces; only the last 12 stay.
+  const StoreQueriesSegment first{.row_begin = 0, .num_rows = 15, .ring = ring},
+      second{.row_begin = 15, .num_rows = 5, .ring = ring};
+  for (const StoreQueriesSegment& segment : {first, second}) {
+    backend->store_queries({.shape = c.attention(),
+                            .q = c.queries().rows,
+                            .positions = c.positions,
+                            .segments = {&segment, 1},
+                            .cache = c.cache});
+  }
+  const std::span<const int32_t> last(c.positions.data() + 8, kWindow);
+  const QuerySource from_ring{.ring = ring, .positions = last};
+  const QuerySource from_rows{.rows = dense(c.q.data() + 8 * 6 * 16, DType::kF32, kWindow, 6 * 16),
+                              .positions = last};
+  const ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery};
+  EXPECT_EQ(run_score(*backend, c, spec, 0, true, &from_ring),
+            run_score(*backend, c, spec, 0, true, &from_rows));
+}
+
+// h2o's pass over the queries of a prompt: the same sums however it is cut.
+TEST(Score, AttentionSumsDoNotDependOnTheCut) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+  EvictionCase c({.heads = 4, .kv_heads = 2, .rows = 100, .queries = 100});
+  const auto sums_of = [&](const std::vector<int32_t>& pieces) {
+    std::vector<float> sums(200, 0.0f);
+    int32_t begin = 0;
+    for (const int32_t count : pieces) {
+      StepMemory memory(c.attention(), ScoreKind::kAttention, count, 100);
+      RowSource rows = c.source();
+      rows.k.rows = rows.v.rows = begin + count;  // the rows so far
+      const QuerySource queries{.rows = dense(c.q.data() + begin * 4 * 16, DType::kF32, count, 4 * 16),
+                                .positions = {c.positions.data() + begin, static_cast<size_t>(count)}};
+      const ScoreSpec spec{.kind = ScoreKind::kAttention};
+      const ObserveItem observe{.rows = rows, .queries = queries, .out = memory.observation};
+      backend->observe({.shape = c.attention(), .spec = spec, .items = {&observe, 1}});
+      const ScoreItem score{.rows = rows,
+                            .queries = queries,
+                            .accumulate = true,
+                            .observation = memory.observation,
+                            .out = dense(sums.data(), DType::kF32, 2, 100)};
+      backend->score({.shape = c.attention(), .spec = spec, .items = {&score, 1}});
+      begin += count;
+    }
+    return sums;
+  };
+  const std::vector<float> whole = sums_of({100});
+  EXPECT_EQ(sums_of({1, 16, 33, 50}), whole);
+  EXPECT_EQ(sums_of({64, 36}), whole);
+  const auto want = c.expected({.kind = ScoreKind::kAttention}, 0, true);
+  for (size_t i = 0; i < 200; ++i) EXPECT_NEAR(static_cast<double>(whole[i]), want[i / 100][i % 100], 1e-4);
+}
+
+TEST(Score, ScoresOfPositionsAlone) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  EvictionCase c({.rows = 50, .position_step = 2});
+  EvictionCase paged({.rows = 50, .paged = 50, .position_step = 2});
+  paged.store(*backend);
+  const std::vector<float> recency = run_score(*backend, paged, {.kind = ScoreKind::kRecency});
+  for (size_t j = 0; j < 50; ++j) EXPECT_EQ(recency[j], static_cast<float>(2 * j));
+  std::vector<float> hashes = run_score(*backend, paged, {.kind = ScoreKind::kHash});
+  for (const float h : hashes) EXPECT_TRUE(h >= 0.0f && h < 1.0f);
+  std::sort(hashes.begin(), hashes.end());
+  EXPECT_EQ(std::unique(hashes.begin(), hashes.end()), hashes.end());
+}
+
+}  // namespace
+}  // namespace restkv

@@ -1,0 +1,333 @@
+// smooth, select and compact: the shift table, ties, NaN, protected and pinned rows, nesting, sharing between heads, copies
+// in place; and properties over random settings.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <set>
+
+#include "tests/eviction/eviction_case.h"
+
+namespace restkv {
+namespace {
+
+using ::testing::ElementsAre;
+using testing::EvictionCase;
+
+std::vector<float> smoothed(const std::vector<float>& in, PoolKind kind, int32_t kernel,
+                            int32_t window_rows = 0) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  const auto n = static_cast<int64_t>(in.size());
+  std::vector<float> out(in.size());
+  const SmoothItem item{
+      .rows = {.k = dense(in.data(), DType::kF32, n, 1), .v = dense(in.data(), DType::kF32, n, 1)},
+      .in = dense(in.data(), DType::kF32, 1, n),
+      .out = dense(out.data(), DType::kF32, 1, n),
+      .window_rows = window_rows};
+  backend->smooth({.shape = {.num_heads = 1, .num_kv_heads = 1, .head_dim = 1},
+                   .kind = kind,
+                   .kernel = kernel,
+                   .items = {&item, 1}});
+  return out;
+}
+
+TEST(Smooth, ShiftTableOfThePublishedCode) {
+  const struct {
+    double drift;
+    int32_t width, shift;
+  } table[] = {{-6001, 7, -3}, {-6000, 7, -2}, {-2001, 5, -1}, {-2000, 5, 0}, {-1, 5, 0},
+               {0, 5, 1},      {1, 5, 0},      {2000, 5, 1},   {4000, 5, 2},  {6000, 7, 3}};
+  for (const auto& row : table) {
+    const AdaptiveKernel kernel = adaptive_kernel(row.drift, 5, 2000);
+    EXPECT_EQ(kernel.width, row.width) << row.drift;
+    EXPECT_EQ(kernel.shift, row.shift) << row.drift;
+  }
+}
+
+TEST(Smooth, Pools) {
+  EXPECT_THAT(smoothed({1, 5, 3, 2, 9}, PoolKind::kForward, 2), ElementsAre(1, 5, 5, 3, 9));
+  EXPECT_THAT(smoothed({1, 5, 3, 2, 9}, PoolKind::kMax, 3), ElementsAre(5, 5, 5, 9, 9));
+  EXPECT_THAT(smoothed({3, 6, 3, 6, 9}, PoolKind::kAvg, 3), ElementsAre(3, 4, 5, 6, 5));
+  EXPECT_THAT(smoothed({3, 6, 3, 6, 9}, PoolKind::kAvg, 3, 2),
+              ElementsAre(3, 4, 3, 6, 9));  // the window is copied
+  EXPECT_THAT(smoothed({3, 6, 3}, PoolKind::kNone, 3), ElementsAre(3, 6, 3));
+}
+
+TEST(Smooth, RowsThatAreNotFiniteDoNotSpread) {
+  const std::vector<float> out = smoothed({1, NAN, 1, 1, INFINITY, 1, 1}, PoolKind::kForward, 3);
+  EXPECT_THAT(out, ElementsAre(1, INFINITY, 1, 1, INFINITY, 1, 1));
+}
+
+// A selection over given scores of one layer.
+struct Selection {
+  std::vector<std::vector<float>> scores;  // [arrays][K * n]
+  int32_t kv_heads = 1;
+  std::vector<int32_t> keep;
+  ProtectedRows protect = {};
+  SelectScope scope = SelectScope::kHead;
+  int32_t floor = 0, slack = 0, pins = 0;
+
+  std::vector<std::vector<int32_t>> kept = {}, new_pins = {};
+  std::vector<int32_t> share = {}, non_finite = {}, num_dead = {};
+
+  Selection& run(Backend& backend) {
+    const auto n = static_cast<int64_t>(scores[0].size()) / kv_heads;
+    const auto k = static_cast<size_t>(kv_heads);
+    std::vector<float> rows(static_cast<size_t>(n) * k);
+    std::vector<int32_t> out(static_cast<size_t>(n) * k), kept_len(k),
+        pin_rows(k * static_cast<size_t>(std::max(pins, 1))), num_pins(k);
+    share.assign(k, -1);
+    non_finite.assign(k, -1);
+    num_dead.assign(k, -1);
+    SelectItem item{.rows = {.k = dense(rows.data(), DType::kF32, n, kv_heads),
+                             .v = dense(rows.data(), DType::kF32, n, kv_heads)},
+                    .num_scores = static_cast<int32_t>(scores.size()),
+                    .keep = keep.data(),
+                    .protect = protect,
+                    .floor = floor,
+                    .slack = slack,
+                    .share = share.data(),
+                    .kept = dense(out.data(), DType::kI32, kv_heads, n),
+                    .kept_len = kept_len.data(),
+                    .num_dead = num_dead.data(),
+                    .non_finite = non_finite.data(),
+                    .max_new_pins = pins,
+                    .new_pins = pin_rows.data(),
+                    .num_new_pins = num_pins.data()};
+    for (size_t i = 0; i < scores.size(); ++i)
+      item.scores[i] = dense(scores[i].data(), DType::kF32, kv_heads, n);
+    backend.select({.num_kv_heads = kv_heads, .scope = scope, .items = {&item, 1}});
+    kept.clear();
+    new_pins.clear();
+    for (size_t h = 0; h < k; ++h) {
+      const int32_t* row = out.data() + static_cast<int64_t>(h) * n;
+      kept.emplace_back(row, row + kept_len[h]);
+      const int32_t* pin = pin_rows.data() + static_cast<int64_t>(h) * pins;
+      new_pins.emplace_back(pin, pin + (pins > 0 ? num_pins[h] : 0));
+    }
+    return *this;
+  }
+};
+
+TEST(Select, TiesGoToNewerRows) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  Selection s{.scores = {{1, 2, 2, 2, 1, 0}}, .keep = {2}};
+  EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(2, 3));
+  s.keep = {4};
+  EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(1, 2, 3, 4));
+  Selection zeros{.scores = {{0, 0, 0, 0}}, .keep = {3}};
+  EXPECT_THAT(zeros.run(*backend).kept[0], ElementsAre(1, 2, 3));
+}
+
+TEST(Select, NanAndInfRankFirstAndAreCounted) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  Selection s{.scores = {{9, NAN, 3, INFINITY, 8, -NAN}}, .keep = {4}};
+  EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(0, 1, 3, 5));
+  EXPECT_EQ(s.non_finite[0], 3);
+  s.keep = {2};  // never more than the budget; among equals the newer ones
+  EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(3, 5));
+}
+
+TEST(Select, ProtectedPinnedAndDeadRows) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  const int32_t pins[] = {3, 99};
+  const int32_t num_pins[] = {1};
+  Selection s{.scores = {{0, 0, 7, 0, 6, 5, 0, 0}}, .keep = {5}};
+  s.protect = {.head_end = 1,
+               .tail_begin = 1,
+               .tail_end = 2,
+               .recent = 1,
+               .pins = pins,
+               .pin_stride = 2,
+               .num_pins = num_pins};
+  EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(0, 1, 2, 3, 7));
+  s.protect = {.recent = 1, .dead_before = 5};
+  s.keep = {3};
+  EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(5, 6, 7));
+  EXPECT_EQ(s.num_dead[0], 5);
+  s.keep = {4};  // dead rows only fill what nobody else wants
+  EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(4, 5, 6, 7));
+}
+
+TEST(Select, MoreRowsThanThereAre) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  Selection s{.scores = {{1, 2, 3}}, .keep = {10}};
+  EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(0, 1, 2));
+  s.keep = {0};
+  EXPECT_TRUE(s.run(*backend).kept[0].empty());
+}
+
+// Two arrays in turn: min(2 ra, 2 rb + 1), computed here by sorting.
+TEST(Select, InterleavedArraysNestAndFollowTheFormula) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  std::mt19937 random(5);
+  for (int round = 0; round < 40; ++round) {
+    const int32_t n = 20 + static_cast<int32_t>(random() % 80),
+                  arrays = 1 + static_cast<int32_t>(random() % 3);
+    Selection s;
+    for (int32_t a = 0; a < arrays; ++a) {
+      s.scores.emplace_back();
+      for (int32_t j = 0; j < n; ++j) s.scores.back().push_back(static_cast<float>(random() % 12));
+    }
+    s.protect = {.head_end = 2, .recent = 5};
+    const auto is_protected = [&](int32_t j) { return j < 2 || j >= n - 5; };
+    std::vector<int32_t> order(static_cast<size_t>(n), INT32_MAX);
+    for (int32_t a = 0; a < arrays; ++a) {
+      std::vector<int32_t> rows(static_cast<size_t>(n));
+      std::iota(rows.begin(), rows.end(), 0);
+      std::sort(rows.begin(), rows.end(), [&](int32_t x, int32_t y) {
+        if (is_protected(x) != is_protected(y)) return is_protected(x);
+        const auto& scores = s.scores[static_cast<size_t>(a)];
+        const float sx = scores[static_cast<size_t>(x)], sy = scores[static_cast<size_t>(y)];
+        if (!is_protected(x) && sx != sy) return sx > sy;
+        return x > y;
+      });
+      for (int32_t r = 0; r < n; ++r) {
+        int32_t& value = order[static_cast<size_t>(rows[static_cast<size_t>(r)])];
+        value = std::min(value, arrays * r + a);
+      }
+    }
+    std::vector<int32_t> before;
+    for (int32_t keep = 0; keep <= n; ++keep) {
+      s.keep = {keep};
+      const std::vector<int32_t> kept = s.run(*backend).kept[0];
+      std::vector<int32_t> want(static_cast<size_t>(n));
+      std::iota(want.begin(), want.end(), 0);
+      std::sort(want.begin(), want.end(), [&](int32_t x, int32_t y) {
+        return order[static_cast<size_t>(x)] < order[static_cast<size_t>(y)];
+      });
+      want.resize(static_cast<size_t>(keep));
+      std::sort(want.begin(), want.end());
+      ASSERT_EQ(kept, want) << "keep " << keep;
+      ASSERT_TRUE(std::includes(kept.begin(), kept.end(), before.begin(), before.end())) << "keep " << keep;
+      before = kept;
+    }
+  }
+}
+
+TEST(Select, NewPinsAreWhatPoolingBroughtIn) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+  //                    0  1  2  3  4  5  6  7
+  Selection s{.scores = {{9, 8, 7, 6, 0, 0, 0, 0}, {0, 0, 0, 0, 9, 8, 7, 6}}, .keep = {6}, .pins = 2};
+  s.run(*backend);
+  EXPECT_THAT(s.kept[0], ElementsAre(0, 1, 2, 4, 5, 6));
+  EXPECT_THAT(s.new_pins[0], ElementsAre(4, 5));
+}
+
+TEST(Select, LayerScopeKeepsOneSet) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+  Selection s{.scores = {{9, 0, 0, 4, 0, /**/ 0, 0, 8, 5, 0}},
+              .kv_heads = 2,
+              .keep = {2, 2},
+              .scope = SelectScope::kLayer};
+  s.run(*backend);
+  EXPECT_THAT(s.kept[0], ElementsAre(0, 3));  // means 4.5 0 4 4.5 0
+  EXPECT_EQ(s.kept[0], s.kept[1]);
+}
+
+TEST(Select, ShareFollowsScoresAndFloors) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+  Selection s{.scores = {{9, 8, 7, 6, 5, /**/ 1, 1, 2, 1, 3}},
+              .kv_heads = 2,
+              .keep = {3, 3},
+              .scope = SelectScope::kShare,
+              .floor = 1};
+  s.run(*backend);
+  EXPECT_THAT(s.share, ElementsAre(5, 1));
+  EXPECT_THAT(s.kept[1], ElementsAre(4));
+  s.floor = 2;
+  s.slack = 1;
+  s.run(*backend);
+  EXPECT_THAT(s.share, ElementsAre(4, 2));
+  EXPECT_THAT(s.kept[0], ElementsAre(0, 1, 2));
+  EXPECT_THAT(s.kept[1], ElementsAre(4));
+}
+
+TEST(Select, PropertiesOverRandomSettings) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+  std::mt19937 random(17);
+  for (int round = 0; round < 300; ++round) {
+    const int32_t n = 1 + static_cast<int32_t>(random() % 200),
+                  heads = 1 + static_cast<int32_t>(random() % 4);
+    Selection s;
+    s.kv_heads = heads;
+    const int32_t arrays = 1 + static_cast<int32_t>(random() % 3);
+    for (int32_t a = 0; a < arrays; ++a) {
+      s.scores.emplace_back();
+      for (int32_t j = 0; j < n * heads; ++j) {
+        s.scores.back().push_back(random() % 30 == 0 ? NAN : static_cast<float>(random() % 50) - 10.0f);
+      }
+    }
+    for (int32_t h = 0; h < heads; ++h) s.keep.push_back(static_cast<int32_t>(random() % 220));
+    s.protect = {.head_end = static_cast<int32_t>(random() % 5),
+                 .recent = static_cast<int32_t>(random() % 40)};
+    s.scope = random() % 4 == 0 ? SelectScope::kShare : SelectScope::kHead;
+    s.floor = 3;
+    s.pins = static_cast<int32_t>(random() % 5);
+    s.run(*backend);
+    int64_t shared = 0, allowed = 0;
+    for (int32_t h = 0; h < heads; ++h) {
+      const auto i = static_cast<size_t>(h);
+      const std::vector<int32_t>& kept = s.kept[i];
+      const int32_t limit = s.scope == SelectScope::kShare ? s.share[i] : s.keep[i];
+      shared += limit;
+      allowed += std::max(s.keep[i], std::max(3, s.protect.head_end + s.protect.recent));
+      ASSERT_EQ(static_cast<int32_t>(kept.size()), std::min(limit, n));
+      ASSERT_TRUE(std::is_sorted(kept.begin(), kept.end(), std::less_equal<>()));  // strictly increasing
+      const std::set<int32_t> set(kept.begin(), kept.end());
+      const int32_t num_protected = std::min(n, s.protect.head_end + s.protect.recent);
+      if (num_protected <= limit) {
+        for (int32_t j = 0; j < n; ++j) {
+          ASSERT_TRUE((j >= s.protect.head_end && j < n - s.protect.recent) || set.count(j)) << "row " << j;
+        }
+      }
+      for (const int32_t pin : s.new_pins[i]) ASSERT_TRUE(set.count(pin));
+    }
+    if (s.scope == SelectScope::kShare) {
+      ASSERT_LE(shared, allowed);
+    }
+  }
+}
+
+TEST(Compact, InPlaceAndFromScratch) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+  for (const int32_t paged : {0, 60, 100}) {
+    EvictionCase c({.heads = 2, .kv_heads = 2, .dim = 8, .rows = 100, .paged = paged, .position_step = 1});
+    c.store(*backend);
+    std::mt19937 random(3);
+    std::vector<int32_t> kept(200), kept_len(2);
+    std::vector<int64_t> moved(2, -1);
+    for (int32_t h = 0; h < 2; ++h) {
+      for (int32_t j = 0; j < 100; ++j) {
+        if (j < 10 || (j > 10 && random() % 3 == 0))
+          kept[static_cast<size_t>(h * 100 + kept_len[static_cast<size_t>(h)]++)] = j;
+      }
+    }
+    const CompactItem item{.rows = c.source(),
+                           .kept = dense(kept.data(), DType::kI32, 2, 100),
+                           .kept_len = kept_len.data(),
+                           .destination = {.pages = c.pages.data(), .stride = c.stride},
+                           .moved = moved.data()};
+    backend->compact({.shape = c.attention(), .items = {&item, 1}, .cache = c.cache});
+    for (int32_t h = 0; h < 2; ++h) {
+      const auto i = static_cast<size_t>(h);
+      // Entries that lie where they were are not written.
+      EXPECT_EQ(moved[i], kept_len[i] - (paged == 0 ? 0 : 10)) << "paged " << paged;
+      for (int32_t e = 0; e < kept_len[i]; ++e) {
+        const int32_t row = kept[static_cast<size_t>(h * 100 + e)];
+        const int32_t page = c.pages[static_cast<size_t>(h * c.stride + e / c.cache.slots)],
+                      slot = e % c.cache.slots;
+        EXPECT_EQ(c.cache.positions(page)[slot], row);
+        for (int32_t d = 0; d < 8; ++d) {
+          ASSERT_EQ(reinterpret_cast<float*>(c.cache.keys(page))[slot * 8 + d],
+                    c.k[static_cast<size_t>((row * 2 + h) * 8 + d)]);
+          ASSERT_EQ(reinterpret_cast<float*>(c.cache.values(page))[slot * 8 + d],
+                    c.v[static_cast<size_t>((row * 2 + h) * 8 + d)]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace restkv
