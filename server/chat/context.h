@@ -14,6 +14,13 @@
 
 namespace restkv::chat {
 
+// What a for loop goes over; it keeps the elements alive, which a loop over iterate(x)->items would not.
+struct Elements {
+  SequenceRef sequence;
+  auto begin() const { return sequence->items.begin(); }
+  auto end() const { return sequence->items.end(); }
+};
+
 class Context {
  public:
   Context(const RenderLimits& limits, std::chrono::system_clock::time_point now);
@@ -50,6 +57,7 @@ class Context {
   bool has_length(const Value& value) const;
   bool is_iterable(const Value& value) const;
   SequenceRef iterate(const Value& value);  // a list or tuple gives itself; an iterator is used up
+  Elements each(const Value& value) { return {iterate(value)}; }
   bool equal(const Value& a, const Value& b);
   bool less(const Value& a, const Value& b);  // TypeError for kinds without an order
   bool contains(const Value& container, const Value& item);

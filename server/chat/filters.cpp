@@ -235,7 +235,7 @@ Value urlencode(Context& context, const Value& subject, CallArguments& arguments
   if (subject.is_dict()) {
     pairs = subject.as_dict()->entries();
   } else {
-    for (const Value& item : context.iterate(subject)->items) {
+    for (const Value& item : context.each(subject)) {
       SequenceRef pair = context.iterate(item);
       if (pair->items.size() != 2) context.fail("urlencode() needs pairs");
       pairs.emplace_back(pair->items[0], pair->items[1]);

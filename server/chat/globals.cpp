@@ -47,7 +47,7 @@ Dict read_dict(Context& context, const char* function, CallArguments& arguments)
       context.charge(static_cast<int64_t>(source.as_dict()->size()));
       dict = *source.as_dict();
     } else {
-      for (const Value& item : context.iterate(source)->items) {
+      for (const Value& item : context.each(source)) {
         SequenceRef pair = context.iterate(item);
         if (pair->items.size() != 2) context.fail(std::string(function) + "() needs pairs of key and value");
         context.set_entry(dict, pair->items[0], pair->items[1]);

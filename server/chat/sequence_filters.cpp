@@ -59,7 +59,7 @@ Value sort(Context& context, const Value& subject, CallArguments& arguments) {
     paths.push_back(attribute_path(context, attribute));
   }
   std::vector<std::pair<Value, Value>> keyed;
-  for (const Value& item : context.iterate(subject)->items) {
+  for (const Value& item : context.each(subject)) {
     std::vector<Value> key;
     for (const auto& path : paths) {
       Value part = walk(context, item, path);
@@ -100,7 +100,7 @@ Value groupby(Context& context, const Value& subject, CallArguments& arguments) 
   bool case_sensitive = reader.take_bool("case_sensitive", false);
   reader.finish();
   std::vector<std::pair<Value, Value>> keyed;
-  for (const Value& item : context.iterate(subject)->items) {
+  for (const Value& item : context.each(subject)) {
     Value key = walk(context, item, path, otherwise);
     keyed.emplace_back(case_sensitive ? key : ignore_case(context, key), item);
   }
@@ -125,7 +125,7 @@ Value unique(Context& context, const Value& subject, CallArguments& arguments) {
   reader.finish();
   Dict seen;
   std::vector<Value> items;
-  for (const Value& item : context.iterate(subject)->items) {
+  for (const Value& item : context.each(subject)) {
     Value key = walk(context, item, path);
     if (!case_sensitive) key = ignore_case(context, key);
     if (seen.find(key)) continue;
@@ -160,7 +160,7 @@ Value sum(Context& context, const Value& subject, CallArguments& arguments) {
   Value total = reader.take("start", Value(0));
   reader.finish();
   if (total.is_string()) context.fail("sum() can't sum strings [use ''.join(seq) instead]");
-  for (const Value& item : context.iterate(subject)->items) {
+  for (const Value& item : context.each(subject)) {
     total = context.apply(Operator::kAdd, total, walk(context, item, path));
   }
   return total;
@@ -173,7 +173,7 @@ Value join(Context& context, const Value& subject, CallArguments& arguments) {
   reader.finish();
   std::vector<Text> parts;
   size_t size = 0;
-  for (const Value& item : context.iterate(subject)->items) {
+  for (const Value& item : context.each(subject)) {
     parts.push_back(context.str(walk(context, item, path)));
     context.charge_bytes(parts.back().size());
     context.check_size(size += parts.back().size());
@@ -256,7 +256,7 @@ Value batch(Context& context, const Value& subject, CallArguments& arguments) {
   reader.finish();
   std::vector<Value> rows, row;
   // Python's loop compares for equality only: a size below 1 never cuts.
-  for (const Value& item : context.iterate(subject)->items) {
+  for (const Value& item : context.each(subject)) {
     if (size >= 0 && static_cast<int64_t>(row.size()) == size)
       rows.push_back(context.make_list(std::exchange(row, {})));
     row.push_back(item);
@@ -300,7 +300,7 @@ Value map(Context& context, const Value& subject, CallArguments& arguments) {
     std::vector<Value> path = attribute_path(context, reader.require("attribute"));
     Value otherwise = reader.take("default", Value());
     reader.finish();
-    for (const Value& item : context.iterate(subject)->items) {
+    for (const Value& item : context.each(subject)) {
       context.charge(1);
       results.push_back(walk(context, item, path, otherwise));
     }
@@ -308,7 +308,7 @@ Value map(Context& context, const Value& subject, CallArguments& arguments) {
   }
   std::string name = context.str(arguments.positional[0]).bytes();
   CallArguments rest = {{arguments.positional.begin() + 1, arguments.positional.end()}, arguments.keyword};
-  for (const Value& item : context.iterate(subject)->items) {
+  for (const Value& item : context.each(subject)) {
     context.charge(1);
     CallArguments each = rest;
     results.push_back(apply_filter(context, name, item, each));
@@ -333,7 +333,7 @@ Value select(Context& context, const Value& subject, CallArguments& arguments) {
     rest.keyword = arguments.keyword;
   }
   std::vector<Value> kept;
-  for (const Value& item : context.iterate(subject)->items) {
+  for (const Value& item : context.each(subject)) {
     context.charge(1);
     Value value = walk(context, item, path);
     CallArguments each = rest;
