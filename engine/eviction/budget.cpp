@@ -42,6 +42,11 @@ int32_t head_floor(const CacheSettings& settings, int32_t budget, int32_t stride
 
 }  // namespace
 
+int32_t share_floor(const CacheSettings& settings, int32_t budget) {
+  const int32_t cut = settings.decode == DecodeMode::kGrow ? 1 : stride_of(settings, budget);
+  return std::min(budget, std::max((budget + 4) / 5, protected_rows(settings, budget) + cut));
+}
+
 std::vector<int32_t> round_to_sum(std::span<const double> x, int32_t floor, int64_t sum) {
   const size_t n = x.size();
   const int64_t extra = sum - static_cast<int64_t>(n) * floor;

@@ -42,7 +42,7 @@ int64_t max_rows(const Cut& cut, int32_t num_kv_heads) {
 }
 
 int64_t max_kept(const Cut& cut, int32_t num_kv_heads) {
-  if (cut.recipe->scope == SelectScope::kShare) return max_rows(cut, num_kv_heads);
+  if (cut.share != nullptr) return max_rows(cut, num_kv_heads);
   return std::min<int64_t>(*std::max_element(cut.keep, cut.keep + num_kv_heads), max_rows(cut, num_kv_heads));
 }
 
@@ -61,9 +61,15 @@ CutMemory memory_of(Arena& arena, const Cut& cut, const AttentionShape& shape) {
       has_probe(cut) ? static_cast<int64_t>(cut.probe.positions.size()) : 0, is_pooled(cut));
 }
 
+// Heads share the layer once; from then on each is cut to its share.
+SelectScope scope_of(const Cut& cut) {
+  const SelectScope scope = cut.recipe->scope;
+  return scope == SelectScope::kShare && cut.share == nullptr ? SelectScope::kHead : scope;
+}
+
 bool run_together(const Cut& a, const Cut& b) {
   return a.recipe == b.recipe && a.window == b.window && a.is_prefill == b.is_prefill &&
-         has_probe(a) == has_probe(b);
+         scope_of(a) == scope_of(b) && has_probe(a) == has_probe(b);
 }
 
 }  // namespace
@@ -200,7 +206,8 @@ void Cutter::run_group(std::span<const Cut> cuts) {
     backend_.smooth(
         {.shape = shape, .kind = PoolKind::kForward, .kernel = recipe.kernel, .items = probe_smooths_});
   }
-  backend_.select({.num_kv_heads = num_kv_heads, .scope = recipe.scope, .items = selects_, .cache = cache_});
+  backend_.select(
+      {.num_kv_heads = num_kv_heads, .scope = scope_of(cuts[0]), .items = selects_, .cache = cache_});
   if (observer_) {
     backend_.synchronize();
     for (size_t i = 0; i < cuts.size(); ++i) observer_(cuts[i], selects_[i].kept, selects_[i].scores[0]);

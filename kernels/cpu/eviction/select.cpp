@@ -122,6 +122,10 @@ void write_kept(const SelectArgs& args, const SelectItem& item, int32_t head, in
   item.kept_len[head] = written;
 
   if (item.max_new_pins == 0) return;
+  if (written == n) {  // nothing was cut, so nothing needs to be saved
+    item.num_new_pins[head] = 0;
+    return;
+  }
   // Kept rows that a pooled array brought in, by order.
   buffers.sorted.clear();
   const auto m = static_cast<uint32_t>(item.num_scores);
