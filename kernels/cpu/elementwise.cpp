@@ -132,7 +132,7 @@ void convert(const float* src, DType dtype, void* dst, int64_t n) {
   CHECK(dtype == DType::kF16) << dtype_info(dtype).name;
   auto* out = static_cast<uint16_t*>(dst);
   int64_t i = 0;
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+#if RESTKV_VECTORS && (HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3)
   const hn::Rebind<hwy::float16_t, DF> halves;
   for (; i + kLanes <= n; i += kLanes) {
     hn::StoreU(hn::DemoteTo(halves, load(src + i)), halves, reinterpret_cast<hwy::float16_t*>(out) + i);

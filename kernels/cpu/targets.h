@@ -1,6 +1,6 @@
 // One source, several processor levels. A kernel file sets HWY_TARGET_INCLUDE to itself and includes this header;
 // Highway then compiles it once for each level (AVX-512, AVX2, and the compiler's own baseline), each in its own
-// namespace. With RESTKV_HIGHWAY off, only the baseline is compiled and the five names below stand in for Highway's.
+// namespace. With RESTKV_HIGHWAY off, only the baseline is compiled and the names below stand in for Highway's.
 // No include guard: Highway's re-inclusion has to pass through here.
 #if RESTKV_HIGHWAY
 #ifndef HWY_DISABLED_TARGETS
@@ -19,6 +19,7 @@
 #define HWY_BEFORE_NAMESPACE() static_assert(true)
 #define HWY_AFTER_NAMESPACE() static_assert(true)
 #define HWY_INLINE inline __attribute__((always_inline))
+#define HWY_ATTR
 #define HWY_EXPORT(function) static_assert(true)
 #define HWY_DYNAMIC_DISPATCH(function) N_PLAIN::function
 #endif
