@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "engine/request.h"
+#include "server/config/logging.h"
 #include "server/http/connection.h"
 #include "server/openai/completion_job.h"
 #include "server/openai/completion_writer.h"
@@ -13,6 +14,8 @@ namespace restkv {
 namespace asio = boost::asio;
 
 namespace {
+
+constexpr size_t kMaxLoggedBody = 64 << 10;  // bytes, with log_content
 
 // One prompt in the engine and the text that comes back.
 struct Running {
@@ -195,6 +198,10 @@ asio::awaitable<void> handle_completions(Connection& connection) {
                                   .strict_params = server.settings.server.strict_params};
   Result<CompletionJob> job =
       co_await connection.offload([&] { return read_completion_job(connection.body(), context); });
+  if (server.settings.logging.log_content) {
+    const std::string_view shown = std::string_view(connection.body()).substr(0, kMaxLoggedBody);
+    log_event(LogLevel::kInfo, "request body", {{"id", connection.request_id()}, {"body", shown}});
+  }
   connection.body() = std::string();
   if (connection.is_gone()) co_return;
   if (!job.ok()) {

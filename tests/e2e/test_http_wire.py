@@ -209,7 +209,7 @@ def test_a_client_that_goes_stops_the_engine(start_server, stories_model, stream
     server = start_server(stories_model)
     server.complete("Once", max_tokens=1)
     wire = Wire(server)
-    wire.send(post("/v1/completions", completion(prompt=["a"] * 16, stream=stream, ignore_eos=True, max_tokens=400, n=16)))
+    wire.send(post("/v1/completions", completion(prompt=["a"] * 60, stream=stream, ignore_eos=True, max_tokens=400, n=16)))
     if stream:
         wire.read_until(b"data: ")
     else:
