@@ -303,7 +303,6 @@ Result<ModelConfig> parse_hf_config(std::string_view config_json, std::string_vi
   read_layers(family, fields, &config);
   config.tied_embeddings =
       root.boolean("tie_word_embeddings", fields.boolean("tie_word_embeddings", family.tied_embeddings));
-  config.name = root.text("_name_or_path", "");
   std::vector<int64_t> ends = root.integer_list("eos_token_id", 0, kMaxTokenId);
   add_ids(ends.empty() ? fields.integer_list("eos_token_id", 0, kMaxTokenId) : ends, &config.eos_token_ids);
   for (JsonFields* level : {&fields, &root}) {
