@@ -285,7 +285,7 @@ std::vector<Option> make_table() {
        .key = "log_content",
        .type = kBool,
        .verbs = kServe,
-       .help = "Allow prompts and answers in the log",
+       .help = "Write the bodies of requests, prompts and all, to the log",
        .field = [](Settings& s) { return &s.logging.log_content; }},
 
       // complete

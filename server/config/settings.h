@@ -46,7 +46,7 @@ enum class LogFormat : uint8_t { kText, kJson };
 struct LoggingSettings {
   LogLevel level = LogLevel::kInfo;
   LogFormat format = LogFormat::kText;
-  bool log_content = false;  // prompts and answers may appear in the log
+  bool log_content = false;  // the bodies of requests go to the log
 };
 
 // What the verbs besides `serve` take; flags only, no YAML.
