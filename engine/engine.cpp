@@ -141,6 +141,13 @@ Status LocalEngine::check(const Request& request) const {
         .with_param(prompt_len >= plan_.max_model_len ? "prompt" : "max_tokens")
         .with_reason("context_length_exceeded");
   }
+  const int64_t pages = executor_.pages_for(request.cache, prompt_len, request.max_tokens);
+  if (pages > plan_.pages) {
+    return invalid_argument("with this budget the request needs " + std::to_string(pages) +
+                            " pages of cache; this server has " + std::to_string(plan_.pages))
+        .with_param("cache.budget")
+        .with_reason("context_length_exceeded");
+  }
   return {};
 }
 
@@ -241,6 +248,7 @@ void LocalEngine::take_inbox() {
       sequence->prompt_len = static_cast<int32_t>(request.prompt.size());
       sequence->tokens.reserve(request.prompt.size() + static_cast<size_t>(request.max_tokens));
       sequence->tokens = request.prompt;
+      executor_.prepare(*sequence);
       scheduler_.enqueue(std::move(sequence));
     }
   }
@@ -324,8 +332,12 @@ void LocalEngine::deliver_prompt_logprobs(Sequence& sequence) {
 
 void LocalEngine::finish(Sequence* sequence, FinishReason reason, int32_t token, Status error) {
   const Clock::time_point now = Clock::now();
-  const std::unique_ptr<Sequence> retired = scheduler_.retire(sequence);
   TokenRecord record;
+  if (sequence->memory->is_admitted) record.counters.cache = executor_.cache_counters(*sequence);
+  counters_.evicted_rows += record.counters.cache.evicted;
+  counters_.eviction_events += record.counters.cache.events;
+  counters_.nan_rows += record.counters.cache.nan_rows;
+  const std::unique_ptr<Sequence> retired = scheduler_.retire(sequence);
   record.kind = TokenRecord::Kind::kFinish;
   record.finish = reason;
   record.choice = retired->choice;
@@ -386,12 +398,6 @@ void LocalEngine::check_pages_at_idle() {
 }
 
 }  // namespace
-
-Result<MemoryPlan> plan_memory(const Model& model, const EngineOptions& options) {
-  const Result<std::unique_ptr<Backend>> backend = make_backend(options);
-  if (!backend.ok()) return backend.status();
-  return Executor::plan(model, **backend, options, available_host_memory());
-}
 
 Result<std::unique_ptr<Engine>> Engine::start(std::shared_ptr<const Model> model,
                                               const EngineOptions& options) {

@@ -20,20 +20,22 @@ struct EngineOptions {
   int32_t max_num_batched_tokens = 512;
   double memory_fraction = 0.5;     // of what the machine leaves beside the weights, for the page pool
   DType cache_dtype = DType::kF32;  // kF32 or kF16
+  CacheSettings cache = CacheSettings::full();  // what the plan counts a sequence with
   int32_t max_queue_requests = 1024;
   int64_t max_queue_tokens = 1 << 22;
 };
 
 // Bytes of every part of memory, fixed at start; `inspect` prints it.
 struct MemoryPlan {
-  int64_t weights = 0;    // mapped file, shared with the page cache on the CPU
-  int64_t workspace = 0;  // activations of one step
-  int64_t scratch = 0;    // prefill arena
-  int64_t pool = 0;       // pages
-  int64_t ring = 0;       // of one sequence: query ring pages
+  int64_t weights = 0;      // mapped file, shared with the page cache on the CPU
+  int64_t projections = 0;  // R_g of the output projections, for scoring
+  int64_t workspace = 0;    // activations of one step
+  int64_t scratch = 0;      // prefill arena
+  int64_t pool = 0;         // pages
+  int64_t ring = 0;         // of one sequence: query ring pages
   int64_t page_bytes = 0;
   int64_t pages = 0;
-  int64_t max_sequences = 0;  // at max_model_len (full) or the budget
+  int64_t max_sequences = 0;  // that fill max_model_len under the default cache settings
   int64_t max_model_len = 0;
 };
 // What an engine with these options would take, without loading weights into memory. Error: does not fit,
@@ -46,6 +48,7 @@ struct EngineStats {
   int64_t pages_total = 0, pages_free = 0, pages_owned = 0;
   int64_t steps = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0;
+  int64_t evicted_rows = 0, eviction_events = 0, nan_rows = 0;
   int64_t finished_stop = 0, finished_length = 0, finished_cancelled = 0, finished_error = 0;
 };
 

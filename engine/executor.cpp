@@ -6,102 +6,8 @@
 #include <numeric>
 
 namespace restkv {
-namespace {
-
-CacheShape cache_shape(const ModelConfig& config, DType dtype) {
-  return {config.num_layers, config.num_kv_heads, config.head_dim, dtype};
-}
-
-int64_t blocks_for(int64_t rows) {
-  return (rows + Executor::kScratchBlockRows - 1) / Executor::kScratchBlockRows;
-}
-
-int64_t scratch_row_bytes(const ModelConfig& config, DType cache_dtype) {
-  return bytes_of(DType::kF32, config.hidden_size) +
-         2 * bytes_of(cache_dtype, config.num_kv_heads * config.head_dim);
-}
-
-int64_t logit_rows(const EngineOptions& options) { return std::max(options.max_num_seqs, 16); }
-
-// The buffers of a step beside the transformer's own.
-struct StepBuffers {
-  Tensor residual, k, v;
-};
-StepBuffers step_buffers(Arena& arena, const ModelConfig& config, const EngineOptions& options) {
-  const int64_t rows = options.max_num_batched_tokens;
-  const int64_t kv_cols = config.num_kv_heads * config.head_dim;
-  StepBuffers buffers;
-  buffers.residual = arena.tensor(DType::kF32, rows, config.hidden_size);
-  buffers.k = arena.tensor(options.cache_dtype, rows, kv_cols);
-  buffers.v = arena.tensor(options.cache_dtype, rows, kv_cols);
-  return buffers;
-}
-
-}  // namespace
 
 void SequenceMemoryDeleter::operator()(SequenceMemory* memory) const { delete memory; }
-
-Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const EngineOptions& options,
-                                  int64_t available_bytes) {
-  const ModelConfig& config = model.config;
-  if (options.max_num_batched_tokens <= options.max_num_seqs) {
-    return invalid_argument("max_num_batched_tokens (" + std::to_string(options.max_num_batched_tokens) +
-                            ") must be greater than max_num_seqs (" + std::to_string(options.max_num_seqs) +
-                            "), or no prompt could join a full batch");
-  }
-  if (options.max_model_len > config.context_len) {
-    return invalid_argument("max_model_len " + std::to_string(options.max_model_len) + " is beyond the " +
-                            std::to_string(config.context_len) + " tokens the model was trained for");
-  }
-  const CacheShape shape = cache_shape(config, options.cache_dtype);
-  Arena arena = Arena::counting();
-  const Transformer transformer(model, backend, arena, options.max_num_batched_tokens, logit_rows(options));
-  step_buffers(arena, config, options);
-
-  MemoryPlan plan;
-  plan.weights = model.weights.num_bytes;
-  plan.workspace = arena.used();
-  plan.page_bytes = KvCache::page_bytes(backend, shape);
-  const int64_t slots = backend.page_slots();
-  const auto pages_of = [&](int64_t tokens) {
-    return shape.num_layers * shape.num_kv_heads * ((tokens + slots - 1) / slots);
-  };
-  // One prompt of max_model_len, and a seventh of that again which only prompts up to 8k may take.
-  const auto scratch_of = [&](int64_t tokens) {
-    const int64_t rows = tokens <= 8192 ? tokens : tokens + tokens / 7;
-    return blocks_for(rows) * kScratchBlockRows * scratch_row_bytes(config, options.cache_dtype);
-  };
-  const auto bytes_with = [&](int64_t tokens) {
-    return scratch_of(tokens) + pages_of(tokens) * plan.page_bytes;
-  };
-
-  const int64_t budget =
-      static_cast<int64_t>(options.memory_fraction *
-                           static_cast<double>(std::max<int64_t>(0, available_bytes - plan.weights))) -
-      plan.workspace;
-  plan.max_model_len = options.max_model_len > 0 ? options.max_model_len : config.context_len;
-  if (bytes_with(plan.max_model_len) > budget) {
-    int64_t fits = 0;
-    for (int64_t step = int64_t{1} << 40; step > 0; step /= 2)
-      if (fits + step <= plan.max_model_len && bytes_with(fits + step) <= budget) fits += step;
-    if (options.max_model_len > 0 || fits < 256) {
-      return Status(StatusCode::kFailedPrecondition,
-                    "one sequence of " + std::to_string(plan.max_model_len) + " tokens needs " +
-                        std::to_string(bytes_with(plan.max_model_len) >> 20) + " MiB of cache and scratch, " +
-                        std::to_string(std::max<int64_t>(0, budget) >> 20) +
-                        " MiB are left; lower --max-model-len to " + std::to_string(fits) +
-                        " or raise --memory-fraction");
-    }
-    plan.max_model_len = fits;
-  }
-  plan.scratch = scratch_of(plan.max_model_len);
-  const int64_t pages_each = pages_of(plan.max_model_len);
-  plan.pages = std::min<int64_t>(
-      {(budget - plan.scratch) / plan.page_bytes, pages_each * options.max_num_seqs, int64_t{INT32_MAX}});
-  plan.pool = plan.pages * plan.page_bytes;
-  plan.max_sequences = plan.pages / pages_each;
-  return plan;
-}
 
 Executor::Executor(const Model& model, Backend& backend, const EngineOptions& options, const MemoryPlan& plan)
     : model_(model),
@@ -110,11 +16,9 @@ Executor::Executor(const Model& model, Backend& backend, const EngineOptions& op
       workspace_memory_(backend.allocate(plan.workspace)),
       workspace_(workspace_memory_->data(), plan.workspace),
       transformer_(model, backend, workspace_, options.max_num_batched_tokens, logit_rows(options)),
+      buffers_(StepBuffers::make(workspace_, model.config, options, plan.max_model_len)),
+      evictor_(model, backend, cache_, buffers_.cuts, plan.max_model_len),
       scratch_memory_(backend.allocate(plan.scratch)) {
-  const StepBuffers buffers = step_buffers(workspace_, model.config, options);
-  residual_ = buffers.residual;
-  step_k_ = buffers.k;
-  step_v_ = buffers.v;
   CHECK(workspace_.used() == plan.workspace) << workspace_.used() << " planned " << plan.workspace;
   const int64_t row_bytes = scratch_row_bytes(model.config, options.cache_dtype);
   scratch_used_.assign(static_cast<size_t>(plan.scratch / (row_bytes * kScratchBlockRows)), false);
@@ -125,12 +29,27 @@ Executor::Executor(const Model& model, Backend& backend, const EngineOptions& op
   banned_.resize(batch);
 }
 
-bool Executor::can_admit(const Sequence& sequence) const { return cache_.can_admit(sequence.max_entries()); }
+void Executor::prepare(Sequence& sequence) const {
+  sequence.memory.reset(new SequenceMemory);
+  Evictor::plan(model_.config, sequence.request().cache, sequence.prompt_len, sequence.request().max_tokens,
+                *sequence.memory);
+}
+
+int64_t Executor::pages_for(const CacheSettings& settings, int64_t prompt_len, int64_t max_tokens) const {
+  SequenceMemory memory;
+  Evictor::plan(model_.config, settings, prompt_len, max_tokens, memory);
+  return cache_.pages_for(memory.reservation);
+}
+
+bool Executor::can_admit(const Sequence& sequence) const {
+  return cache_.can_admit(sequence.memory->reservation);
+}
 
 void Executor::admit(Sequence& sequence) {
-  sequence.memory.reset(new SequenceMemory);
   SequenceMemory& memory = *sequence.memory;
-  memory.cache = cache_.admit(sequence.max_entries());
+  memory.cache = cache_.admit(memory.reservation);
+  memory.is_admitted = true;
+  evictor_.admit(memory);
   if (sequence.request().sampling.has_penalties()) {
     const auto vocab = static_cast<size_t>(model_.config.vocab_size);
     memory.prompt_tokens.assign((vocab + 63) / 64, 0);
@@ -144,7 +63,7 @@ void Executor::admit(Sequence& sequence) {
 
 void Executor::release(Sequence& sequence) {
   SequenceMemory& memory = *sequence.memory;
-  cache_.release(memory.cache);
+  if (memory.is_admitted) cache_.release(memory.cache);
   for (int64_t i = 0; i < memory.scratch_blocks; ++i)
     scratch_used_[static_cast<size_t>(memory.scratch_begin + i)] = false;
   sequence.memory.reset();
@@ -160,12 +79,12 @@ int64_t Executor::find_scratch(int64_t blocks) const {
 }
 
 bool Executor::can_start_prefill(const Sequence& sequence) const {
-  return find_scratch(blocks_for(sequence.prompt_len)) >= 0;
+  return find_scratch(scratch_blocks(sequence.prompt_len)) >= 0;
 }
 
 void Executor::start_prefill(Sequence& sequence) {
   SequenceMemory& memory = *sequence.memory;
-  memory.scratch_blocks = blocks_for(sequence.prompt_len);
+  memory.scratch_blocks = scratch_blocks(sequence.prompt_len);
   memory.scratch_begin = find_scratch(memory.scratch_blocks);
   CHECK(memory.scratch_begin >= 0) << "no scratch for " << sequence.prompt_len << " rows";
   for (int64_t i = 0; i < memory.scratch_blocks; ++i)
@@ -192,21 +111,40 @@ Executor::ScratchRows Executor::scratch_rows(const SequenceMemory& memory) const
   return scratch;
 }
 
-void Executor::store_prompt(Sequence& sequence, int64_t layer, ConstTensor k, ConstTensor v) {
-  SequenceMemory& memory = *sequence.memory;
-  backend_.store_pages({.k = k,
-                        .v = v,
-                        .positions = std::span(sequence_positions_).first(static_cast<size_t>(k.rows)),
-                        .tables = cache_.tables(memory.cache, layer),
-                        .num_kv_heads = static_cast<int32_t>(model_.config.num_kv_heads),
-                        .cache = cache_.view()});
-  cache_.advance(memory.cache, layer, k.rows);
+int32_t Executor::max_feed_rows(const Sequence& sequence) const {
+  const SequenceMemory& memory = *sequence.memory;
+  int32_t room = INT32_MAX;
+  for (size_t i = 0; i < memory.cache.kv_len.size(); ++i)
+    room = std::min(room, memory.cache.capacity[i] - memory.cache.kv_len[i]);
+  return room;
+}
+
+CacheCounters Executor::cache_counters(const Sequence& sequence) const {
+  return evictor_.counters(*sequence.memory);
+}
+
+void Executor::finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t row, ConstTensor k,
+                                   ConstTensor v) {
+  const int64_t num_rows = k.rows;
+  const int64_t tail_rows = Evictor::tail_queries(sequence);
+  Tensor sums;
+  if (evictor_.sums_queries(sequence, layer)) {
+    sums = buffers_.sums.col_range(0, num_rows);
+    backend_.zero(sums);
+    evictor_.add_queries(layer, k, v, transformer_.queries(row, num_rows), 0, sums);
+  }
+  evictor_.finish_layer(sequence, layer, k, v, transformer_.queries(row + num_rows - tail_rows, tail_rows),
+                        sums);
 }
 
 void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results) {
   ids_.clear();
   positions_.clear();
+  decode_rows_.clear();
+  decoding_.clear();
   for (const auto& [sequence, num_rows] : batch.decodes) {
+    decode_rows_.push_back({sequence, static_cast<int64_t>(ids_.size()), num_rows});
+    decoding_.push_back(sequence);
     const auto begin = sequence->tokens.begin() + sequence->position;
     ids_.insert(ids_.end(), begin, begin + num_rows);
     for (int32_t i = 0; i < num_rows; ++i) positions_.push_back(sequence->position + i);
@@ -217,7 +155,7 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
     for (int32_t i = 0; i < sequence->prompt_len; ++i) positions_.push_back(i);
   }
   const auto num_rows = static_cast<int64_t>(ids_.size());
-  const Tensor residual = residual_.row_range(0, num_rows);
+  const Tensor residual = buffers_.residual.row_range(0, num_rows);
   transformer_.embed(ids_, residual);
   transformer_.prepare(positions_);
 
@@ -233,8 +171,8 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
       row += count;
     }
     for (const Sequence* sequence : batch.prompts) {
-      const Tensor k = step_k_.row_range(row - num_decode_rows, sequence->prompt_len);
-      const Tensor v = step_v_.row_range(row - num_decode_rows, sequence->prompt_len);
+      const Tensor k = buffers_.k.row_range(row - num_decode_rows, sequence->prompt_len);
+      const Tensor v = buffers_.v.row_range(row - num_decode_rows, sequence->prompt_len);
       stores_.push_back({row, sequence->prompt_len, k, v, {}});
       prefills_.push_back({row, sequence->prompt_len, {}, k, v, 0});
       row += sequence->prompt_len;
@@ -243,11 +181,13 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
     transformer_.run_layer(layer, rows, [&] {
       for (const auto& [sequence, count] : batch.decodes)
         cache_.advance(sequence->memory->cache, layer, count);
+      evictor_.store_queries(layer, transformer_.queries(0, num_rows), positions_, decode_rows_);
     });
-    row = 0;
+    row = num_decode_rows;
     for (Sequence* sequence : batch.prompts) {
-      store_prompt(*sequence, layer, step_k_.row_range(row, sequence->prompt_len),
-                   step_v_.row_range(row, sequence->prompt_len));
+      finish_prompt_layer(*sequence, layer, row,
+                          buffers_.k.row_range(row - num_decode_rows, sequence->prompt_len),
+                          buffers_.v.row_range(row - num_decode_rows, sequence->prompt_len));
       row += sequence->prompt_len;
     }
   }
@@ -264,6 +204,7 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
   };
   for (const auto& [sequence, count] : batch.decodes) finish(*sequence, count);
   for (Sequence* sequence : batch.prompts) finish(*sequence, sequence->prompt_len);
+  evictor_.cut_full(decoding_);
   draw(residual, results);
 }
 
@@ -292,9 +233,30 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
   transformer_.run_layer(unit.layer, {residual, positions, {&store, 1}, {&prefill, 1}, {}, cache_.view()},
                          [] {});
   const bool layer_done = rows_so_far == sequence.prompt_len;
+  const ConstTensor queries = transformer_.queries(0, unit.num_rows);
+  // The last rows' queries are kept until the layer is done.
+  const int64_t tail_rows = Evictor::tail_queries(sequence);
+  const int64_t tail_begin = sequence.prompt_len - tail_rows;
+  const int64_t from = std::max<int64_t>(unit.row_begin, tail_begin);
+  if (from < rows_so_far) {
+    rows_.resize(static_cast<size_t>(rows_so_far - from));
+    std::iota(rows_.begin(), rows_.end(), static_cast<int32_t>(from - unit.row_begin));
+    backend_.gather({.table = queries,
+                     .ids = rows_,
+                     .scale = 1.0f,
+                     .out = buffers_.tail.row_range(from - tail_begin, rows_so_far - from)});
+  }
+  const Tensor sums = buffers_.sums.col_range(0, sequence.prompt_len);
+  const bool has_sums = evictor_.sums_queries(sequence, unit.layer);
+  if (has_sums) {
+    if (unit.row_begin == 0) backend_.zero(sums);
+    evictor_.add_queries(unit.layer, scratch.k.row_range(0, rows_so_far), scratch.v.row_range(0, rows_so_far),
+                         queries, unit.row_begin, sums);
+  }
   if (layer_done) {
-    store_prompt(sequence, unit.layer, scratch.k.row_range(0, sequence.prompt_len),
-                 scratch.v.row_range(0, sequence.prompt_len));
+    evictor_.finish_layer(sequence, unit.layer, scratch.k.row_range(0, sequence.prompt_len),
+                          scratch.v.row_range(0, sequence.prompt_len), buffers_.tail.row_range(0, tail_rows),
+                          has_sums ? sums : Tensor{});
   }
   if (unit.layer + 1 < model_.config.num_layers) return;
   look_at_rows(sequence, unit.row_begin, residual);

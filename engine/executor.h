@@ -11,19 +11,13 @@
 #include "engine/batch.h"
 #include "engine/cache/kv_cache.h"
 #include "engine/engine.h"
+#include "engine/evictor.h"
 #include "engine/model/transformer.h"
 #include "engine/scheduler.h"
+#include "engine/sequence_memory.h"
+#include "engine/step_buffers.h"
 
 namespace restkv {
-
-struct SequenceMemory {
-  SequenceCache cache;
-  std::vector<uint64_t> prompt_tokens;  // [ceil(V/64)] bitmap; empty without penalties
-  std::vector<uint16_t> counts;         // [V] counts in the answer; empty without penalties
-  int64_t scratch_begin = -1;           // first block of a long prompt's scratch
-  int64_t scratch_blocks = 0;
-  std::vector<SampleResult> prompt_logprobs;  // [prompt_len - 1], of prompt tokens 1.. where asked for
-};
 
 struct StepResult {
   Sequence* sequence = nullptr;
@@ -42,13 +36,18 @@ class Executor final : public SequenceHost {
   static Result<MemoryPlan> plan(const Model& model, Backend& backend, const EngineOptions& options,
                                  int64_t available_bytes);
 
+  // Budget and reservation of a sequence that was just queued; before can_admit.
+  void prepare(Sequence& sequence) const;
+  // Pages a request with these numbers reserves; any thread.
+  int64_t pages_for(const CacheSettings& settings, int64_t prompt_len, int64_t max_tokens) const;
   bool can_admit(const Sequence& sequence) const override;
   void admit(Sequence& sequence) override;
   void release(Sequence& sequence) override;
   bool can_start_prefill(const Sequence& sequence) const override;
   void start_prefill(Sequence& sequence) override;
-  // Whether the sequence could run if nothing else did.
-  bool can_ever_admit(int64_t entries) const { return cache_.pages_for(entries) <= cache_.pool().total(); }
+  // Rows that may be fed in one step before a head must be cut.
+  int32_t max_feed_rows(const Sequence& sequence) const;
+  CacheCounters cache_counters(const Sequence& sequence) const;
 
   // One step. `results` has one entry for each sequence whose next token was drawn; valid until the next
   // call.
@@ -61,7 +60,6 @@ class Executor final : public SequenceHost {
 
   void set_logits_observer(LogitsObserver observer) { observer_ = std::move(observer); }
   const PagePool& pool() const { return cache_.pool(); }
-  static constexpr int64_t kScratchBlockRows = 256;
 
  private:
   struct ScratchRows {
@@ -71,8 +69,8 @@ class Executor final : public SequenceHost {
   ScratchRows scratch_rows(const SequenceMemory& memory) const;
   int64_t find_scratch(int64_t blocks) const;  // first block of a free run, -1: none
   void end_prefill(SequenceMemory& memory);
-  // All rows of a prompt in one layer go to its pages.
-  void store_prompt(Sequence& sequence, int64_t layer, ConstTensor k, ConstTensor v);
+  // A layer of a whole short prompt is done: rows [row, ..) of the step.
+  void finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t row, ConstTensor k, ConstTensor v);
   // Tokens that must not be drawn next: end tokens before min_tokens, the last tokens of bad words.
   void collect_banned(const Sequence& sequence, std::vector<int32_t>& banned) const;
   // Prompt log probabilities and the observer: logits of rows [first_row, +residual.rows) of `sequence`.
@@ -86,8 +84,8 @@ class Executor final : public SequenceHost {
   std::unique_ptr<DeviceBuffer> workspace_memory_;
   Arena workspace_;
   Transformer transformer_;
-  Tensor residual_;         // [R, M] of a step
-  Tensor step_k_, step_v_;  // [R, K*D] of a step's prompts, in the cache's type
+  StepBuffers buffers_;
+  Evictor evictor_;
   std::unique_ptr<DeviceBuffer> scratch_memory_;
   std::vector<bool> scratch_used_;           // by block of kScratchBlockRows rows
   std::vector<int32_t> sequence_positions_;  // 0 .. max_model_len - 1
@@ -98,7 +96,8 @@ class Executor final : public SequenceHost {
   std::vector<StoreSegment> stores_;
   std::vector<PrefillSegment> prefills_;
   std::vector<DecodeSegment> decodes_;
-  std::vector<Sequence*> drawing_;
+  std::vector<Sequence*> drawing_, decoding_;
+  std::vector<Evictor::Rows> decode_rows_;
   std::vector<SampleRow> sample_rows_;
   std::vector<SampleResult> sample_results_;
   std::vector<std::vector<int32_t>> banned_;  // by row

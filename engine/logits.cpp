@@ -49,6 +49,7 @@ Status compute_logits(const Model& model, const EngineOptions& options, std::spa
   sequence.tokens.assign(tokens.begin(), tokens.begin() + static_cast<int64_t>(first_len));
   sequence.prompt_len = static_cast<int32_t>(first_len);
   sequence.phase = SequencePhase::kPrefill;
+  executor.prepare(sequence);
   if (!executor.can_admit(sequence)) return {StatusCode::kFailedPrecondition, "the page pool is too small"};
   executor.admit(sequence);
 
@@ -70,7 +71,8 @@ Status compute_logits(const Model& model, const EngineOptions& options, std::spa
   sequence.tokens.assign(tokens.begin(), tokens.end());
   for (size_t piece = 1; sequence.position < static_cast<int32_t>(tokens.size()); ++piece) {
     const int32_t rest = static_cast<int32_t>(tokens.size()) - sequence.position;
-    const int32_t rows = std::min({std::max(1, piece_len(piece)), rest, options.max_num_batched_tokens});
+    const int32_t rows = std::min({std::max(1, piece_len(piece)), rest, options.max_num_batched_tokens,
+                                   executor.max_feed_rows(sequence)});
     batch.clear();
     batch.decodes.push_back({&sequence, rows});
     executor.run_step(batch, results);

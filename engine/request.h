@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/eviction/cache_settings.h"
 #include "engine/token_stream.h"
 #include "kernels/base/sampling.h"
 
@@ -24,6 +25,7 @@ struct Request {
   int32_t min_tokens = 0;       // end tokens are banned before
   int32_t num_choices = 1;      // n
   SamplingParams sampling;
+  CacheSettings cache = CacheSettings::full();  // resolved (resolve_cache_settings)
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   std::vector<std::vector<int32_t>> bad_words;  // token sequences that must not appear

@@ -15,12 +15,23 @@ namespace restkv {
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength, kCancelled, kError };
 
+// What became of a sequence's cache; usage.cache of an answer.
+struct CacheCounters {
+  int32_t kept = 0;  // mean kv_len over all heads, rounded up
+  int32_t kept_max = 0;
+  int64_t evicted = 0;   // rows over all layers and heads; those that left a window are not counted
+  int64_t events = 0;    // cuts of one layer
+  int64_t bytes = 0;     // pages (entries, ring, sums) and tables
+  int64_t nan_rows = 0;  // scores that were NaN or infinite: such rows stay
+};
+
 // Counters of one choice, as of one record.
 struct SequenceCounters {
   int32_t prompt_tokens = 0;
   int32_t cached_tokens = 0;  // of the prompt, from the prefix cache
   int32_t completion_tokens = 0;
   float queue_ms = 0, prefill_ms = 0, decode_ms = 0;
+  CacheCounters cache;
 };
 
 struct TokenRecord {

@@ -172,6 +172,8 @@ class Backend {
   virtual int32_t page_slots() const = 0;  // S: 16 on the CPU, 64 on CUDA
   // Zeroed address space, touched on first use; null if there is none left.
   virtual std::unique_ptr<DeviceBuffer> allocate(int64_t bytes) = 0;
+  // Every value of a plain tensor becomes 0.
+  virtual void zero(const Tensor& tensor) = 0;
 
   void gather(const GatherArgs& args);
   void rmsnorm(const RmsNormArgs& args);

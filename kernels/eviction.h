@@ -17,6 +17,7 @@
 #include "kernels/base/arena.h"
 #include "kernels/base/attention_shape.h"
 #include "kernels/base/paged_cache.h"
+#include "kernels/base/score_reduce.h"
 #include "kernels/base/tensor.h"
 
 namespace restkv {
@@ -89,8 +90,6 @@ enum class ScoreKind : uint8_t {
 };
 inline bool needs_observation(ScoreKind kind) { return kind >= ScoreKind::kAttention; }
 
-enum class QueryReduce : uint8_t { kRms, kMax, kEma, kMean };
-enum class GroupReduce : uint8_t { kRss, kMax, kMean };
 
 // How rows are scored; the same for observe and score.
 struct ScoreSpec {

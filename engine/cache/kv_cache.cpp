@@ -1,7 +1,42 @@
 // Admission takes every page a sequence can ever need; nothing is taken or given back in between.
 #include "engine/cache/kv_cache.h"
 
+#include <algorithm>
+
 namespace restkv {
+namespace {
+
+int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Pages of one layer, by kind.
+struct LayerPages {
+  std::vector<int64_t> entries;  // [K]; of a shared layer: what each head could have without the others
+  int64_t all_entries = 0;       // together
+  int64_t ring = 0, sums = 0;    // per head
+};
+
+LayerPages pages_of_layer(const CacheReservation& r, const CacheShape& shape, int32_t slots, int64_t layer) {
+  LayerPages pages;
+  int64_t most = 0;
+  for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+    const int64_t entries = r.entries[static_cast<size_t>(layer * shape.num_kv_heads + head)];
+    most = std::max(most, entries);
+    pages.entries.push_back(div_up(entries, slots));
+    pages.all_entries += pages.entries.back();
+  }
+  const auto l = static_cast<size_t>(layer);
+  if (!r.shared_layer.empty() && r.shared_layer[l])
+    pages.all_entries += shape.num_kv_heads;  // a part page each
+  if (r.ring_window > 0 && r.ring_layer[l])
+    pages.ring = QueryRing::num_pages(r.ring_window, static_cast<int32_t>(shape.group), slots);
+  if (r.has_sums) {
+    pages.sums =
+        div_up(most, EntrySums::floats_per_page(shape.dtype, slots, static_cast<int32_t>(shape.head_dim)));
+  }
+  return pages;
+}
+
+}  // namespace
 
 KvCache::KvCache(Backend& backend, const CacheShape& shape, int64_t num_pages)
     : shape_(shape), pool_(num_pages) {
@@ -19,35 +54,109 @@ int64_t KvCache::page_bytes(const Backend& backend, const CacheShape& shape) {
                                         static_cast<int32_t>(shape.head_dim));
 }
 
-int64_t KvCache::pages_for(int64_t entries) const {
-  return shape_.num_layers * shape_.num_kv_heads * ((entries + view_.slots - 1) / view_.slots);
+int64_t KvCache::pages_for(const CacheReservation& reservation, const CacheShape& shape, int32_t slots) {
+  int64_t total = 0;
+  for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
+    const LayerPages pages = pages_of_layer(reservation, shape, slots, layer);
+    total += pages.all_entries + shape.num_kv_heads * (pages.ring + pages.sums);
+  }
+  return total;
 }
 
-SequenceCache KvCache::admit(int64_t entries) {
-  SequenceCache sequence;
-  sequence.stride = static_cast<int32_t>((entries + view_.slots - 1) / view_.slots);
-  sequence.capacity = static_cast<int32_t>(entries);
-  sequence.pages.resize(static_cast<size_t>(pages_for(entries)));
-  sequence.kv_len.assign(static_cast<size_t>(shape_.num_layers * shape_.num_kv_heads), 0);
-  pool_.take(sequence.pages);
-  return sequence;
+SequenceCache KvCache::admit(const CacheReservation& reservation) {
+  SequenceCache s;
+  const auto num_layers = static_cast<size_t>(shape_.num_layers);
+  const auto num_heads = static_cast<size_t>(shape_.num_kv_heads);
+  s.num_pages = pages_for(reservation);
+  s.owned.resize(static_cast<size_t>(s.num_pages));
+  pool_.take(s.owned);
+  s.kv_len.assign(num_layers * num_heads, 0);
+  s.capacity = reservation.entries;
+  s.sums_len.assign(reservation.has_sums ? num_layers * num_heads : 0, 0);
+  s.ring_window = reservation.ring_window;
+  auto next = s.owned.begin();
+  const auto add_table = [&](std::vector<SequenceCache::Table>& tables, int64_t width) {
+    tables.push_back({s.ids.size(), static_cast<int32_t>(width)});
+    s.ids.resize(s.ids.size() + num_heads * static_cast<size_t>(width), -1);
+    return s.ids.begin() + static_cast<std::ptrdiff_t>(tables.back().begin);
+  };
+  const auto fill = [&](auto place, int64_t count) {
+    std::copy(next, next + count, place);
+    next += count;
+  };
+  for (size_t layer = 0; layer < num_layers; ++layer) {
+    const LayerPages pages = pages_of_layer(reservation, shape_, view_.slots, static_cast<int64_t>(layer));
+    const bool is_shared = !reservation.shared_layer.empty() && reservation.shared_layer[layer];
+    // One head of a shared layer could get nearly all of its pages.
+    const int64_t width =
+        is_shared ? pages.all_entries : *std::max_element(pages.entries.begin(), pages.entries.end());
+    auto place = add_table(s.entries, width);
+    s.spare_begin.push_back(s.spare.size());
+    if (is_shared) {
+      s.spare.insert(s.spare.end(), next, next + pages.all_entries);
+      next += pages.all_entries;
+    } else {
+      for (size_t head = 0; head < num_heads; ++head) {
+        fill(place + static_cast<std::ptrdiff_t>(head) * width, pages.entries[head]);
+      }
+    }
+    place = add_table(s.ring, pages.ring);
+    fill(place, pages.ring * shape_.num_kv_heads);
+    place = add_table(s.sums, pages.sums);
+    fill(place, pages.sums * shape_.num_kv_heads);
+  }
+  s.spare_begin.push_back(s.spare.size());
+  CHECK(next == s.owned.end()) << "a reservation was counted and handed out differently";
+  return s;
 }
 
 void KvCache::release(SequenceCache& sequence) {
-  pool_.give_back(sequence.pages);
+  pool_.give_back(sequence.owned);
   sequence = SequenceCache{};
 }
 
 HeadTables KvCache::tables(const SequenceCache& sequence, int64_t layer) const {
-  const int64_t first = layer * shape_.num_kv_heads;
-  return {sequence.pages.data() + first * sequence.stride, sequence.stride, sequence.kv_len.data() + first};
+  const SequenceCache::Table& table = sequence.entries[static_cast<size_t>(layer)];
+  return {sequence.ids.data() + table.begin, table.width,
+          sequence.kv_len.data() + layer * shape_.num_kv_heads};
+}
+
+QueryRing KvCache::ring(const SequenceCache& sequence, int64_t layer) const {
+  const SequenceCache::Table& table = sequence.ring[static_cast<size_t>(layer)];
+  if (table.width == 0) return {};
+  return {sequence.ids.data() + table.begin, table.width, sequence.ring_window};
+}
+
+EntrySums KvCache::sums(const SequenceCache& sequence, int64_t layer) const {
+  const SequenceCache::Table& table = sequence.sums[static_cast<size_t>(layer)];
+  if (table.width == 0) return {};
+  return {sequence.ids.data() + table.begin, table.width,
+          sequence.sums_len.data() + layer * shape_.num_kv_heads};
 }
 
 void KvCache::advance(SequenceCache& sequence, int64_t layer, int64_t rows) const {
   for (int64_t head = 0; head < shape_.num_kv_heads; ++head) {
-    int32_t& len = sequence.kv_len[static_cast<size_t>(layer * shape_.num_kv_heads + head)];
-    len += static_cast<int32_t>(rows);
-    DCHECK(len <= sequence.capacity) << len << " entries, room for " << sequence.capacity;
+    const auto index = static_cast<size_t>(layer * shape_.num_kv_heads + head);
+    sequence.kv_len[index] += static_cast<int32_t>(rows);
+    CHECK(sequence.kv_len[index] <= sequence.capacity[index])
+        << sequence.kv_len[index] << " entries, room for " << sequence.capacity[index];
+  }
+}
+
+void KvCache::share_layer(SequenceCache& sequence, int64_t layer, const int32_t* entries) const {
+  const auto l = static_cast<size_t>(layer);
+  const SequenceCache::Table& table = sequence.entries[l];
+  size_t next = sequence.spare_begin[l];
+  const size_t end = sequence.spare_begin[l + 1];
+  for (int64_t head = 0; head < shape_.num_kv_heads; ++head) {
+    const int64_t pages = div_up(entries[head], view_.slots);
+    CHECK(next + static_cast<size_t>(pages) <= end)
+        << "the shares of layer " << layer << " are past its pages";
+    const size_t place = table.begin + static_cast<size_t>(head) * static_cast<size_t>(table.width);
+    std::copy_n(sequence.spare.begin() + static_cast<std::ptrdiff_t>(next), pages,
+                sequence.ids.begin() + static_cast<std::ptrdiff_t>(place));
+    next += static_cast<size_t>(pages);
+    sequence.capacity[static_cast<size_t>(layer * shape_.num_kv_heads + head)] = entries[head];
   }
 }
 

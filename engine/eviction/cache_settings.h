@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/base/score_reduce.h"
 #include "kernels/base/status.h"
-#include "kernels/eviction.h"
 
 namespace restkv {
 
@@ -87,6 +87,12 @@ struct CacheSettings {
   float alpha = 0.3f;
   bool output_projection = true;
   bool trace = false;
+
+  static CacheSettings full() {
+    CacheSettings settings;
+    settings.policy = PolicyKind::kFull;
+    return settings;
+  }
 };
 
 // Errors: INVALID_ARGUMENT with param "cache.<field>", the bounds, and for a budget the smallest legal one.

@@ -29,9 +29,9 @@ struct Cut {
       {};  // h2o: sums before the cut (len) and where those of the survivors go; pages null: none
   const int32_t* keep = nullptr;  // [K] rows to keep at most
   ProtectedRows protect = {};     // protection_of, with dead_before and pins where the layer has them
-  int32_t share_floor = 0;        // scope kShare
+  int32_t share_floor = 0;        // scope kShare: share_floor() of budget.h
   int32_t share_slack = 0;
-  int32_t* share = nullptr;  // [K] out
+  int32_t* share = nullptr;  // [K] out; null: the heads have their shares already
   HeadTables destination = {};
   int32_t max_new_pins = 0;
   int32_t* new_pins = nullptr;      // [K, max_new_pins] out: positions

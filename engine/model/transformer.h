@@ -41,6 +41,8 @@ class Transformer {
     after_store();
     attend(layer, rows);
   }
+  // Rotated queries [count, H*D] of rows [begin, begin + count) of the last run_layer.
+  ConstTensor queries(int64_t begin, int64_t count) const { return q_.row_range(begin, count); }
   // Logits [n, V] of the given rows of `residual`; n <= max_logit_rows. Valid until the next call.
   Tensor logits(ConstTensor residual, std::span<const int32_t> rows);
 

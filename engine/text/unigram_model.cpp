@@ -43,6 +43,7 @@ Result<std::unique_ptr<UnigramModel>> UnigramModel::make(const Vocabulary& vocab
     any = true;
   }
   model->unknown_score_ = lowest - kUnknownPenalty;
+  if (options.single_precision) model->unknown_score_ = static_cast<float>(model->unknown_score_);
   return model;
 }
 

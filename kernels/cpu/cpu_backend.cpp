@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 #include <cmath>
 #include <cstdlib>
 #include <mutex>
@@ -97,6 +98,10 @@ class CpuBackend final : public Backend {
   std::string_view name() const override { return "cpu"; }
   int32_t page_slots() const override { return 16; }
   std::unique_ptr<DeviceBuffer> allocate(int64_t bytes) override { return MappedBuffer::map(bytes); }
+  void zero(const Tensor& tensor) override {
+    for (int64_t row = 0; row < tensor.rows; ++row)
+      std::memset(tensor.row(row), 0, static_cast<size_t>(bytes_of(tensor.dtype, tensor.cols)));
+  }
   void synchronize() override {}
 
  private:

@@ -1,0 +1,382 @@
+// The five steps for the live path. The trigger is kv_len == C_lh, always; kv_len <= C_lh at every moment under `evict`.
+#include "engine/evictor.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace restkv {
+namespace {
+
+constexpr int kNumbers = 5;  // arrays of K in numbers_ for each cut
+enum Number { kKeep, kKeptLen, kNumDead, kNonFinite, kShareOut };
+
+AttentionShape attention_shape(const ModelConfig& c) {
+  return {.num_heads = static_cast<int32_t>(c.num_heads),
+          .num_kv_heads = static_cast<int32_t>(c.num_kv_heads),
+          .head_dim = static_cast<int32_t>(c.head_dim),
+          .scale = static_cast<float>(c.attention_scale),
+          .softcap = static_cast<float>(c.attention_softcap),
+          .window = 0};
+}
+
+// A windowed layer that can hold its whole window needs no scores: what left the window goes.
+bool holds_window(const SequenceMemory& memory, int32_t window) {
+  return window > 0 && (memory.settings.policy == PolicyKind::kFull ||
+                        memory.budget.budget >= window + memory.budget.stride);
+}
+
+}  // namespace
+
+Evictor::Evictor(const Model& model, Backend& backend, KvCache& cache, Tensor workspace,
+                 int64_t max_model_len)
+    : model_(model),
+      backend_(backend),
+      cache_(cache),
+      cutter_(backend, attention_shape(model.config), cache.view(), workspace) {
+  all_positions_.resize(static_cast<size_t>(max_model_len));
+  std::iota(all_positions_.begin(), all_positions_.end(), 0);
+}
+
+int64_t Evictor::workspace_bytes(const ModelConfig& config, int64_t max_model_len) {
+  const AttentionShape shape = attention_shape(config);
+  int64_t most = 0;
+  for (const ScoreKind kind :
+       {ScoreKind::kAttention, ScoreKind::kIndicatorQuery, ScoreKind::kIndicatorAfter}) {
+    PolicyRecipe recipe;
+    recipe.score.kind = kind;
+    recipe.pool = PoolKind::kForward;
+    most = std::max(most, Cutter::workspace_bytes(recipe, shape, max_model_len,
+                                                  std::min<int64_t>(kMaxWindow, max_model_len), 0));
+  }
+  return most;
+}
+
+void Evictor::start_projections() {
+  if (projections_) return;
+  std::vector<ConstTensor> weights;
+  for (const LayerWeights& layer : model_.weights.layers) weights.push_back(layer.o);
+  projections_ = std::make_unique<Projections>(backend_, std::move(weights), model_.config.num_heads,
+                                               model_.config.head_dim);
+}
+
+void Evictor::plan(const ModelConfig& config, const CacheSettings& settings, int64_t prompt_len,
+                   int64_t max_tokens, SequenceMemory& memory) {
+  const int64_t max_entries = prompt_len + std::max<int64_t>(0, max_tokens - 1);
+  memory.settings = settings;
+  // `full` is bounded by the answer alone; its budget only gives windowed layers their stride.
+  if (settings.policy == PolicyKind::kFull)
+    memory.settings.budget = static_cast<int32_t>(prompt_len + std::max<int64_t>(1, max_tokens));
+  std::vector<int32_t> windows;
+  for (const LayerConfig& layer : config.layers) windows.push_back(layer.window);
+  memory.budget = plan_budget(
+      memory.settings,
+      {static_cast<int32_t>(config.num_layers), static_cast<int32_t>(config.num_kv_heads), windows}, nullptr,
+      prompt_len, max_tokens);
+  memory.recipe = make_recipe(memory.settings, memory.budget.budget, static_cast<int32_t>(config.num_layers));
+  // Shares are given out once, after prefill; from then on each head keeps to its own.
+  memory.decode_recipe = memory.recipe;
+  if (memory.recipe.scope == SelectScope::kShare) memory.decode_recipe.scope = SelectScope::kHead;
+  memory.window_recipe = streamingllm_recipe();
+  memory.window_recipe.sinks = 0;
+
+  const auto num_layers = static_cast<size_t>(config.num_layers);
+  const auto num_heads = static_cast<size_t>(config.num_kv_heads);
+  CacheReservation& r = memory.reservation;
+  r = CacheReservation{};
+  const bool is_grow = settings.decode == DecodeMode::kGrow && settings.policy != PolicyKind::kFull;
+  const bool evicts = !memory.budget.is_exact;
+  r.shared_layer.assign(num_layers, false);
+  r.ring_layer.assign(num_layers, false);
+  r.has_sums = evicts && !is_grow && memory.recipe.needs_sums();
+  const bool has_ring = evicts && !is_grow && memory.recipe.needs_queries();
+  for (size_t layer = 0; layer < num_layers; ++layer) {
+    const bool is_scored = evicts && !holds_window(memory, windows[layer]);
+    r.ring_layer[layer] = has_ring && is_scored;
+    if (r.ring_layer[layer]) r.ring_window = memory.settings.window;
+    r.shared_layer[layer] =
+        is_scored && memory.recipe.scope == SelectScope::kShare && prompt_len >= memory.budget.budget;
+    for (size_t head = 0; head < num_heads; ++head) {
+      const int64_t c = memory.budget.c_lh[layer * num_heads + head];
+      // Windowed layers under `grow` keep to their window all the same.
+      const int64_t entries = is_grow && windows[layer] == 0
+                                  ? std::min<int64_t>(c, prompt_len) + std::max<int64_t>(0, max_tokens - 1)
+                                  : std::min<int64_t>(c, max_entries);
+      r.entries.push_back(static_cast<int32_t>(entries));
+    }
+  }
+  memory.pin_stride = evicts ? pin_rows(memory.settings, memory.budget.budget) : 0;
+}
+
+void Evictor::admit(SequenceMemory& memory) const {
+  const auto heads = static_cast<size_t>(model_.config.num_layers * model_.config.num_kv_heads);
+  memory.was_cut.assign(heads, false);
+  memory.pins.assign(heads * static_cast<size_t>(memory.pin_stride), 0);
+  memory.num_pins.assign(heads, 0);
+  memory.summed_until.assign(static_cast<size_t>(model_.config.num_layers), 0);
+}
+
+int64_t Evictor::tail_queries(const Sequence& sequence) {
+  const SequenceMemory& memory = *sequence.memory;
+  if (memory.budget.is_exact) return 0;
+  switch (memory.recipe.queries) {
+    case QueryNeed::kNone: return 0;
+    case QueryNeed::kNewest:
+      return memory.reservation.ring_window > 0 ? std::min(memory.settings.window, sequence.prompt_len) : 1;
+    case QueryNeed::kWindow:
+    case QueryNeed::kAll: return std::min(memory.settings.window, sequence.prompt_len);
+  }
+  return 0;
+}
+
+bool Evictor::scores_layer(const SequenceMemory& memory, int64_t layer) const {
+  return !memory.budget.is_exact && !holds_window(memory, window_of(layer));
+}
+
+void Evictor::add_queries(int64_t layer, ConstTensor k, ConstTensor v, ConstTensor q, int64_t first,
+                          Tensor sums) {
+  const RowSource rows = {.pages = {}, .k = k, .v = v, .first_position = 0};
+  cutter_.add_queries(rows, {.rows = q, .ring = {}, .positions = positions(first, first + q.rows)},
+                      window_of(layer), sums);
+}
+
+Cut Evictor::make_cut(Sequence& sequence, int64_t layer, size_t index, bool is_prefill) {
+  SequenceMemory& memory = *sequence.memory;
+  const auto k = static_cast<size_t>(model_.config.num_kv_heads);
+  // A windowed layer under `grow` keeps no ring: its oldest rows go.
+  const bool is_scored = scores_layer(memory, layer) &&
+                         (is_prefill || memory.reservation.ring_layer[static_cast<size_t>(layer)] ||
+                          !memory.recipe.needs_queries());
+  const int32_t window = window_of(layer);
+  int32_t* numbers = numbers_.data() + index * kNumbers * k;
+  Cut cut;
+  const PolicyRecipe* recipe = is_prefill ? &memory.recipe : &memory.decode_recipe;
+  cut.recipe = is_scored ? recipe : &memory.window_recipe;
+  cut.is_prefill = is_prefill;
+  cut.layer = static_cast<int32_t>(layer);
+  cut.window = window;
+  cut.keep = numbers + kKeep * k;
+  cut.kept_len = numbers + kKeptLen * k;
+  cut.num_dead = numbers + kNumDead * k;
+  cut.non_finite = numbers + kNonFinite * k;
+  cut.moved = moved_.data() + index * k;
+  cut.destination = cache_.tables(memory.cache, layer);
+  cut.protect = protection_of(*cut.recipe, memory.settings, sequence.prompt_len, window > 0);
+  if (window > 0) cut.protect.dead_before = std::max(0, sequence.position - window + 1);
+  if (memory.pin_stride > 0 && window == 0) {
+    const size_t first = static_cast<size_t>(layer) * k;
+    cut.protect.pins = memory.pins.data() + first * static_cast<size_t>(memory.pin_stride);
+    cut.protect.pin_stride = memory.pin_stride;
+    cut.protect.num_pins = memory.num_pins.data() + first;
+  }
+  if (cut.recipe->uses_projection) {
+    start_projections();
+    cut.projection = projections_->layer(layer);
+  }
+  return cut;
+}
+
+void Evictor::finish_cut(Sequence& sequence, int64_t layer, const Cut& cut) {
+  SequenceMemory& memory = *sequence.memory;
+  const auto k = static_cast<size_t>(model_.config.num_kv_heads);
+  bool is_event = false;
+  for (size_t h = 0; h < k; ++h) {
+    const auto index = static_cast<size_t>(layer) * k + h;
+    const int64_t before = cut.rows.num_rows(static_cast<int32_t>(h));
+    CHECK(cut.moved[h] <= cut.kept_len[h] && cut.kept_len[h] <= before)
+        << cut.moved[h] << " of " << cut.kept_len[h];
+    const int64_t gone = before - cut.kept_len[h];
+    memory.counters.evicted += gone - cut.num_dead[h];
+    memory.counters.nan_rows += cut.non_finite[h];
+    is_event |= gone > cut.num_dead[h];
+    memory.was_cut[index] = memory.was_cut[index] || gone > 0;
+  }
+  memory.counters.events += is_event;
+  // Only now: `cut.rows` reads the lengths of the pages.
+  for (size_t h = 0; h < k; ++h) {
+    const auto index = static_cast<size_t>(layer) * k + h;
+    memory.cache.kv_len[index] = cut.kept_len[h];
+    if (!memory.cache.sums_len.empty()) memory.cache.sums_len[index] = cut.kept_len[h];
+    CHECK(memory.cache.kv_len[index] <= memory.cache.capacity[index])
+        << memory.cache.kv_len[index] << " entries, room for " << memory.cache.capacity[index];
+  }
+}
+
+void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
+                           ConstTensor sums) {
+  SequenceMemory& memory = *sequence.memory;
+  const auto num_heads = static_cast<size_t>(model_.config.num_kv_heads);
+  const auto layer_index = static_cast<size_t>(layer);
+  const auto prompt_len = static_cast<int32_t>(k.rows);
+  const bool is_grow = memory.settings.decode == DecodeMode::kGrow && window_of(layer) == 0;
+  const bool is_scored = scores_layer(memory, layer);
+  if (memory.reservation.ring_layer[layer_index] && tail) {
+    const StoreQueriesSegment segment = {0, tail.rows, cache_.ring(memory.cache, layer)};
+    backend_.store_queries({.shape = attention_shape(model_.config),
+                            .q = tail,
+                            .positions = positions(prompt_len - tail.rows, prompt_len),
+                            .segments = {&segment, 1},
+                            .cache = cache_.view()});
+  }
+  numbers_.assign(kNumbers * num_heads, 0);
+  moved_.assign(num_heads, 0);
+  bool is_due = memory.reservation.has_sums && is_scored;  // the sums of the rows have to be stored
+  for (size_t h = 0; h < num_heads; ++h) {
+    const int32_t c = memory.budget.c_lh[layer_index * num_heads + h];
+    const HeadSchedule schedule = head_schedule(c, memory.budget.stride, static_cast<int32_t>(layer),
+                                                static_cast<int32_t>(model_.config.num_layers));
+    int32_t keep = prompt_len;
+    if (prompt_len >= c && (is_scored || window_of(layer) > 0))
+      keep = is_grow ? c : schedule.rows_after_cut(true);
+    is_due |= keep < prompt_len;
+    numbers_[kKeep * num_heads + h] = keep;
+  }
+  if (!is_due) {
+    if (memory.reservation.shared_layer[layer_index])
+      cache_.share_layer(memory.cache, layer, memory.reservation.entries.data() + layer_index * num_heads);
+    backend_.store_pages({.k = k,
+                          .v = v,
+                          .positions = positions(0, prompt_len),
+                          .tables = cache_.tables(memory.cache, layer),
+                          .num_kv_heads = static_cast<int32_t>(num_heads),
+                          .cache = cache_.view()});
+    cache_.advance(memory.cache, layer, prompt_len);
+    return;
+  }
+  // The window's masks and ages are those of the next token.
+  const int32_t position = sequence.position;
+  sequence.position = prompt_len;
+  Cut cut = make_cut(sequence, layer, 0, true);
+  sequence.position = position;
+  cut.rows = {.pages = {}, .k = k, .v = v, .first_position = 0};
+  if (is_scored && tail) {
+    const int64_t count = memory.recipe.queries == QueryNeed::kNewest ? 1 : tail.rows;
+    ConstTensor queries = tail;
+    queries.data = tail.row(tail.rows - count);
+    queries.rows = count;
+    cut.queries = {.rows = queries, .ring = {}, .positions = positions(prompt_len - count, prompt_len)};
+  }
+  if (memory.recipe.needs_sums() && is_scored) {
+    cut.attention_sums = sums;
+    if (memory.reservation.has_sums) cut.sums = cache_.sums(memory.cache, layer);
+    memory.summed_until[layer_index] = prompt_len;
+  }
+  if (memory.pin_stride > 0 && window_of(layer) == 0) {
+    const size_t first = layer_index * num_heads;
+    cut.protect.pins = nullptr;
+    cut.protect.num_pins = nullptr;
+    cut.max_new_pins = memory.pin_stride;
+    cut.new_pins = memory.pins.data() + first * static_cast<size_t>(memory.pin_stride);
+    cut.num_new_pins = memory.num_pins.data() + first;
+  }
+  if (memory.reservation.shared_layer[layer_index]) {
+    const int32_t slack = is_grow ? 0 : memory.budget.budget - numbers_[kKeep * num_heads];
+    for (size_t h = 0; h < num_heads; ++h) numbers_[kKeep * num_heads + h] = memory.budget.budget;
+    cut.share = numbers_.data() + kShareOut * num_heads;
+    cut.share_slack = slack;
+    cut.share_floor =
+        std::min(memory.budget.budget,
+                 std::max(memory.budget.budget / 5,
+                          protected_rows(memory.settings, memory.budget.budget) + memory.budget.stride));
+    cutter_.set_observer([&](const Cut& done, ConstTensor, ConstTensor) {
+      // The shares are known, the rows have not moved: the heads get their pages.
+      std::vector<int32_t> room(num_heads);
+      const int32_t answer = std::max(0, sequence.request().max_tokens - 1);
+      for (size_t h = 0; h < num_heads; ++h) {
+        memory.budget.c_lh[layer_index * num_heads + h] = done.share[h];
+        room[h] = is_grow ? std::min(done.share[h], prompt_len) + answer
+                          : std::min(done.share[h], sequence.max_entries());
+      }
+      cache_.share_layer(memory.cache, layer, room.data());
+    });
+  }
+  cutter_.run({&cut, 1});
+  backend_.synchronize();
+  cutter_.set_observer(nullptr);
+  finish_cut(sequence, layer, cut);
+}
+
+void Evictor::store_queries(int64_t layer, ConstTensor q, std::span<const int32_t> positions,
+                            std::span<const Rows> rows) {
+  segments_.clear();
+  for (const Rows& r : rows) {
+    if (!r.sequence->memory->reservation.ring_layer[static_cast<size_t>(layer)]) continue;
+    segments_.push_back({r.row_begin, r.num_rows, cache_.ring(r.sequence->memory->cache, layer)});
+  }
+  if (segments_.empty()) return;
+  backend_.store_queries({.shape = attention_shape(model_.config),
+                          .q = q,
+                          .positions = positions,
+                          .segments = segments_,
+                          .cache = cache_.view()});
+}
+
+void Evictor::cut_full(std::span<Sequence* const> sequences) {
+  const auto num_heads = static_cast<size_t>(model_.config.num_kv_heads);
+  due_.clear();
+  for (Sequence* sequence : sequences) {
+    const SequenceMemory& memory = *sequence->memory;
+    const bool is_grow =
+        memory.settings.decode == DecodeMode::kGrow && memory.settings.policy != PolicyKind::kFull;
+    for (int64_t layer = 0; layer < model_.config.num_layers; ++layer) {
+      const bool is_windowed = window_of(layer) > 0;
+      if ((memory.budget.is_exact || is_grow) && !is_windowed) continue;
+      bool is_due = false;
+      for (size_t h = 0; h < num_heads; ++h) {
+        const auto index = static_cast<size_t>(layer) * num_heads + h;
+        is_due |= memory.cache.kv_len[index] == memory.budget.c_lh[index];
+      }
+      if (is_due) due_.push_back({sequence, layer});
+    }
+  }
+  if (due_.empty()) return;
+  numbers_.assign(due_.size() * kNumbers * num_heads, 0);
+  moved_.assign(due_.size() * num_heads, 0);
+  cuts_.clear();
+  for (size_t i = 0; i < due_.size(); ++i) {
+    Sequence& sequence = *due_[i].sequence;
+    SequenceMemory& memory = *sequence.memory;
+    const auto layer = due_[i].layer;
+    const auto layer_index = static_cast<size_t>(layer);
+    Cut cut = make_cut(sequence, layer, i, false);
+    cut.rows = {.pages = cache_.tables(memory.cache, layer), .k = {}, .v = {}, .first_position = 0};
+    for (size_t h = 0; h < num_heads; ++h) {
+      const auto index = layer_index * num_heads + h;
+      const int32_t c = memory.budget.c_lh[index];
+      const HeadSchedule schedule = head_schedule(c, memory.budget.stride, static_cast<int32_t>(layer),
+                                                  static_cast<int32_t>(model_.config.num_layers));
+      const int32_t len = memory.cache.kv_len[index];
+      numbers_[(i * kNumbers + kKeep) * num_heads + h] =
+          len == c ? schedule.rows_after_cut(!memory.was_cut[index]) : len;
+    }
+    if (scores_layer(memory, layer) && memory.reservation.ring_layer[layer_index]) {
+      const int64_t end = sequence.position;
+      int64_t begin = std::max<int64_t>(0, end - memory.settings.window);
+      if (memory.recipe.queries == QueryNeed::kNewest) begin = end - 1;
+      if (memory.recipe.queries == QueryNeed::kAll) {
+        begin = std::max<int64_t>(begin, memory.summed_until[layer_index]);
+        memory.summed_until[layer_index] = sequence.position;
+      }
+      cut.queries = {
+          .rows = {}, .ring = cache_.ring(memory.cache, layer), .positions = positions(begin, end)};
+      if (memory.reservation.has_sums) cut.sums = cache_.sums(memory.cache, layer);
+    }
+    cuts_.push_back(cut);
+  }
+  cutter_.run(cuts_);
+  backend_.synchronize();
+  for (size_t i = 0; i < due_.size(); ++i) finish_cut(*due_[i].sequence, due_[i].layer, cuts_[i]);
+}
+
+CacheCounters Evictor::counters(const SequenceMemory& memory) const {
+  CacheCounters counters = memory.counters;
+  const std::vector<int32_t>& lengths = memory.cache.kv_len;
+  const int64_t sum = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+  const auto heads = static_cast<int64_t>(lengths.size());
+  counters.kept = static_cast<int32_t>((sum + heads - 1) / std::max<int64_t>(1, heads));
+  counters.kept_max = lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
+  counters.bytes = memory.cache.num_pages * cache_.view().page_bytes +
+                   static_cast<int64_t>(memory.cache.ids.size() + memory.cache.kv_len.size()) * 4;
+  return counters;
+}
+
+}  // namespace restkv

@@ -1,0 +1,89 @@
+// Keeps every sequence within its budget: says what a sequence reserves, cuts a prompt's layers as prefill finishes them,
+// keeps the query rings, and cuts what became full between two steps. Which rows stay is the recipe's business
+// (eviction/policy.h); when, is a pure function of the sequence's own numbers.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/eviction/cut.h"
+#include "engine/eviction/projections.h"
+#include "engine/model/weights.h"
+#include "engine/sequence.h"
+#include "engine/sequence_memory.h"
+
+namespace restkv {
+
+class Evictor {
+ public:
+  // `workspace` [1, workspace_bytes] u8.
+  Evictor(const Model& model, Backend& backend, KvCache& cache, Tensor workspace, int64_t max_model_len);
+  static int64_t workspace_bytes(const ModelConfig& config, int64_t max_model_len);
+  // The longest window a request may ask for, and so the most queries that observe at once beside a prefill unit's.
+  static constexpr int32_t kMaxWindow = 1024;
+
+  // Starts computing R_g in the background; else the first request that needs it waits longer.
+  void start_projections();
+
+  // Budget, recipe and reservation of a sequence with these numbers.
+  static void plan(const ModelConfig& config, const CacheSettings& settings, int64_t prompt_len,
+                   int64_t max_tokens, SequenceMemory& memory);
+  // Counters and flags of a sequence that was just admitted.
+  void admit(SequenceMemory& memory) const;
+
+  // How many of a prompt's last queries `finish_layer` needs.
+  static int64_t tail_queries(const Sequence& sequence);
+  // Whether all of a prompt's queries have to be summed in this layer (h2o).
+  bool sums_queries(const Sequence& sequence, int64_t layer) const {
+    return sequence.memory->recipe.needs_sums() && scores_layer(*sequence.memory, layer);
+  }
+  // Adds the attention of prompt rows [first, first + q.rows) to sums [K, >= first + q.rows].
+  void add_queries(int64_t layer, ConstTensor k, ConstTensor v, ConstTensor q, int64_t first, Tensor sums);
+  // All rows of a prompt stand in scratch: the survivors go to the pages. tail [tail_queries, H*D]: the last rows'
+  // queries; sums: h2o's.
+  void finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
+                    ConstTensor sums);
+
+  // Queries of decode rows [T, H*D] go to the rings of sequences that have one.
+  struct Rows {
+    Sequence* sequence;
+    int64_t row_begin, num_rows;
+  };
+  void store_queries(int64_t layer, ConstTensor q, std::span<const int32_t> positions,
+                     std::span<const Rows> rows);
+  // After a step: every head of `sequences` that is full is cut, in one batch.
+  void cut_full(std::span<Sequence* const> sequences);
+
+  CacheCounters counters(const SequenceMemory& memory) const;
+
+ private:
+  bool scores_layer(const SequenceMemory& memory, int64_t layer) const;
+  // The parts of a cut that prefill and decode share; numbers of cut i start at numbers_[i * 5 * K].
+  Cut make_cut(Sequence& sequence, int64_t layer, size_t index, bool is_prefill);
+  void finish_cut(Sequence& sequence, int64_t layer, const Cut& cut);
+  int32_t window_of(int64_t layer) const { return model_.config.layers[static_cast<size_t>(layer)].window; }
+  std::span<const int32_t> positions(int64_t begin, int64_t end) const {
+    return std::span(all_positions_).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+  }
+
+  const Model& model_;
+  Backend& backend_;
+  KvCache& cache_;
+  Cutter cutter_;
+  std::unique_ptr<Projections> projections_;
+  std::vector<int32_t> all_positions_;  // 0 .. max_model_len - 1
+
+  struct Due {
+    Sequence* sequence;
+    int64_t layer;
+  };
+  std::vector<Due> due_;
+  std::vector<Cut> cuts_;
+  std::vector<int32_t> numbers_;  // [cuts, 5, K]: keep, kept_len, num_dead, non_finite, share
+  std::vector<int64_t> moved_;    // [cuts, K]
+  std::vector<StoreQueriesSegment> segments_;
+};
+
+}  // namespace restkv

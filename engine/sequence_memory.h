@@ -1,0 +1,41 @@
+// What the executor keeps for one sequence from the moment it is queued: its cache settings and budget, its pages from
+// admission on, and what sampling counts. Engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/cache/kv_cache.h"
+#include "engine/eviction/budget.h"
+#include "engine/eviction/policy.h"
+#include "engine/token_stream.h"
+
+namespace restkv {
+
+struct SequenceMemory {
+  // Decided when the sequence is queued.
+  CacheSettings settings;
+  SequenceBudget budget;       // C, C_lh, stride; C_lh of shared layers change once, at their first selection
+  PolicyRecipe recipe;         // of layers that score, after prefill
+  PolicyRecipe decode_recipe;  // and between decode steps
+  PolicyRecipe window_recipe;  // of windowed layers that hold their whole window: rows outside it go first
+  CacheReservation reservation;
+  int32_t pin_stride = 0;  // pinned rows a head may have
+
+  // From admission on.
+  bool is_admitted = false;
+  SequenceCache cache;
+  std::vector<bool>
+      was_cut;  // [L*K] a later cut leaves C_lh - stride, the first one the layer's stagger more
+  std::vector<int32_t> pins, num_pins;  // [L, K, pin_stride] positions ascending, [L, K]
+  std::vector<int32_t> summed_until;    // [L] h2o: queries at positions before are in the sums
+  CacheCounters counters;
+
+  std::vector<uint64_t> prompt_tokens;  // [ceil(V/64)] bitmap; empty without penalties
+  std::vector<uint16_t> counts;         // [V] counts in the answer; empty without penalties
+  int64_t scratch_begin = -1;           // first block of a long prompt's scratch
+  int64_t scratch_blocks = 0;
+  std::vector<SampleResult> prompt_logprobs;  // [prompt_len - 1], of prompt tokens 1.. where asked for
+};
+
+}  // namespace restkv
