@@ -347,6 +347,12 @@ Value Context::get_slice(const Value& object, const Value& start, const Value& s
     }
     return make_string(std::move(result), string.is_markup);
   }
+  if (auto* range = object_as<RangeObject>(object, ObjectKind::kRange)) {
+    auto part = std::make_shared<RangeObject>(range->start + first * range->step,
+                                              range->start + last * range->step, range->step * stride);
+    each([&](int64_t) { ++part->size; });
+    return ObjectRef(part);
+  }
   SequenceRef items = iterate(object);
   std::vector<Value> result;
   each([&](int64_t i) { result.push_back(items->items[i]); });

@@ -146,9 +146,10 @@ class PercentFormatter {
       context_.check_size(out_.size());
     }
     out_.append(format_.text(), copied, bytes.size());
-    size_t given = arguments_.is_tuple()                   ? arguments_.items().size()
-                   : arguments_.is_dict() || used_mapping_ ? next_
-                                                           : 1;
+    // Anything with items may stand for a mapping, whose entries need not all be used.
+    const bool is_mapping = arguments_.is_dict() || arguments_.is_list() || arguments_.is_undefined() ||
+                            object_as<RangeObject>(arguments_, ObjectKind::kRange) != nullptr;
+    size_t given = arguments_.is_tuple() ? arguments_.items().size() : is_mapping ? 0 : 1;
     if (next_ < given) context_.fail("not all arguments converted during string formatting");
     return context_.make_string(std::move(out_), format_.as_string()->is_markup);
   }
@@ -188,7 +189,7 @@ class PercentFormatter {
       const Value* entry = arguments_.as_dict()->find(std::string_view(bytes).substr(at + 1, close - at - 1));
       if (!entry) context_.fail("the format key '" + bytes.substr(at + 1, close - at - 1) + "' is not there");
       value = *entry;
-      has_value = used_mapping_ = true;
+      has_value = true;
       at = close + 1;
     }
     bool is_left = false, is_zero = false;
@@ -290,7 +291,6 @@ class PercentFormatter {
   const Value& arguments_;
   Text out_;
   size_t next_ = 0;
-  bool used_mapping_ = false;
 };
 
 // "{...}" --------------------------------------------------------------------------------------------------------------
@@ -367,6 +367,9 @@ class BraceFormatter {
     size_t number_at = 0;
     int64_t number = first.empty() ? next_++ : read_number(context_, first, number_at);
     if (first.empty() || (number >= 0 && number_at == first.size())) {
+      is_manual_ |= !first.empty();
+      if (is_manual_ && next_ > 0)
+        context_.fail("format(): numbered and unnumbered fields exclude each other");
       if (number >= static_cast<int64_t>(arguments_.positional.size())) {
         context_.fail("Replacement index " + std::to_string(number) +
                       " out of range for positional args tuple");
@@ -465,7 +468,8 @@ class BraceFormatter {
   Context& context_;
   const Value& format_;
   CallArguments& arguments_;
-  int64_t next_ = 0;
+  int64_t next_ = 0;  // of the fields without a number
+  bool is_manual_ = false;
 };
 
 }  // namespace

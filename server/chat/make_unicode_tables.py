@@ -90,5 +90,6 @@ emit_ranges("kIdentifierMark", lambda c: ("a" + chr(c)).isidentifier() and not c
 emit_case("kToLower", str.lower)
 emit_case("kToUpper", str.upper)
 emit_case("kToTitle", str.title)
+emit_case("kToFold", str.casefold)
 print("}  // namespace restkv::chat")
 sys.stdout.flush()

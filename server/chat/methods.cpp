@@ -180,6 +180,7 @@ Value transformed(Context& context, const Value& self, CallArguments& arguments)
   return like(context, self, transform(context, self.text()));
 }
 Text to_lower(Context& context, const Text& text) { return map_case(context, text, Case::kLower); }
+Text fold_case(Context& context, const Text& text) { return map_case(context, text, Case::kFold); }
 Text to_upper(Context& context, const Text& text) { return map_case(context, text, Case::kUpper); }
 
 template <Side text_side>
@@ -320,20 +321,21 @@ Value list_count(Context& context, const Value& self, CallArguments& arguments) 
   Value wanted = reader.require("value");
   reader.finish();
   int64_t number = 0;
-  for (const Value& item : self.items()) number += context.equal(item, wanted);
+  for (const Value& item : context.each(self)) number += context.equal(item, wanted);
   return Value(number);
 }
 
 Value list_index(Context& context, const Value& self, CallArguments& arguments) {
   ArgumentReader reader(context, "index", arguments);
   Value wanted = reader.require("value");
-  int64_t size = static_cast<int64_t>(self.items().size());
+  SequenceRef items = context.iterate(self);
+  int64_t size = static_cast<int64_t>(items->items.size());
   int64_t start = reader.take_int("start", 0);
   int64_t stop = reader.take_int("stop", size);
   reader.finish();
   auto clamp = [&](int64_t at) { return std::clamp<int64_t>(at < 0 ? at + size : at, 0, size); };
   for (int64_t i = clamp(std::max(start, -size)); i < clamp(std::max(stop, -size)); ++i) {
-    if (context.equal(self.items()[i], wanted)) return Value(i);
+    if (context.equal(items->items[i], wanted)) return Value(i);
   }
   context.fail(context.repr(wanted).bytes() + " is not in list");
 }
@@ -414,7 +416,7 @@ const Methods& methods_of(const Value& self) {
       {"replace", replace},
       {"join", join},
       {"lower", transformed<to_lower>},
-      {"casefold", transformed<to_lower>},
+      {"casefold", transformed<fold_case>},
       {"upper", transformed<to_upper>},
       {"capitalize", transformed<capitalize_text>},
       {"title", transformed<title_text>},
@@ -455,7 +457,7 @@ const Methods& methods_of(const Value& self) {
   static const Methods kLoop = {{"cycle", loop_cycle}, {"changed", loop_changed}};
   if (self.is_string()) return kString;
   if (self.is_list()) return kList;
-  if (self.is_tuple()) return kTuple;
+  if (self.is_tuple() || object_as<RangeObject>(self, ObjectKind::kRange)) return kTuple;
   if (self.is_dict()) return kDict;
   if (self.is_float()) return kFloat;
   if (object_as<CyclerObject>(self, ObjectKind::kCycler)) return kCycler;

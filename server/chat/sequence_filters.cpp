@@ -296,7 +296,7 @@ Value map(Context& context, const Value& subject, CallArguments& arguments) {
   std::vector<Value> results;
   if (arguments.positional.empty()) {
     ArgumentReader reader(context, "map", arguments);
-    if (!reader.has("attribute")) context.fail("map requires a filter argument");
+    if (!reader.has("attribute")) return context.make_iterator({}, "map requires a filter argument");
     std::vector<Value> path = attribute_path(context, reader.require("attribute"));
     Value otherwise = reader.take("default", Value());
     reader.finish();

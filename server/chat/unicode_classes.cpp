@@ -26,9 +26,10 @@ CaseTable table_of(Case target) {
   switch (target) {
     case Case::kLower: return {kToLower, kToLowerCount, kToLowerLong, kToLowerLongCount};
     case Case::kUpper: return {kToUpper, kToUpperCount, kToUpperLong, kToUpperLongCount};
-    case Case::kTitle: break;
+    case Case::kTitle: return {kToTitle, kToTitleCount, kToTitleLong, kToTitleLongCount};
+    case Case::kFold: break;
   }
-  return {kToTitle, kToTitleCount, kToTitleLong, kToTitleLongCount};
+  return {kToFold, kToFoldCount, kToFoldLong, kToFoldLongCount};
 }
 
 const char* find_longer(const CaseTable& table, uint32_t code) {

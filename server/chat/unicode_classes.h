@@ -19,7 +19,7 @@ bool is_identifier_start(uint32_t code);
 bool is_identifier_part(uint32_t code);
 inline bool is_alnum(uint32_t code) { return is_alpha(code) || is_numeric(code); }
 
-enum class Case { kLower, kUpper, kTitle };
+enum class Case { kLower, kUpper, kTitle, kFold };
 // Appends the mapping of one code point, which may be several, as UTF-8.
 void append_case(uint32_t code, Case target, std::string& out);
 // Whether a mapping changes the character.

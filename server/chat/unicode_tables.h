@@ -22,9 +22,9 @@ struct LongCase {
 extern const CodeRange kAlpha[], kDecimal[], kDigit[], kNumeric[], kSpace[], kPrintable[], kIdentifierMark[];
 extern const size_t kAlphaCount, kDecimalCount, kDigitCount, kNumericCount, kSpaceCount, kPrintableCount,
     kIdentifierMarkCount;
-extern const CaseRun kToLower[], kToUpper[], kToTitle[];
-extern const size_t kToLowerCount, kToUpperCount, kToTitleCount;
-extern const LongCase kToLowerLong[], kToUpperLong[], kToTitleLong[];
-extern const size_t kToLowerLongCount, kToUpperLongCount, kToTitleLongCount;
+extern const CaseRun kToLower[], kToUpper[], kToTitle[], kToFold[];
+extern const size_t kToLowerCount, kToUpperCount, kToTitleCount, kToFoldCount;
+extern const LongCase kToLowerLong[], kToUpperLong[], kToTitleLong[], kToFoldLong[];
+extern const size_t kToLowerLongCount, kToUpperLongCount, kToTitleLongCount, kToFoldLongCount;
 
 }  // namespace restkv::chat
