@@ -73,9 +73,6 @@ void Evictor::plan(const ModelConfig& config, const CacheSettings& settings, int
       {static_cast<int32_t>(config.num_layers), static_cast<int32_t>(config.num_kv_heads), windows}, nullptr,
       prompt_len, max_tokens);
   memory.recipe = make_recipe(memory.settings, memory.budget.budget, static_cast<int32_t>(config.num_layers));
-  // Shares are given out once, after prefill; from then on each head keeps to its own.
-  memory.decode_recipe = memory.recipe;
-  if (memory.recipe.scope == SelectScope::kShare) memory.decode_recipe.scope = SelectScope::kHead;
   memory.window_recipe = streamingllm_recipe();
   memory.window_recipe.sinks = 0;
 
@@ -149,8 +146,7 @@ Cut Evictor::make_cut(Sequence& sequence, int64_t layer, size_t index, bool is_p
   const int32_t window = window_of(layer);
   int32_t* numbers = numbers_.data() + index * kNumbers * k;
   Cut cut;
-  const PolicyRecipe* recipe = is_prefill ? &memory.recipe : &memory.decode_recipe;
-  cut.recipe = is_scored ? recipe : &memory.window_recipe;
+  cut.recipe = is_scored ? &memory.recipe : &memory.window_recipe;
   cut.is_prefill = is_prefill;
   cut.layer = static_cast<int32_t>(layer);
   cut.window = window;
@@ -273,10 +269,7 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, Con
     for (size_t h = 0; h < num_heads; ++h) numbers_[kKeep * num_heads + h] = memory.budget.budget;
     cut.share = numbers_.data() + kShareOut * num_heads;
     cut.share_slack = slack;
-    cut.share_floor =
-        std::min(memory.budget.budget,
-                 std::max(memory.budget.budget / 5,
-                          protected_rows(memory.settings, memory.budget.budget) + memory.budget.stride));
+    cut.share_floor = share_floor(memory.settings, memory.budget.budget);
     cutter_.set_observer([&](const Cut& done, ConstTensor, ConstTensor) {
       // The shares are known, the rows have not moved: the heads get their pages.
       std::vector<int32_t> room(num_heads);

@@ -16,8 +16,7 @@ struct SequenceMemory {
   // Decided when the sequence is queued.
   CacheSettings settings;
   SequenceBudget budget;       // C, C_lh, stride; C_lh of shared layers change once, at their first selection
-  PolicyRecipe recipe;         // of layers that score, after prefill
-  PolicyRecipe decode_recipe;  // and between decode steps
+  PolicyRecipe recipe;         // of layers that score
   PolicyRecipe window_recipe;  // of windowed layers that hold their whole window: rows outside it go first
   CacheReservation reservation;
   int32_t pin_stride = 0;  // pinned rows a head may have

@@ -49,7 +49,8 @@ struct TokenRecord {
 
 class TokenStream {
  public:
-  // `wake` runs on the engine thread, at most once between two take() calls, when there is something to take.
+  // `wake` runs on the engine thread, at most once between two take() calls, when there is something to take; also once
+  // after the last record was taken, so what it touches must live as long as the handle.
   explicit TokenStream(std::function<void()> wake) : wake_(std::move(wake)) {}
 
   void reserve(size_t records);   // at admission

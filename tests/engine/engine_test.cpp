@@ -5,87 +5,20 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <condition_variable>
 #include <limits>
 #include <thread>
 
+#include "tests/engine/answer_collector.h"
 #include "tests/engine/tiny_model.h"
 
 namespace restkv {
 namespace {
 
+using testing::Answer;
+using testing::ask;
+using testing::Collector;
+using testing::expect_idle_and_free;
 using testing::make_tiny_model;
-
-struct Answer {
-  std::vector<int32_t> tokens;
-  std::vector<float> logprobs;
-  std::vector<float> prompt_logprobs;
-  FinishReason finish = FinishReason::kNone;
-  int32_t finish_token = -1;
-  Status error;
-  int num_finishes = 0;
-  bool operator==(const Answer& other) const {
-    return tokens == other.tokens && logprobs == other.logprobs && finish == other.finish;
-  }
-};
-
-// Waits for all choices of all handles.
-class Collector {
- public:
-  std::shared_ptr<RequestHandle> handle(Request request) {
-    if (request.arrival == Clock::time_point{}) request.arrival = Clock::now();
-    return std::make_shared<RequestHandle>(std::move(request), [this] {
-      const std::lock_guard lock(mutex_);
-      woken_ = true;
-      ready_.notify_one();
-    });
-  }
-  std::vector<std::vector<Answer>> collect(const std::vector<std::shared_ptr<RequestHandle>>& handles) {
-    std::vector<std::vector<Answer>> answers;
-    int open = 0;
-    for (const auto& h : handles) {
-      answers.emplace_back(static_cast<size_t>(h->request.num_choices));
-      open += h->request.num_choices;
-    }
-    std::vector<TokenRecord> records;
-    while (open > 0) {
-      {
-        std::unique_lock lock(mutex_);
-        if (!ready_.wait_for(lock, std::chrono::seconds(60), [this] { return woken_; })) {
-          ADD_FAILURE() << "no record for 60 s";
-          return answers;
-        }
-        woken_ = false;
-      }
-      for (size_t i = 0; i < handles.size(); ++i) {
-        if (!handles[i]->stream.take(records)) continue;
-        for (const TokenRecord& record : records) {
-          Answer& answer = answers[i][static_cast<size_t>(record.choice)];
-          if (record.kind == TokenRecord::Kind::kPromptToken)
-            answer.prompt_logprobs.push_back(record.logprob);
-          if (record.kind == TokenRecord::Kind::kToken) {
-            EXPECT_EQ(answer.num_finishes, 0) << "a token after the end";
-            answer.tokens.push_back(record.token);
-            answer.logprobs.push_back(record.logprob);
-          }
-          if (record.kind == TokenRecord::Kind::kFinish) {
-            answer.finish = record.finish;
-            answer.finish_token = record.token;
-            answer.error = record.error;
-            ++answer.num_finishes;
-            --open;
-          }
-        }
-      }
-    }
-    return answers;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable ready_;
-  bool woken_ = false;
-};
 
 EngineOptions small_options() {
   EngineOptions options;
@@ -96,12 +29,6 @@ EngineOptions small_options() {
   return options;
 }
 
-std::unique_ptr<Engine> start(const std::shared_ptr<const Model>& model, const EngineOptions& options) {
-  Result<std::unique_ptr<Engine>> engine = Engine::start(model, options);
-  EXPECT_TRUE(engine.ok()) << engine.status().message();
-  return std::move(*engine);
-}
-
 Request request_of(int32_t seed, int32_t prompt_len, int32_t max_tokens) {
   Request request;
   for (int32_t i = 0; i < prompt_len; ++i) request.prompt.push_back(3 + (i * 17 + seed * 5) % 60);
@@ -110,26 +37,6 @@ Request request_of(int32_t seed, int32_t prompt_len, int32_t max_tokens) {
   request.sampling.seed = static_cast<uint64_t>(seed);
   request.sampling.num_logprobs = 0;
   return request;
-}
-
-std::vector<std::vector<Answer>> ask(Engine& engine, const std::vector<Request>& requests) {
-  Collector collector;
-  std::vector<std::shared_ptr<RequestHandle>> handles;
-  for (const Request& request : requests) {
-    handles.push_back(collector.handle(request));
-    const Status status = engine.submit(handles.back());
-    EXPECT_TRUE(status.ok()) << status.message();
-  }
-  return collector.collect(handles);
-}
-
-void expect_idle_and_free(Engine& engine) {
-  for (int i = 0; i < 1000 && !engine.is_idle(); ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  EXPECT_TRUE(engine.is_idle());
-  EXPECT_EQ(engine.stats().pages_owned, 0);
-  EXPECT_EQ(engine.stats().pages_free, engine.stats().pages_total);
-  EXPECT_TRUE(engine.is_healthy());
 }
 
 // Ragged prompts, short and long (units), with different sampling.
@@ -151,7 +58,7 @@ TEST(Engine, AnswersAreBitwiseTheSameAloneInABatchForAnyCutAndThreads) {
   const auto model = make_tiny_model();
   std::vector<Answer> expected;
   {
-    const auto engine = start(model, small_options());
+    const auto engine = testing::start_engine(model, small_options());
     for (const Request& request : ragged_requests()) expected.push_back(ask(*engine, {request})[0][0]);
   }
   for (const auto& answer : expected) EXPECT_EQ(answer.finish, FinishReason::kLength);
@@ -162,7 +69,7 @@ TEST(Engine, AnswersAreBitwiseTheSameAloneInABatchForAnyCutAndThreads) {
     EngineOptions options = small_options();
     options.threads = setting.threads;
     options.max_num_batched_tokens = setting.batched;
-    const auto engine = start(model, options);
+    const auto engine = testing::start_engine(model, options);
     const auto together = ask(*engine, ragged_requests());
     for (size_t i = 0; i < together.size(); ++i)
       EXPECT_TRUE(together[i][0] == expected[i])
@@ -172,7 +79,7 @@ TEST(Engine, AnswersAreBitwiseTheSameAloneInABatchForAnyCutAndThreads) {
 }
 
 TEST(Engine, ChoicesDifferAndRepeat) {
-  const auto engine = start(make_tiny_model(), small_options());
+  const auto engine = testing::start_engine(make_tiny_model(), small_options());
   Request request = request_of(9, 12, 24);
   request.num_choices = 3;
   const auto first = ask(*engine, {request})[0];
@@ -184,7 +91,7 @@ TEST(Engine, ChoicesDifferAndRepeat) {
 }
 
 TEST(Engine, StopTokensEndTheAnswerAndAreNotShown) {
-  const auto engine = start(make_tiny_model(), small_options());
+  const auto engine = testing::start_engine(make_tiny_model(), small_options());
   Request request = request_of(2, 8, 20);
   request.sampling.temperature = 0;
   const Answer free_run = ask(*engine, {request})[0][0];
@@ -204,7 +111,7 @@ TEST(Engine, StopTokensEndTheAnswerAndAreNotShown) {
 }
 
 TEST(Engine, BadWordsNeverAppear) {
-  const auto engine = start(make_tiny_model(), small_options());
+  const auto engine = testing::start_engine(make_tiny_model(), small_options());
   Request request = request_of(2, 8, 30);
   request.sampling.temperature = 0;
   const Answer free_run = ask(*engine, {request})[0][0];
@@ -221,7 +128,7 @@ TEST(Engine, PromptLogprobsAreThoseOfTheCutPrompt) {
   for (const int32_t batched : {200, 33}) {
     EngineOptions options = small_options();
     options.max_num_batched_tokens = batched;
-    const auto engine = start(model, options);
+    const auto engine = testing::start_engine(model, options);
     Request request = request_of(4, 70, 0);
     request.prompt_logprobs = 2;
     answers.push_back(ask(*engine, {request})[0][0]);
@@ -236,7 +143,7 @@ TEST(Engine, PromptLogprobsAreThoseOfTheCutPrompt) {
 }
 
 TEST(Engine, ACancelledRequestStopsAndFreesItsPages) {
-  const auto engine = start(make_tiny_model(), small_options());
+  const auto engine = testing::start_engine(make_tiny_model(), small_options());
   Collector collector;
   Request endless = request_of(1, 5, 250);
   const auto victim = collector.handle(endless);
@@ -254,7 +161,7 @@ TEST(Engine, ACancelledRequestStopsAndFreesItsPages) {
 TEST(Engine, CancelsInEveryStateLeaveNothingBehind) {
   EngineOptions options = small_options();
   options.max_num_seqs = 2;
-  const auto engine = start(make_tiny_model(), options);
+  const auto engine = testing::start_engine(make_tiny_model(), options);
   for (int round = 0; round < 30; ++round) {
     Collector collector;
     std::vector<std::shared_ptr<RequestHandle>> handles;
@@ -276,7 +183,7 @@ TEST(Engine, ANanRowEndsThatRequestAlone) {
     for (size_t i = 0; i < 32; ++i)
       embedding[static_cast<size_t>(poisoned) * 32 + i] = std::numeric_limits<float>::quiet_NaN();
   });
-  const auto engine = start(model, small_options());
+  const auto engine = testing::start_engine(model, small_options());
   Request healthy = request_of(3, 9, 12);
   std::replace(healthy.prompt.begin(), healthy.prompt.end(), poisoned, 4);
   healthy.sampling.temperature = 0;
@@ -292,7 +199,7 @@ TEST(Engine, ANanRowEndsThatRequestAlone) {
 }
 
 TEST(Engine, RefusesWhatCanNeverRun) {
-  const auto engine = start(make_tiny_model(), small_options());
+  const auto engine = testing::start_engine(make_tiny_model(), small_options());
   Collector collector;
   const auto expect_refused = [&](Request request, const std::string& param, const std::string& reason) {
     const Status status = engine->submit(collector.handle(std::move(request)));
@@ -327,7 +234,7 @@ TEST(Engine, AFullQueueSaysLater) {
   EngineOptions options = small_options();
   options.max_num_seqs = 1;
   options.max_queue_requests = 3;
-  const auto engine = start(make_tiny_model(), options);
+  const auto engine = testing::start_engine(make_tiny_model(), options);
   Collector collector;
   std::vector<std::shared_ptr<RequestHandle>> handles;
   int refused = 0;
@@ -350,7 +257,7 @@ TEST(Engine, AFullQueueSaysLater) {
 TEST(Engine, ATimeoutEndsARequestInEachState) {
   EngineOptions options = small_options();
   options.max_num_seqs = 1;
-  const auto engine = start(make_tiny_model(), options);
+  const auto engine = testing::start_engine(make_tiny_model(), options);
   Request late = request_of(1, 200, 50);
   late.timeout = std::chrono::nanoseconds(1);
   Request queued = request_of(2, 200, 50);
@@ -365,7 +272,7 @@ TEST(Engine, ATimeoutEndsARequestInEachState) {
 }
 
 TEST(Engine, DrainingFinishesWhatRunsAndTakesNothingNew) {
-  const auto engine = start(make_tiny_model(), small_options());
+  const auto engine = testing::start_engine(make_tiny_model(), small_options());
   Collector collector;
   const auto running = collector.handle(request_of(1, 5, 100));
   ASSERT_TRUE(engine->submit(running).ok());
@@ -378,7 +285,7 @@ TEST(Engine, StoppingEndsEveryStream) {
   Collector collector;
   std::vector<std::shared_ptr<RequestHandle>> handles;
   {
-    const auto engine = start(make_tiny_model(), small_options());
+    const auto engine = testing::start_engine(make_tiny_model(), small_options());
     for (int i = 0; i < 12; ++i) {
       handles.push_back(collector.handle(request_of(i, 100, 150)));
       ASSERT_TRUE(engine->submit(handles.back()).ok());
@@ -405,7 +312,7 @@ TEST(Engine, PlanRefusesWhatDoesNotFitAndSaysWhatToChange) {
 TEST(Engine, PlannedNumberOfSequencesRunsAtOnce) {
   EngineOptions options = small_options();
   options.max_num_seqs = 4;
-  const auto engine = start(make_tiny_model(), options);
+  const auto engine = testing::start_engine(make_tiny_model(), options);
   const int64_t n = engine->memory_plan().max_sequences;
   ASSERT_GE(n, 1);
   std::vector<Request> requests;

@@ -129,9 +129,13 @@ std::string compare_logits(const Model& model, const Prompt& prompt, double tole
 
 // Submits the prompts at once and gives the greedy answers.
 std::vector<std::vector<int32_t>> greedy_answers(Engine& engine, const std::vector<const Prompt*>& prompts) {
-  std::mutex mutex;
-  std::condition_variable ready;
-  bool woken = false;
+  // Shared with the engine: it may ring once more after the last record was taken.
+  struct Bell {
+    std::mutex mutex;
+    std::condition_variable ready;
+    bool is_rung = false;
+  };
+  const auto bell = std::make_shared<Bell>();
   std::vector<std::shared_ptr<RequestHandle>> handles;
   for (const Prompt* prompt : prompts) {
     Request request;
@@ -139,10 +143,10 @@ std::vector<std::vector<int32_t>> greedy_answers(Engine& engine, const std::vect
     request.max_tokens = static_cast<int32_t>(prompt->greedy.size());
     request.ignore_eos = true;
     request.sampling.temperature = 0;
-    handles.push_back(std::make_shared<RequestHandle>(std::move(request), [&] {
-      const std::lock_guard lock(mutex);
-      woken = true;
-      ready.notify_one();
+    handles.push_back(std::make_shared<RequestHandle>(std::move(request), [bell] {
+      const std::lock_guard lock(bell->mutex);
+      bell->is_rung = true;
+      bell->ready.notify_one();
     }));
   }
   std::vector<std::vector<int32_t>> answers(handles.size());
@@ -157,9 +161,9 @@ std::vector<std::vector<int32_t>> greedy_answers(Engine& engine, const std::vect
   std::vector<TokenRecord> records;
   while (finished < handles.size()) {
     {
-      std::unique_lock lock(mutex);
-      ready.wait(lock, [&] { return woken; });
-      woken = false;
+      std::unique_lock lock(bell->mutex);
+      bell->ready.wait(lock, [&] { return bell->is_rung; });
+      bell->is_rung = false;
     }
     for (size_t i = 0; i < handles.size(); ++i) {
       if (!handles[i]->stream.take(records)) continue;
