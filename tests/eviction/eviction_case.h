@@ -274,7 +274,8 @@ struct StepMemory {
   StepMemory(const AttentionShape& shape, ScoreKind kind, int64_t queries, int64_t rows) {
     Arena counting = Arena::counting();
     Observation::make(counting, shape, kind, queries, rows);
-    bytes.resize(static_cast<size_t>(counting.used()) + 64);
+    bytes.resize(static_cast<size_t>(counting.used()) + 64,
+                 std::byte{0xFF});  // NaN: nothing may be read unwritten
     auto* base = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) / 64 * 64);
     Arena arena(base, counting.used());
     observation = Observation::make(arena, shape, kind, queries, rows);

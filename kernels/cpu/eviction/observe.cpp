@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <vector>
 
@@ -116,13 +115,14 @@ void project_columns(const ObserveRun& args, const ObserveItem& item, int32_t he
   const float* projected = x;
   if (item.projection) {
     float* y = thread_floats(Buffer::kProjected, kQueryBlock * dim);
-    args.kernels.product(x, dim, 1, item.projection.f32(head * dim), item.projection.stride, rows, dim, dim,
-                         y, dim, false);
+    args.kernels.triangle_product(x, dim, item.projection.f32(head * dim), item.projection.stride, rows, dim,
+                                  y, dim);
     projected = y;
   }
   for (int64_t e = 0; e < dim; ++e) {
     float* row = out.f32(head * dim + e) + first;
     for (int64_t t = 0; t < rows; ++t) row[t] = projected[t * dim + e];
+    std::fill(row + rows, row + kQueryBlock, 0.0f);  // padding: finite, its weights are 0
   }
 }
 
@@ -133,8 +133,8 @@ void project_norms(const ObserveRun& args, const ObserveItem& item, int32_t head
   const float* projected = x;
   if (item.projection) {
     float* y = thread_floats(Buffer::kProjected, kQueryBlock * dim);
-    args.kernels.product(x, dim, 1, item.projection.f32(head * dim), item.projection.stride, rows, dim, dim,
-                         y, dim, false);
+    args.kernels.triangle_product(x, dim, item.projection.f32(head * dim), item.projection.stride, rows, dim,
+                                  y, dim);
     projected = y;
   }
   for (int64_t t = 0; t < rows; ++t) {
@@ -279,6 +279,29 @@ void merge_outputs(const ObserveRun& args, const ObserveItem& item, int32_t head
   project_columns(args, item, head, o, 1, item.out.v_mean.f32(kv_head), 0, item.out.p);
 }
 
+// The smallest of the `wanted` largest values, by three counting passes over 11, 11 and 10 bits; and how many of the values
+// equal to it belong to them.
+struct Threshold {
+  uint32_t value = 0;
+  int64_t num_equal = 0;
+};
+Threshold find_threshold(const std::vector<uint32_t>& values, int64_t wanted) {
+  Threshold threshold{.value = 0, .num_equal = wanted};
+  constexpr std::array<int, 3> kShifts = {21, 10, 0};
+  uint32_t mask = 0;
+  for (const int shift : kShifts) {
+    std::array<int32_t, 2048> counts{};
+    for (const uint32_t v : values) {
+      if ((v & mask) == threshold.value) ++counts[(v >> shift) & (shift == 0 ? 1023u : 2047u)];
+    }
+    size_t bin = counts.size() - 1;
+    while (counts[bin] < threshold.num_equal && bin > 0) threshold.num_equal -= counts[bin--];
+    threshold.value |= static_cast<uint32_t>(bin) << shift;
+    mask |= (shift == 0 ? 1023u : 2047u) << shift;
+  }
+  return threshold;
+}
+
 // Mean index of the rows with the largest logits of one query: a threshold and a sum, no sort. Equal logits: newer rows.
 void mean_top_index(const ObserveRun& args, const ObserveItem& item, int32_t head, int64_t query) {
   const AttentionShape& shape = args.shape;
@@ -291,8 +314,8 @@ void mean_top_index(const ObserveRun& args, const ObserveItem& item, int32_t hea
   float* q = thread_floats(Buffer::kQueries, dim);
   load_queries(item.queries, shape, args.cache, head, query, 1, 1, shape.scale, q);
   const int32_t query_position = item.queries.positions[static_cast<size_t>(query)];
-  thread_local std::vector<uint64_t> ranked;
-  ranked.clear();
+  thread_local std::vector<uint32_t> ordered;  // [n]
+  ordered.clear();
   std::array<float, kTileRows> logits;
   std::array<int32_t, kTileRows> positions;
   for (int64_t begin = 0; begin < n; begin += kTileRows) {
@@ -302,15 +325,14 @@ void mean_top_index(const ObserveRun& args, const ObserveItem& item, int32_t hea
     args.kernels.dot_rows(keys, dim, count, q, dim, logits.data());
     if (shape.softcap > 0.0f) args.kernels.softcap(logits.data(), count, shape.softcap);
     mask_logits(logits.data(), count, 1, positions.data(), &query_position, 1, shape.window);
-    for (int64_t j = 0; j < count; ++j) {
-      ranked.push_back(score_key(logits[static_cast<size_t>(j)], static_cast<uint32_t>(begin + j)));
-    }
+    for (int64_t j = 0; j < count; ++j) ordered.push_back(ordered_bits(logits[static_cast<size_t>(j)]));
   }
-  if (wanted < n) {
-    std::nth_element(ranked.begin(), ranked.begin() + wanted, ranked.end(), std::greater<uint64_t>());
+  const Threshold threshold = find_threshold(ordered, wanted);
+  int64_t equal_left = threshold.num_equal, sum = 0;
+  for (int64_t j = n - 1; j >= 0; --j) {
+    const uint32_t value = ordered[static_cast<size_t>(j)];
+    if (value > threshold.value || (value == threshold.value && equal_left-- > 0)) sum += j;
   }
-  int64_t sum = 0;
-  for (int64_t i = 0; i < wanted; ++i) sum += static_cast<uint32_t>(ranked[static_cast<size_t>(i)]);
   item.out.mean_index.f32(head)[query] =
       wanted > 0 ? static_cast<float>(static_cast<double>(sum) / static_cast<double>(wanted)) : 0.0f;
 }

@@ -57,8 +57,8 @@ const float* project_values(const ScoreRun& args, const ScoreItem& item, const T
   }
   if (!item.projection) return centred;
   float* u = thread_floats(Buffer::kProjected, kTileRows * dim);
-  args.kernels.product(centred, dim, 1, item.projection.f32(head * dim), item.projection.stride, tile.count,
-                       dim, dim, u, dim, false);
+  args.kernels.triangle_product(centred, dim, item.projection.f32(head * dim), item.projection.stride,
+                                tile.count, dim, u, dim);
   return u;
 }
 
@@ -82,24 +82,25 @@ float singular_error(const ScoreRun& args, const Observation& o, int32_t head, i
   return a * std::pow(rest / (1.0f + rest), args.spec.tau - 1.0f) * std::pow(sum, 0.5f * args.spec.tau);
 }
 
-// Over the queries of one head: errors [num_queries] of one row -> one number.
-float reduce_queries(const ScoreSpec& spec, const float* errors, const uint8_t* blind, int64_t num_queries) {
+// Over the queries of one head: errors [padded] of one row -> one number. Errors of blind and padding queries are 0.
+float reduce_queries(const ScoreRun& args, const float* errors, const uint8_t* blind, int64_t num_queries,
+                     int64_t num_seeing) {
+  const ScoreSpec& spec = args.spec;
+  const int64_t padded = padded_queries(num_queries);
+  const auto count = static_cast<float>(std::max<int64_t>(1, num_seeing));
+  if (spec.reduce == QueryReduce::kRms) return std::sqrt(args.kernels.sum_of_squares(errors, padded) / count);
+  if (spec.reduce == QueryReduce::kMean) return args.kernels.sum(errors, padded) / count;
   float value = 0.0f;
-  int64_t seen = 0;
+  bool is_first = true;
   for (int64_t t = 0; t < num_queries; ++t) {
     if (blind[t]) continue;
-    const float e = errors[t];
-    switch (spec.reduce) {
-      case QueryReduce::kRms: value += e * e; break;
-      case QueryReduce::kMean: value += e; break;
-      case QueryReduce::kMax: value = max_or_nan(value, e); break;
-      case QueryReduce::kEma: value = seen == 0 ? e : spec.alpha * e + (1.0f - spec.alpha) * value; break;
+    if (spec.reduce == QueryReduce::kMax) {
+      value = max_or_nan(value, errors[t]);
+    } else {
+      value = is_first ? errors[t] : spec.alpha * errors[t] + (1.0f - spec.alpha) * value;
     }
-    ++seen;
+    is_first = false;
   }
-  if (seen == 0) return 0.0f;
-  if (spec.reduce == QueryReduce::kRms) return std::sqrt(value / static_cast<float>(seen));
-  if (spec.reduce == QueryReduce::kMean) return value / static_cast<float>(seen);
   return value;
 }
 
@@ -139,8 +140,10 @@ void score_per_query(const ScoreRun& args, const ScoreItem& item, const Tile& ti
       for (int64_t i = 0; i < tile.count * padded; ++i) distances[i] = std::pow(distances[i], args.spec.tau);
     }
     args.kernels.indicator(errors, distances, tile.count * padded);
+    int64_t num_seeing = 0;
     for (int64_t t = 0; t < num_queries; ++t) {
       blind[static_cast<size_t>(t)] = is_blind(o, head, t);
+      num_seeing += !blind[static_cast<size_t>(t)];
       const int64_t j = static_cast<const int32_t*>(o.top.row(head))[t] - tile.begin;
       if (j >= 0 && j < tile.count && o.rest.f32(head)[t] < 1.0f) {
         errors[j * padded + t] = singular_error(args, o, head, t, u + j * dim);
@@ -149,11 +152,14 @@ void score_per_query(const ScoreRun& args, const ScoreItem& item, const Tile& ti
     if (args.spec.normalize) {
       const float* norm = o.norm.f32(head);
       for (int64_t j = 0; j < tile.count; ++j) {
-        for (int64_t t = 0; t < num_queries; ++t) errors[j * padded + t] /= norm[t];
+        for (int64_t t = 0; t < num_queries; ++t) {
+          if (!blind[static_cast<size_t>(t)]) errors[j * padded + t] /= norm[t];
+        }
       }
     }
     for (int64_t j = 0; j < tile.count; ++j) {
-      join_group(args.spec.group, reduce_queries(args.spec, errors + j * padded, blind.data(), num_queries),
+      join_group(args.spec.group,
+                 reduce_queries(args, errors + j * padded, blind.data(), num_queries, num_seeing),
                  scores[static_cast<size_t>(j)]);
     }
   }

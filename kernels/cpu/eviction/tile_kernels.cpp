@@ -1,4 +1,4 @@
-// Small dense products, distances and exponentials of the eviction ops. Blocks of 4 rows by 2 vectors (8 chains) keep the
+// Small dense products, distances and exponentials of the eviction ops. Blocks of 8 vectors (8 chains) keep the
 // multiply-add units busy; a block only chooses which chains run side by side.
 #include "kernels/cpu/eviction/tile_kernels.h"
 
@@ -12,8 +12,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace restkv::cpu::HWY_NAMESPACE {
-
-inline constexpr int kRows = 4;
 
 // Rows [0, ROWS) of c, columns [0, COLS * kLanes).
 template <int ROWS, int COLS>
@@ -40,6 +38,7 @@ template <int COLS>
 HWY_INLINE void product_columns(const float* a, int64_t a_row, int64_t a_col, const float* b,
                                 int64_t b_stride, int64_t m, int64_t depth, float* c, int64_t c_stride,
                                 bool accumulate) {
+  constexpr int kRows = 8 / COLS;  // 8 chains
   int64_t i = 0;
   for (; i + kRows <= m; i += kRows) {
     product_block<kRows, COLS>(a + i * a_row, a_row, a_col, b, b_stride, depth, c + i * c_stride, c_stride,
@@ -68,6 +67,17 @@ void product(const float* a, int64_t a_row, int64_t a_col, const float* b, int64
     }
     store_first(acc, c + i * c_stride + j, n - j);
   }
+}
+
+// c = a b for lower triangular b: a block of columns from j on needs the rows k >= j only.
+void triangle_product(const float* a, int64_t a_row, const float* b, int64_t b_stride, int64_t m, int64_t n,
+                      float* c, int64_t c_stride) {
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    product_columns<1>(a + j, a_row, 1, b + j * b_stride + j, b_stride, m, n - j, c + j, c_stride, false);
+  }
+  if (j < n)
+    product(a + j, a_row, 1, b + j * b_stride + j, b_stride, m, n - j, n - j, c + j, c_stride, false);
 }
 
 template <int ROWS>
@@ -124,12 +134,36 @@ void softcap(float* x, int64_t n, float cap) {
   if (i < n) store_first(scale * tanh(load_first(x + i, n - i) / scale), x + i, n - i);
 }
 
+HWY_INLINE V square_root(V x) {
+#if RESTKV_VECTORS
+  return hn::Sqrt(x);
+#else
+  return V{std::sqrt(x[0]), std::sqrt(x[1]), std::sqrt(x[2]), std::sqrt(x[3])};
+#endif
+}
+
 void indicator(float* a, const float* d, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) a[i] = a[i] / (1.0f - a[i]) * std::sqrt(d[i]);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const V weight = load(a + i);
+    store(weight / (set1(1.0f) - weight) * square_root(load(d + i)), a + i);
+  }
+}
+
+float sum_of(const float* x, int64_t n) {
+  V acc = zero();
+  for (int64_t i = 0; i < n; i += kLanes) acc = acc + load(x + i);
+  return sum(acc);
+}
+
+float sum_of_squares(const float* x, int64_t n) {
+  V acc = zero();
+  for (int64_t i = 0; i < n; i += kLanes) acc = mul_add(load(x + i), load(x + i), acc);
+  return sum(acc);
 }
 
 void fill_tile_kernels(TileKernels& table) {
-  table = {product, distance, dot_rows, exp_columns, softcap, indicator};
+  table = {product, triangle_product, distance, dot_rows,      exp_columns,
+           softcap, indicator,        sum_of,   sum_of_squares};
 }
 
 }  // namespace restkv::cpu::HWY_NAMESPACE

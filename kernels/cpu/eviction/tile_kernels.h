@@ -11,6 +11,9 @@ struct TileKernels {
   // c[i][j] (+)= sum_k a[i * a_row + k * a_col] * b[k * b_stride + j]; i < m, j < n, k < depth.
   void (*product)(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_stride, int64_t m,
                   int64_t n, int64_t depth, float* c, int64_t c_stride, bool accumulate) = nullptr;
+  // The same, dense columns, for b [n, n] that is zero above its diagonal (R_g transposed).
+  void (*triangle_product)(const float* a, int64_t a_row, const float* b, int64_t b_stride, int64_t m,
+                           int64_t n, float* c, int64_t c_stride) = nullptr;
   // c[i][t] = sum_e (p[e * p_stride + t] - u[i * u_stride + e])^2; t < n, a multiple of 16.
   void (*distance)(const float* p, int64_t p_stride, const float* u, int64_t u_stride, int64_t m, int64_t n,
                    int64_t depth, float* c, int64_t c_stride) = nullptr;
@@ -21,8 +24,10 @@ struct TileKernels {
   void (*exp_columns)(float* x, int64_t m, int64_t n, const float* shift) = nullptr;
   // x = cap * tanh(x / cap).
   void (*softcap)(float* x, int64_t n, float cap) = nullptr;
-  // a[i] = a[i] / (1 - a[i]) * sqrt(d[i]).
+  // a[i] = a[i] / (1 - a[i]) * sqrt(d[i]); n a multiple of 16, as in the sums.
   void (*indicator)(float* a, const float* d, int64_t n) = nullptr;
+  float (*sum)(const float* x, int64_t n) = nullptr;
+  float (*sum_of_squares)(const float* x, int64_t n) = nullptr;
 };
 
 // The ones of the processor level that Highway has chosen (cpu_backend.cpp, make_table).
