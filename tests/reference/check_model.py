@@ -3,13 +3,19 @@
 import pathlib
 import sys
 
-import numpy as np
-
-from model import Model, read_safetensors
-from restkv_reference import Sequence
-
 
 def main(folder):
+    try:
+        import numpy as np
+
+        from model import Model, read_safetensors
+        from restkv_reference import Sequence
+    except ImportError as reason:
+        print(f"skipped: {reason}")
+        return 77
+    if not pathlib.Path(folder).is_dir():
+        print("skipped: no models")
+        return 77
     ran = skipped = failed = 0
     for case in sorted(p for p in pathlib.Path(folder).iterdir() if (p / "cases.safetensors").exists()):
         try:

@@ -35,7 +35,7 @@ def settings_of(cache, has_table):
     paper = s["policy"] == "restkv" and s["preset"] == "paper"
     s.setdefault("sinks", 0 if paper or s["policy"] in SNAPKV else 4)
     s.setdefault("indicator", "after" if paper else "query")
-    s.setdefault("reduce", "ema" if s["indicator"] == "after" else "rms")
+    s.setdefault("reduce", "ema" if paper or s["indicator"] == "after" else "rms")
     s.setdefault("pool", "adaptive" if paper else "avg" if s["policy"] in SNAPKV else "half_forward")
     if s["allocation"] is None:
         by_policy = {"pyramidkv": "pyramid", "adakv": "ada"}
@@ -270,7 +270,8 @@ class Sequence:
         self.events, self.differences = [], []
         self.follow, self.followed, self.selections = follow, 0, 0
         self.followed_events = {}
-        if follow:
+        self.follows_events = bool(follow) and "events" in follow
+        if self.follows_events:
             self.followed_events = {(e["layer"], e["tokens"]): e["kept"] for e in follow["events"]}
 
     # -------------------------------------------------------------------------------------------- forward
@@ -407,7 +408,7 @@ class Sequence:
             kept_of_layer.append(list(head.pos))
         self.last_event[layer] = tokens
         self.events.append({"layer": layer, "tokens": tokens, "kept": [[int(p) for p in k] for k in kept_of_layer]})
-        if self.follow and theirs is None:
+        if self.follows_events and theirs is None:
             self.differences.append(f"layer {layer}, {tokens} tokens: the engine cut nothing")
 
     def drop_oldest(self, head, layer, c):
