@@ -90,7 +90,6 @@ enum class ScoreKind : uint8_t {
 };
 inline bool needs_observation(ScoreKind kind) { return kind >= ScoreKind::kAttention; }
 
-
 // How rows are scored; the same for observe and score.
 struct ScoreSpec {
   ScoreKind kind = ScoreKind::kIndicatorQuery;
@@ -107,7 +106,8 @@ struct ScoreSpec {
 // `top` is the row with the largest logit of a query; the others' mass and mean output are formed without it,
 // so the singular row (a > 1/2) has no 1 - a to lose digits in.
 struct Observation {
-  Tensor lse = {};   // [H, Qp] log-sum-exp of the visible logits; -inf: the query sees nothing and is skipped
+  Tensor lse =
+      {};  // [H, Qp] log-sum-exp of the visible logits; +inf with top -1: the query sees nothing and is skipped
   Tensor top = {};   // [H, Qp] i32
   Tensor rest = {};  // [H, Qp] sum over the other rows of exp(logit - top's logit): a_top = 1 / (1 + rest)
   Tensor p = {};     // [H*D, Qp] R_g (o_tg - v_mean), a column for each query; kIndicatorAfter: column 0 only
