@@ -1,14 +1,15 @@
 // What a streamed token costs the server beside the engine: a fake engine gives every stream one token a step, clients in
-// another process read, and the CPU time of this process is divided by the tokens. The fake engine's own thread is counted,
-// too: its push and flush are part of the price.
+// another process read, and the CPU time of this process's threads but the fake engine's is divided by the tokens.
 //   sse_bench [streams] [tokens] [step_us]      prints one line: streams, tokens/s, CPU microseconds a token
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,13 +23,25 @@ namespace {
 
 using namespace restkv;
 
-double cpu_seconds() {
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& time) {
-    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+std::vector<pid_t> threads() {
+  std::vector<pid_t> ids;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task"))
+    ids.push_back(static_cast<pid_t>(std::stol(entry.path().filename().string())));
+  return ids;
+}
+
+// CPU time of this process's threads, without those of `excluded`.
+double cpu_seconds(const std::vector<pid_t>& excluded) {
+  double sum = 0;
+  for (const pid_t thread : threads()) {
+    if (std::find(excluded.begin(), excluded.end(), thread) != excluded.end()) continue;
+    constexpr unsigned kThreadSchedulerClock = 6;  // Linux: how a thread's id names its CPU clock
+    timespec time{};
+    ::clock_gettime(static_cast<clockid_t>(~static_cast<unsigned>(thread) << 3 | kThreadSchedulerClock),
+                    &time);
+    sum += static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  }
+  return sum;
 }
 
 int read_streams(uint16_t port, int num_streams, int num_tokens) {
@@ -74,16 +87,17 @@ int main(int argc, char** argv) {
   options.max_model_len = 1 << 30;
   options.max_queue = 1 << 20;
   const auto engine = std::make_shared<FakeEngine>(options);
+  const std::vector<pid_t> engine_threads = threads();  // and this one, which waits
   auto server = HttpServer::start(settings, {"model", engine, std::make_shared<ByteTokenizer>()});
   if (!server.ok()) return std::fprintf(stderr, "%s\n", server.status().message().c_str()), 1;
   const uint16_t port = (*server)->port();
-  const double cpu_begin = cpu_seconds();
+  const double cpu_begin = cpu_seconds(engine_threads);
   const auto begin = std::chrono::steady_clock::now();
   if (::write(port_pipe[1], &port, sizeof port) != sizeof port) return 1;
   int status = 0;
   ::waitpid(child, &status, 0);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  const double cpu = cpu_seconds() - cpu_begin;
+  const double cpu = cpu_seconds(engine_threads) - cpu_begin;
   const double tokens = static_cast<double>(num_streams) * num_tokens;
   std::printf("streams %d | tokens %.0f | %.0f tokens/s | %.2f us CPU a token | failed streams %d\n",
               num_streams, tokens, tokens / seconds, cpu * 1e6 / tokens, WEXITSTATUS(status));
