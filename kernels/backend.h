@@ -21,10 +21,10 @@ namespace restkv {
 
 // out[t] = scale * table[ids[t]].
 struct GatherArgs {
-  ConstTensor table;            // [V, M], any weight type
+  ConstTensor table;             // [V, M], any weight type
   std::span<const int32_t> ids;  // [T], each in [0, V)
-  float scale = 1.0f;           // Gemma: sqrt(M)
-  Tensor out;                   // [T, M]
+  float scale = 1.0f;            // Gemma: sqrt(M)
+  Tensor out;                    // [T, M]
 };
 
 // residual += x (where residual is given), then out = norm(residual or x) * (offset + weight), per group of weight.cols
@@ -88,9 +88,9 @@ struct RopeAndStoreArgs {
 struct PrefillSegment {
   int64_t row_begin = 0;
   int64_t num_rows = 0;
-  HeadTables prefix;           // entries before the scratch rows; kv_len null: none
-  ConstTensor k;               // [num_kv, K*D] scratch rows of this layer from first_position on, these rows included
-  ConstTensor v;               // [num_kv, K*D]
+  HeadTables prefix;  // entries before the scratch rows; kv_len null: none
+  ConstTensor k;      // [num_kv, K*D] scratch rows of this layer from first_position on, these rows included
+  ConstTensor v;      // [num_kv, K*D]
   int32_t first_position = 0;  // of scratch row 0
 };
 struct PrefillAttentionArgs {
@@ -147,9 +147,9 @@ struct StorePagesArgs {
 
 // One token for each row, in the order of architecture.md (bias, bans, penalties, temperature, min-p, top-k, top-p).
 struct SampleArgs {
-  Tensor logits;                      // [B, V]; overwritten
-  std::span<const SampleRow> rows;    // [B]
-  std::span<SampleResult> results;    // [B]
+  Tensor logits;                    // [B, V]; overwritten
+  std::span<const SampleRow> rows;  // [B]
+  std::span<SampleResult> results;  // [B]
 };
 
 // Memory of a backend; reading or writing it directly is only legal on the CPU.

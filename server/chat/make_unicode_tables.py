@@ -78,7 +78,7 @@ def emit_case(name, mapping):
 
 
 print("// Character classes and case mappings as Python's str has them, Unicode " + unicodedata.unidata_version + ".")
-print("// Written by make_unicode_tables.py; do not edit. Ranges are sorted and inclusive.")
+print("// Written by make_unicode_tables.py; do not edit. Ranges are sorted and inclusive.\n// clang-format off")
 print('#include "server/chat/unicode_tables.h"\n\nnamespace restkv::chat {\n')
 emit_ranges("kAlpha", lambda c: chr(c).isalpha())
 emit_ranges("kDecimal", lambda c: chr(c).isdecimal())

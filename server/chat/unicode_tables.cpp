@@ -1,5 +1,6 @@
 // Character classes and case mappings as Python's str has them, Unicode 14.0.0.
 // Written by make_unicode_tables.py; do not edit. Ranges are sorted and inclusive.
+// clang-format off
 #include "server/chat/unicode_tables.h"
 
 namespace restkv::chat {
