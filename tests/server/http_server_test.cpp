@@ -345,6 +345,7 @@ TEST_F(HttpServerTest, GoneClientsCancel) {
     }
   }
   // Queued, never started.
+  ASSERT_TRUE(becomes_true([&] { return engine_->is_idle(); }));
   engine_->hold(true);
   RawClient client(server_->port());
   client.send(post("/v1/completions", bodies[0]));
