@@ -12,16 +12,27 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// As a YAML scalar: numbers, sizes, durations and plain words as they are, all else in single quotes.
+// As a YAML scalar: numbers, sizes, durations and plain words as they are, all else in single quotes, or in double ones
+// where there is a byte that only an escape can carry.
 std::string yaml_scalar(const Option& option, const std::string& text) {
   if (option.type != OptionType::kString && option.type != OptionType::kPath) return text;
-  std::string out = "'";
+  const auto is_control = [](char byte) { return static_cast<unsigned char>(byte) < 0x20 || byte == 0x7f; };
+  const bool is_escaped = std::any_of(text.begin(), text.end(), is_control);
+  const char quote = is_escaped ? '"' : '\'';
+  std::string out(1, quote);
   for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\'') out += '\'';
+    const char byte = text[i];
+    if (byte == quote || (is_escaped && byte == '\\')) out += is_escaped ? '\\' : '\'';
     if (text.compare(i, 2, "${") == 0) out += '$';  // stays the characters
-    out += text[i];
+    if (is_control(byte)) {
+      out += "\\x";
+      out += "0123456789abcdef"[byte >> 4];
+      out += "0123456789abcdef"[byte & 15];
+    } else {
+      out += byte;
+    }
   }
-  return out + "'";
+  return out + quote;
 }
 
 Json schema_of(const Option& option) {
