@@ -25,13 +25,17 @@ struct ServerSettings {
   int64_t max_request_line = 8 << 10;  // bytes
   int64_t max_header_size = 16 << 10;  // bytes of all headers
   int32_t max_headers = 100;
+  int32_t max_chunks = 65'536;         // of one chunked body
+  int64_t max_unsent_size = 64 << 10;  // bytes of a stream held for a client that reads slowly
   milliseconds header_timeout{
       10'000};  // from the connection or the last answer's end to the end of the headers
   milliseconds body_timeout{600'000};  // to receive one whole request
   int64_t min_body_rate = 1 << 10;     // bytes a second while a body comes in
   milliseconds idle_timeout{60'000};   // between two requests of a connection
   milliseconds write_timeout{30'000};  // a client that takes nothing for so long is dropped
-  milliseconds request_timeout{0};     // running time of a request; 0: none
+  milliseconds ping_interval{
+      10'000};                      // a comment on a stream that has nothing to send, so that nobody gives up
+  milliseconds request_timeout{0};  // running time of a request; 0: none
   milliseconds drain_timeout{30'000};  // after SIGTERM, for the requests that run
 };
 

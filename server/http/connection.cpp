@@ -158,12 +158,12 @@ asio::awaitable<bool> Connection::read_body() {
 
 // In time t at least (t - grace) * rate bytes must have come, and all of them within body_timeout.
 void Connection::set_body_deadline() {
-  const double seconds =
-      static_cast<double>(body_.received()) / static_cast<double>(std::max<int64_t>(1, limits_.body_rate));
-  const double bounded = std::min(seconds, std::chrono::duration<double>(limits_.body_timeout).count());
-  const auto earned =
-      limits_.body_grace + std::chrono::duration_cast<milliseconds>(std::chrono::duration<double>(bounded));
-  deadline_ = body_begin_ + std::min<milliseconds>(earned, limits_.body_timeout);
+  milliseconds allowed = limits_.body_timeout;
+  if (limits_.body_rate > 0) {
+    const auto earned = static_cast<int64_t>(body_.received()) * 1000 / limits_.body_rate;
+    allowed = std::min(allowed, limits_.body_grace + milliseconds(earned));
+  }
+  deadline_ = body_begin_ + allowed;
 }
 
 // Tries first and waits only if nothing is there, so that no buffer belongs to a connection that waits.

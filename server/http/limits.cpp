@@ -14,7 +14,11 @@ HttpLimits http_limits(const ServerSettings& settings, int64_t max_model_len) {
   limits.body = static_cast<size_t>(settings.max_body_size > 0
                                         ? settings.max_body_size
                                         : std::max<int64_t>(8 << 20, kBytesPerToken * max_model_len));
+  limits.chunks = static_cast<size_t>(settings.max_chunks);
+  limits.unsent = static_cast<size_t>(settings.max_unsent_size);
   limits.body_rate = settings.min_body_rate;
+  limits.body_grace = std::min(limits.body_grace, settings.header_timeout);
+  limits.ping_interval = settings.ping_interval;
   limits.header_timeout = settings.header_timeout;
   limits.body_timeout = settings.body_timeout;
   limits.idle_timeout = settings.idle_timeout;

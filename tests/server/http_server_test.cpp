@@ -297,6 +297,36 @@ TEST_F(HttpServerTest, SlowBody) {
   EXPECT_EQ(status_of(client.receive_all(3)), 408);
 }
 
+TEST_F(HttpServerTest, BodyBelowTheRate) {
+  settings_.server.header_timeout = 200ms;  // the grace, too
+  settings_.server.min_body_rate = 1000;
+  start();
+  const std::string head = "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n";
+  RawClient slow(server_->port());
+  slow.send(head + std::string(100, ' '));
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(status_of(slow.receive_all(3)), 408);
+  EXPECT_GT(std::chrono::steady_clock::now() - begin, 250ms);
+  RawClient steady(server_->port());  // 2,000 bytes a second
+  steady.send(head);
+  for (int i = 0; i < 15; ++i) {
+    steady.send(i == 14 ? std::string(188, ' ') + R"({"prompt":"a"})" : std::string(i == 0 ? 198 : 200, ' '));
+    std::this_thread::sleep_for(100ms);
+  }
+  EXPECT_EQ(status_of(steady.receive_until("}")), 200);
+}
+
+TEST_F(HttpServerTest, PingsWhileNothingComes) {
+  settings_.server.ping_interval = 100ms;
+  start();
+  engine_->hold(true);
+  RawClient client(server_->port());
+  client.send(post("/v1/completions", R"({"prompt":"a","stream":true,"max_tokens":2})"));
+  EXPECT_NE(client.receive_until(": ping\n\n").find(": ping\n\n"), std::string::npos);
+  engine_->hold(false);
+  EXPECT_NE(client.receive_until("[DONE]").find("[DONE]"), std::string::npos);
+}
+
 TEST_F(HttpServerTest, FullQueueAnswersAtOnce) {
   start({.max_queue = 2});
   engine_->hold(true);
