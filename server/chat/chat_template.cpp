@@ -166,7 +166,7 @@ Result<std::string> ChatTemplate::render(const ordered_json& variables, const Re
   if (!variables.is_object()) return invalid_argument("the variables of a template must be an object");
   Result<chat::Text> text = run(*parsed_, limits, now, [&](auto define) {
     for (const auto& [name, value] : variables.items()) {
-      define(name, [&] { return to_value(value, false); });
+      define(name, [&json = value] { return to_value(json, false); });
     }
   });
   if (!text.ok()) return text.status();
@@ -182,7 +182,7 @@ Result<RenderedPrompt> ChatTemplate::render_prompt(const ChatInput& input, const
   Result<chat::Text> text = run(*parsed_, limits, now, [&](auto define) {
     if (input.kwargs.is_object()) {
       for (const auto& [name, value] : input.kwargs.items()) {
-        define(name, [&] { return to_value(value, true); });
+        define(name, [&json = value] { return to_value(json, true); });
       }
     }
     define("messages", [&] {

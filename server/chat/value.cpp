@@ -48,6 +48,8 @@ Value Value::sequence(std::vector<Value> items, bool is_tuple) {
   return SequenceRef(std::move(result));
 }
 
+Value Value::dict(Dict dict) { return DictRef(std::make_shared<const Dict>(std::move(dict))); }
+
 IteratorObject::IteratorObject(std::vector<Value> items_in, std::string error_in)
     : Object(ObjectKind::kIterator), items(std::move(items_in)), error(std::move(error_in)) {
   nesting = 1 + deepest(items);

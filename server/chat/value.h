@@ -18,6 +18,7 @@ namespace restkv::chat {
 
 inline constexpr int kMaxNesting = 100;
 
+class Dict;
 class Value;
 struct Object;
 
@@ -36,22 +37,6 @@ struct Sequence {
   std::vector<Value> items;
   bool is_tuple = false;
   int nesting = 1;
-};
-
-class Dict {
- public:
-  const std::vector<std::pair<Value, Value>>& entries() const { return entries_; }
-  size_t size() const { return entries_.size(); }
-  const Value* find(std::string_view key) const;
-  const Value* find(const Value& key) const;
-  // Replaces the value of a key that is there; the key keeps its place.
-  void set(const Value& key, Value value);
-  int nesting() const { return nesting_; }
-
- private:
-  std::vector<std::pair<Value, Value>> entries_;  // in order of insertion
-  std::unordered_map<std::string, size_t> index_of_string_;
-  int nesting_ = 1;
 };
 
 struct None {};
@@ -83,7 +68,7 @@ class Value {
   }
   static Value list(std::vector<Value> items) { return sequence(std::move(items), false); }
   static Value tuple(std::vector<Value> items) { return sequence(std::move(items), true); }
-  static Value dict(Dict dict) { return DictRef(std::make_shared<const Dict>(std::move(dict))); }
+  static Value dict(Dict dict);
 
   bool is_undefined() const { return holds<UndefinedRef>(); }
   bool is_none() const { return holds<None>(); }
@@ -122,6 +107,22 @@ class Value {
     return std::holds_alternative<T>(data_);
   }
   std::variant<None, bool, int64_t, double, StringRef, UndefinedRef, SequenceRef, DictRef, ObjectRef> data_;
+};
+
+class Dict {
+ public:
+  const std::vector<std::pair<Value, Value>>& entries() const { return entries_; }
+  size_t size() const { return entries_.size(); }
+  const Value* find(std::string_view key) const;
+  const Value* find(const Value& key) const;
+  // Replaces the value of a key that is there; the key keeps its place.
+  void set(const Value& key, Value value);
+  int nesting() const { return nesting_; }
+
+ private:
+  std::vector<std::pair<Value, Value>> entries_;  // in order of insertion
+  std::unordered_map<std::string, size_t> index_of_string_;
+  int nesting_ = 1;
 };
 
 enum class ObjectKind : uint8_t {
