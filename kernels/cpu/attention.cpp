@@ -197,6 +197,8 @@ void attend_tile(const AttentionShape& shape, const AttentionEntries& entries, S
   tile.first = first;
   tile.begin = std::max(states[0].begin - first, int64_t{0});
   tile.end = std::min(states[num_queries - 1].end - first, kAttentionTile);
+  if (tile.begin >= tile.end)
+    return;  // every query left has an empty range: all its entries are out of sight
   gather_tile(entries, shape.head_dim, dim, copies, tile);
   for (int64_t i = 0; i < num_queries; i += kGroup) {
     switch (std::min<int64_t>(kGroup, num_queries - i)) {

@@ -10,6 +10,7 @@
 
 #include "kernels/base/dequant.h"
 #include "kernels/base/float16.h"
+#include "kernels/cpu/group_blocks.h"
 #include "kernels/cpu/simd.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -165,7 +166,7 @@ void decode_row(const uint8_t* src, float* dst, int64_t cols) {
 inline void decode_weights(DType dtype, const void* src, float* dst, int64_t cols) {
   const auto* bytes = static_cast<const uint8_t*>(src);
   const bool done = dispatch_block(dtype, [&](auto block) { decode_row<decltype(block)>(bytes, dst, cols); });
-  if (!done) dequantize_row(dtype, src, dst, cols);
+  if (!done && !decode_groups(dtype, bytes, dst, cols)) dequantize_row(dtype, src, dst, cols);
 }
 
 }  // namespace restkv::cpu::HWY_NAMESPACE
