@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 BASE = {"kernels/base"}
-ENGINE = {"engine", "engine/text", "engine/model"}
+ENGINE = {"engine", "engine/text", "engine/model", "engine/eviction"}  # eviction: the cache settings of a request
 
 # Folder -> folders it may include beside itself. Lowest first.
 LAYERS: dict[str, set[str]] = {
