@@ -49,8 +49,12 @@ export LC_ALL=C.UTF-8
 # Not detect_stack_use_after_return: gcc 12 then misaligns AVX-512 variables on the stack (gcc bug 110027).
 export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
 
-# BUILD_TESTING is said aloud because quickstart.sh may have configured build/release without the tests.
-build() { cmake --preset "$1" -DBUILD_TESTING=ON && cmake --build "build/$1"; }
+# BUILD_TESTING is said aloud because quickstart.sh may have configured build/release without the tests; the Python of the
+# tests has numpy.
+build() {
+  cmake --preset "$1" -DBUILD_TESTING=ON -DPython3_EXECUTABLE="$PWD/build/venv/bin/python" &&
+    cmake --build "build/$1"
+}
 run_ctest() {
   ctest --test-dir "build/$1" --output-on-failure --no-tests=error -j "$jobs" "${ctest_options[@]}"
 }
