@@ -134,7 +134,7 @@ Result<size_t> find_end_of_final_message(const ordered_json& messages, const std
   };
   size_t begin = spaces_at(false), end = spaces_at(true);
   std::string stripped = begin < end ? text.substr(begin, end - begin) : "";
-  size_t at = prompt.rfind(stripped);
+  size_t at = stripped.empty() ? prompt.size() : chat::find_last_bytes(prompt, stripped);
   if (at == std::string::npos) {
     return fail(
         "continue_final_message: the last message does not appear in the prompt that the template makes");

@@ -120,7 +120,9 @@ Value find(Context& context, const Value& self, CallArguments& arguments) {
   size_t found = std::string::npos;
   if (first != std::string::npos && first <= last) {
     std::string_view view = std::string_view(self.bytes()).substr(first, last - first);
-    found = from_right ? view.rfind(part.bytes()) : view.find(part.bytes());
+    found = part.bytes().empty() ? (from_right ? view.size() : 0)
+            : from_right         ? find_last_bytes(view, part.bytes())
+                                 : find_bytes(view, part.bytes());
   }
   if (found == std::string::npos) {
     if (must_be_there) context.fail("substring not found");
@@ -142,8 +144,8 @@ Value count(Context& context, const Value& self, CallArguments& arguments) {
   std::string_view view = std::string_view(self.bytes()).substr(first, last - first);
   if (part.bytes().empty()) return Value(static_cast<int64_t>(count_code_points(view) + 1));
   int64_t number = 0;
-  for (size_t at = view.find(part.bytes()); at != std::string_view::npos;
-       at = view.find(part.bytes(), at + part.bytes().size())) {
+  for (size_t at = find_bytes(view, part.bytes()); at != std::string_view::npos;
+       at = find_bytes(view, part.bytes(), at + part.bytes().size())) {
     ++number;
   }
   return Value(number);
@@ -225,7 +227,7 @@ Value partition(Context& context, const Value& self, CallArguments& arguments) {
   if (separator.bytes().empty()) context.fail("empty separator");
   const std::string& bytes = self.bytes();
   context.charge_bytes(bytes.size());
-  size_t at = from_right ? bytes.rfind(separator.bytes()) : bytes.find(separator.bytes());
+  size_t at = from_right ? find_last_bytes(bytes, separator.bytes()) : find_bytes(bytes, separator.bytes());
   Value empty = like(context, self, Text());
   if (at == std::string::npos) {
     if (from_right) return context.make_tuple({empty, empty, self});

@@ -105,7 +105,7 @@ bool Context::contains(const Value& container, const Value& item) {
   if (container.is_string()) {
     if (!item.is_string()) fail("'in <string>' requires string as left operand, not " + item.type_name());
     charge(static_cast<int64_t>(container.bytes().size() / 256));
-    return container.bytes().find(item.bytes()) != std::string::npos;
+    return item.bytes().empty() || find_bytes(container.bytes(), item.bytes()) != std::string::npos;
   }
   auto* view = object_as<ViewObject>(container, ObjectKind::kView);
   if (container.is_dict() || (view && view->what == ViewObject::What::kKeys)) {

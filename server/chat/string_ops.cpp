@@ -142,9 +142,9 @@ Text replace_text(Context& context, const Text& text, const Text& old_part, cons
       at += at < bytes.size() ? decode_utf8(bytes, at).num_bytes : 1;
     }
   } else {
-    for (size_t at = bytes.find(old_part.bytes()); count != 0 && at != std::string::npos; --count) {
+    for (size_t at = find_bytes(bytes, old_part.bytes()); count != 0 && at != std::string::npos; --count) {
       put(at, at + old_part.size());
-      at = bytes.find(old_part.bytes(), copied);
+      at = find_bytes(bytes, old_part.bytes(), copied);
     }
   }
   out.append(text, copied, bytes.size());
@@ -159,12 +159,12 @@ std::vector<Text> split_text(Context& context, const Text& text, const Text* sep
   size_t begin = 0;
   if (separator) {
     if (separator->empty()) context.fail("empty separator");
-    for (size_t at = bytes.find(separator->bytes()); max_splits != 0 && at != std::string::npos;
+    for (size_t at = find_bytes(bytes, separator->bytes()); max_splits != 0 && at != std::string::npos;
          --max_splits) {
       context.charge(1);
       parts.push_back(text.slice(begin, at));
       begin = at + separator->size();
-      at = bytes.find(separator->bytes(), begin);
+      at = find_bytes(bytes, separator->bytes(), begin);
     }
     parts.push_back(text.slice(begin, bytes.size()));
     return parts;
@@ -199,14 +199,16 @@ std::vector<Text> split_text_from_right(Context& context, const Text& text, cons
   size_t end = bytes.size();
   if (separator) {
     if (separator->empty()) context.fail("empty separator");
+    // Forward through the text backwards.
+    const std::string back(bytes.rbegin(), bytes.rend());
+    const std::string separator_back(separator->bytes().rbegin(), separator->bytes().rend());
     size_t size = separator->size();
-    while (max_splits != 0 && end >= size) {
-      size_t at = bytes.rfind(separator->bytes(), end - size);
-      if (at == std::string::npos) break;
+    for (size_t at = find_bytes(back, separator_back); max_splits != 0 && at != std::string::npos;
+         --max_splits) {
       context.charge(1);
-      parts.push_back(text.slice(at + size, end));
-      end = at;
-      --max_splits;
+      parts.push_back(text.slice(bytes.size() - at, end));
+      end = bytes.size() - at - size;
+      at = find_bytes(back, separator_back, at + size);
     }
     parts.push_back(text.slice(0, end));
   } else {

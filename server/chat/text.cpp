@@ -1,5 +1,7 @@
 #include "server/chat/text.h"
 
+#include <string.h>  // memmem
+
 #include <algorithm>
 
 namespace restkv::chat {
@@ -39,6 +41,18 @@ bool Text::is_user_at(size_t at) const {
   auto span =
       std::lower_bound(user_.begin(), user_.end(), at, [](const Span& s, size_t a) { return s.end <= a; });
   return span != user_.end() && span->begin <= at;
+}
+
+size_t find_bytes(std::string_view text, std::string_view part, size_t from) {
+  if (from > text.size()) return std::string_view::npos;
+  const void* found = memmem(text.data() + from, text.size() - from, part.data(), part.size());
+  return found ? static_cast<size_t>(static_cast<const char*>(found) - text.data()) : std::string_view::npos;
+}
+
+size_t find_last_bytes(std::string_view text, std::string_view part) {
+  const std::string back(text.rbegin(), text.rend()), part_back(part.rbegin(), part.rend());
+  const size_t found = find_bytes(back, part_back);
+  return found == std::string::npos ? found : text.size() - found - part.size();
 }
 
 }  // namespace restkv::chat

@@ -41,4 +41,9 @@ class Text {
   std::vector<Span> user_;
 };
 
+// The first place of `part` at or behind `from`, the last place of it; npos: none. Linear for every input, which
+// std::string's are not ("aaaa...b" in "aaaa..."); part must not be empty.
+size_t find_bytes(std::string_view text, std::string_view part, size_t from = 0);
+size_t find_last_bytes(std::string_view text, std::string_view part);
+
 }  // namespace restkv::chat

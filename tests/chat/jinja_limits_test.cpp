@@ -171,7 +171,11 @@ TEST(JinjaLimits, AHostileTemplateIsDoneInTime) {
        {"{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
         "{% for a in range(100000) %}{{ ('x' * 1000000).upper()|length }}{% endfor %}",
         "{% for a in range(100000) %}{% if 'b' in 'a' * 1000000 %}{% endif %}{% endfor %}",
-        "{{ dict(range(100000)|batch(2))|length }}", "{{ range(100000)|unique|list|length }}",
+        "{{ ('a' * 600000).find('a' * 300000 ~ 'b') }}", "{{ ('a' * 600000).rfind('b' ~ 'a' * 300000) }}",
+        "{{ ('a' * 600000).rsplit('b' ~ 'a' * 300000)|length }}",
+        "{{ ('a' * 600000).replace('a' * 300000 ~ 'b', '')|length }}",
+        "{{ 'a' * 300000 ~ 'b' in 'a' * 600000 }}", "{{ dict(range(100000)|batch(2))|length }}",
+        "{{ range(100000)|unique|list|length }}",
         "{% for a in range(1000) %}{{ range(100000)|sort|length }}{% endfor %}",
         "{% for a in range(100000) %}{{ ('é' * 400000)[::2]|length }}{% endfor %}"}) {
     const auto start = std::chrono::steady_clock::now();
