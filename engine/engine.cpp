@@ -305,6 +305,7 @@ void LocalEngine::deliver(const StepResult& result) {
   record.logprob = sample.logprob;
   record.rank = sample.rank;
   record.top = sample.top;
+  record.counters.cache = executor_.cache_counters(sequence);
   sequence.handle->stream.push(std::move(record));
   touched_.push_back(sequence.handle);
   if (sequence.num_generated() >= request.max_tokens) finish(&sequence, FinishReason::kLength, -1, {});
@@ -335,6 +336,8 @@ void LocalEngine::finish(Sequence* sequence, FinishReason reason, int32_t token,
   TokenRecord record;
   if (sequence->memory->is_admitted) record.counters.cache = executor_.cache_counters(*sequence);
   counters_.evicted_rows += record.counters.cache.evicted;
+  counters_.evicted_by_policy[static_cast<size_t>(sequence->request().cache.policy)] +=
+      record.counters.cache.evicted;
   counters_.eviction_events += record.counters.cache.events;
   counters_.nan_rows += record.counters.cache.nan_rows;
   const std::unique_ptr<Sequence> retired = scheduler_.retire(sequence);

@@ -3,6 +3,7 @@
 // counters and snapshots.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -49,6 +50,7 @@ struct EngineStats {
   int64_t steps = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0;
   int64_t evicted_rows = 0, eviction_events = 0, nan_rows = 0;
+  std::array<int64_t, kNumPolicies> evicted_by_policy{};  // rows, by PolicyKind
   int64_t finished_stop = 0, finished_length = 0, finished_cancelled = 0, finished_error = 0;
 };
 

@@ -16,16 +16,17 @@ struct Named {
   std::string_view name;
   T value;
 };
-constexpr std::array<Named<PolicyKind>, 10> kPolicies = {{{"full", PolicyKind::kFull},
-                                                          {"restkv", PolicyKind::kRestkv},
-                                                          {"snapkv", PolicyKind::kSnapkv},
-                                                          {"streamingllm", PolicyKind::kStreamingllm},
-                                                          {"h2o", PolicyKind::kH2o},
-                                                          {"tova", PolicyKind::kTova},
-                                                          {"pyramidkv", PolicyKind::kPyramidkv},
-                                                          {"adakv", PolicyKind::kAdakv},
-                                                          {"lacache", PolicyKind::kLacache},
-                                                          {"random", PolicyKind::kRandom}}};
+constexpr std::array<Named<PolicyKind>, kNumPolicies> kPolicies = {
+    {{"full", PolicyKind::kFull},
+     {"restkv", PolicyKind::kRestkv},
+     {"snapkv", PolicyKind::kSnapkv},
+     {"streamingllm", PolicyKind::kStreamingllm},
+     {"h2o", PolicyKind::kH2o},
+     {"tova", PolicyKind::kTova},
+     {"pyramidkv", PolicyKind::kPyramidkv},
+     {"adakv", PolicyKind::kAdakv},
+     {"lacache", PolicyKind::kLacache},
+     {"random", PolicyKind::kRandom}}};
 constexpr std::array<Named<Preset>, 2> kPresets = {
     {{"default", Preset::kDefault}, {"paper", Preset::kPaper}}};
 constexpr std::array<Named<Allocation>, 4> kAllocations = {{{"uniform", Allocation::kUniform},

@@ -25,6 +25,7 @@ enum class PolicyKind : uint8_t {
   kLacache,
   kRandom,
 };
+inline constexpr size_t kNumPolicies = 10;
 enum class Preset : uint8_t { kDefault, kPaper };
 enum class Allocation : uint8_t { kUniform, kCalibrated, kPyramid, kAda };
 enum class DecodeMode : uint8_t { kEvict, kGrow };

@@ -79,6 +79,7 @@ Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, cons
   request.max_tokens = settings.output_len;
   request.sampling.temperature = 0;
   request.ignore_eos = true;
+  request.cache = engine.options().cache;
   std::vector<Clock::time_point> times;
   times.reserve(static_cast<size_t>(settings.output_len));
   const Clock::time_point start = Clock::now();
@@ -112,19 +113,23 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
   const double itl_p99 = median_of(rounds, &RoundFigures::itl_p99_ms);
   const double prefill = median_of(rounds, &RoundFigures::prefill_tok_s);
   const double decode = median_of(rounds, &RoundFigures::decode_tok_s);
+  const CacheSettings& cache = engine.options().cache;
+  const bool is_full = cache.policy == PolicyKind::kFull;
+  const int32_t budget = budget_for_prompt(cache, settings.bench.prompt_len);
   if (settings.output.json) {
-    const nlohmann::ordered_json json = {{"ttft_ms", ttft},
-                                         {"itl_ms", itl},
-                                         {"itl_p99_ms", itl_p99},
-                                         {"prefill_tok_s", prefill},
-                                         {"decode_tok_s", decode},
-                                         {"peak_rss_bytes", peak_rss_bytes()},
-                                         {"prompt_len", settings.bench.prompt_len},
-                                         {"output_len", settings.bench.output_len},
-                                         {"threads", engine.options().threads},
-                                         {"rounds", settings.bench.rounds},
-                                         {"policy", "full"},
-                                         {"budget", nullptr}};
+    const nlohmann::ordered_json json = {
+        {"ttft_ms", ttft},
+        {"itl_ms", itl},
+        {"itl_p99_ms", itl_p99},
+        {"prefill_tok_s", prefill},
+        {"decode_tok_s", decode},
+        {"peak_rss_bytes", peak_rss_bytes()},
+        {"prompt_len", settings.bench.prompt_len},
+        {"output_len", settings.bench.output_len},
+        {"threads", engine.options().threads},
+        {"rounds", settings.bench.rounds},
+        {"policy", policy_name(cache.policy)},
+        {"budget", is_full ? nlohmann::ordered_json() : nlohmann::ordered_json(budget)}};
     std::puts(json.dump(2).c_str());
     return;
   }
@@ -134,6 +139,9 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
       settings.bench.output_len,
       threads > 0 ? (std::to_string(threads) + " threads").c_str() : "a thread for each physical core",
       settings.bench.rounds);
+  std::printf("  policy %s", std::string(policy_name(cache.policy)).c_str());
+  if (!is_full) std::printf(", budget %d", budget);
+  std::printf("\n");
   std::printf("  time to first token   %10.2f ms    prefill %8.1f tok/s\n", ttft, prefill);
   std::printf("  time between tokens   %10.2f ms    decode  %8.1f tok/s    99th percentile %.2f ms\n", itl,
               decode, itl_p99);

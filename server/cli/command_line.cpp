@@ -145,8 +145,12 @@ CommandLine parse_command_line(std::span<const std::string> arguments, const Env
   }
   // `config` reports the errors of its files itself.
   line.invocation.loaded = load_settings(static_cast<Verb>(line.verb->bit), parser.flags(), environment);
-  const LoadedSettings& loaded = line.invocation.loaded;
+  LoadedSettings& loaded = line.invocation.loaded;
   line.errors.insert(line.errors.end(), loaded.errors.begin(), loaded.errors.end());
+  if (find_flag("budget")->verbs & line.verb->bit) {
+    if (Status status = resolve_cache_options(loaded.settings); !status.ok())
+      line.errors.push_back(status.message());
+  }
   if (line.verb->bit == kServe) {
     if (Status status = check_settings(loaded.settings); !status.ok())
       line.errors.push_back(status.message());

@@ -11,8 +11,8 @@
 namespace restkv {
 namespace {
 
-Request request_of(const CompleteSettings& settings, const Tokenizer& tokenizer, const std::string& prompt,
-                   int64_t max_model_len) {
+Request request_of(const CompleteSettings& settings, const CacheSettings& cache, const Tokenizer& tokenizer,
+                   const std::string& prompt, int64_t max_model_len) {
   Request request;
   request.id = "cmpl-terminal";
   request.prompt = tokenizer.encode(prompt, {});
@@ -28,6 +28,7 @@ Request request_of(const CompleteSettings& settings, const Tokenizer& tokenizer,
   request.sampling.repetition_penalty = static_cast<float>(settings.repetition_penalty);
   request.sampling.seed = static_cast<uint64_t>(settings.seed);
   request.ignore_eos = settings.ignore_eos;
+  request.cache = cache;
   if (!settings.ignore_eos) request.stop_token_ids = tokenizer.eos_ids();
   return request;
 }
@@ -48,9 +49,12 @@ void print_figures(const TokenRecord& finish) {
       counters.prefill_ms > 0 ? 1000.0 * counters.prompt_tokens / counters.prefill_ms : 0;
   const int32_t decoded = std::max(0, counters.completion_tokens - 1);
   const double decode_tok_s = counters.decode_ms > 0 ? 1000.0 * decoded / counters.decode_ms : 0;
-  std::fprintf(stderr, "[prompt %d tokens, %.1f tok/s | answer %d tokens, %.1f tok/s | %s]\n",
-               counters.prompt_tokens, prefill_tok_s, counters.completion_tokens, decode_tok_s,
-               finish_text(finish.finish));
+  const CacheCounters& cache = counters.cache;
+  std::fprintf(stderr,
+               "[prompt %d tokens, %.1f tok/s | answer %d tokens, %.1f tok/s | cache %d entries a head, %lld "
+               "evicted | %s]\n",
+               counters.prompt_tokens, prefill_tok_s, counters.completion_tokens, decode_tok_s, cache.kept,
+               static_cast<long long>(cache.evicted), finish_text(finish.finish));
 }
 
 }  // namespace
@@ -73,7 +77,9 @@ int run_complete(const Invocation& invocation) {
     std::fflush(stdout);
   };
   const Result<TokenRecord> finish = run_request(
-      **engine, request_of(settings.complete, tokenizer, prompt, (*engine)->memory_plan().max_model_len),
+      **engine,
+      request_of(settings.complete, settings.engine.cache, tokenizer, prompt,
+                 (*engine)->memory_plan().max_model_len),
       [&](const TokenRecord& record) { print(text.append(record.token)); }, InterruptGuard::is_interrupted);
   if (!finish.ok()) return fail(finish.status());
   print(text.finish() + "\n");

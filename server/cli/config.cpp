@@ -15,6 +15,9 @@ int check_files(const std::vector<std::string>& files) {
     if (Status status = check_settings(loaded.settings); loaded.errors.empty() && !status.ok()) {
       loaded.errors.push_back(file + ": " + status.message());
     }
+    if (Status status = resolve_cache_options(loaded.settings); loaded.errors.empty() && !status.ok()) {
+      loaded.errors.push_back(file + ": " + status.message());
+    }
     for (const std::string& error : loaded.errors) std::fprintf(stderr, "restkv: %s\n", error.c_str());
     if (loaded.errors.empty()) {
       std::printf("%s: ok\n", file.c_str());
@@ -38,6 +41,9 @@ int run_config(const Invocation& invocation) {
     if (Status status = check_settings(invocation.settings()); !status.ok()) {
       return fail(status.message(), kExitUsage);
     }
+    Settings settings = invocation.settings();
+    if (Status status = resolve_cache_options(settings); !status.ok())
+      return fail(status.message(), kExitUsage);
     if (files.empty()) std::puts("ok");
     return check_files(files);
   }

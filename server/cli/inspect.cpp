@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "engine/eviction/budget.h"
 #include "server/cli/model_loading.h"
 #include "server/cli/verbs.h"
 #include "server/config/logging.h"
@@ -47,6 +48,7 @@ const char* scaling_name(RopeScaling scaling) {
 
 Json plan_json(const MemoryPlan& plan) {
   return {{"weights", plan.weights},
+          {"projections", plan.projections},
           {"workspace", plan.workspace},
           {"scratch", plan.scratch},
           {"pool", plan.pool},
@@ -55,6 +57,23 @@ Json plan_json(const MemoryPlan& plan) {
           {"pages", plan.pages},
           {"max_sequences", plan.max_sequences},
           {"max_model_len", plan.max_model_len}};
+}
+
+// C_lh [L][K] of a sequence that fills max_model_len.
+Json budgets_json(const ModelConfig& config, const CacheSettings& settings, int64_t max_model_len) {
+  std::vector<int32_t> windows;
+  for (const LayerConfig& layer : config.layers) windows.push_back(layer.window);
+  const CacheDimensions dims = {.num_layers = static_cast<int32_t>(config.num_layers),
+                                .num_kv_heads = static_cast<int32_t>(config.num_kv_heads),
+                                .window = windows};
+  const SequenceBudget budget =
+      plan_budget(settings, dims, nullptr, std::max<int64_t>(1, max_model_len - 1), 1);
+  Json rows = Json::array();
+  for (int32_t layer = 0; layer < dims.num_layers; ++layer) {
+    const auto first = budget.c_lh.begin() + int64_t{layer} * dims.num_kv_heads;
+    rows.push_back(std::vector<int32_t>(first, first + dims.num_kv_heads));
+  }
+  return rows;
 }
 
 Json model_json(const Model& model) {
@@ -187,6 +206,8 @@ int run_inspect(const Invocation& invocation) {
     Json json = model_json(model);
     json["tokenizer"] = tokenizer.ok() ? tokenizer_json(**tokenizer) : Json();
     json["plan"] = plan.ok() ? plan_json(*plan) : Json();
+    if (plan.ok() && settings.cache.defaults.budget)
+      json["plan"]["c_lh"] = budgets_json(model.config, settings.engine.cache, plan->max_model_len);
     std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
   } else {
     print_model(model);

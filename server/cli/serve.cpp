@@ -54,6 +54,24 @@ std::string url_of(const std::string& host, uint16_t port) {
   return "http://" + (is_v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
 }
 
+// What becomes of long sequences unless a request says otherwise.
+std::string cache_message(const CacheSettings& cache) {
+  if (cache.policy == PolicyKind::kFull)
+    return "policy full: the cache grows with each sequence, nothing is evicted; change with --policy, "
+           "--budget";
+  const std::string budget = std::to_string(cache.budget);
+  std::string text = "policy " + std::string(policy_name(cache.policy));
+  if (cache.fraction) {
+    text += ", budget " + shortest_text(*cache.fraction) + " of the prompt, at most " + budget;
+  } else {
+    text += ", budget " + budget + ": answers are exact while prompt + max_tokens <= " + budget;
+  }
+  text += "; change with --budget / --policy full";
+  if (cache.policy == PolicyKind::kRestkv && cache.allocation == Allocation::kUniform)
+    text += "; no calibrated allocation for this model, budgets are uniform";
+  return text;
+}
+
 // Waits until no request runs. A second signal ends the program here.
 void drain(HttpServer& server, milliseconds timeout) {
   log_event(LogLevel::kInfo, "draining: running requests may finish, a second signal stops at once",
@@ -102,7 +120,7 @@ int run_serve(const Invocation& invocation) {
              {"pages", plan.pages},
              {"sequences", plan.max_sequences},
              {"tokens_each", plan.max_model_len}});
-  log_event(LogLevel::kInfo, "policy full: the cache grows with each sequence, nothing is evicted");
+  log_event(LogLevel::kInfo, cache_message(settings.engine.cache));
 
   Result<std::unique_ptr<HttpServer>> listening = HttpServer::start(settings, model);
   if (!listening.ok()) return fail(listening.status());

@@ -107,19 +107,37 @@ struct SetValue {
       field.set(settings, static_cast<size_t>(found - option.choices.begin()));
       return {};
     }
+    return not_a_choice();
+  }
+
+  Status operator()(std::optional<std::string>* (*field)(Settings&)) const {
+    const auto found = std::find(option.choices.begin(), option.choices.end(), text);
+    if (found == option.choices.end()) return not_a_choice();
+    *field(settings) = std::string(text);
+    return {};
+  }
+  Status operator()(std::optional<int64_t>* (*field)(Settings&)) const { return set_integer(field); }
+  Status operator()(std::optional<double>* (*field)(Settings&)) const {
+    const Result<double> value = parse_number(text);
+    if (!value.ok()) return value.status();
+    if (Status status = check_bounds(option, *value, text); !status.ok()) return status;
+    *field(settings) = *value;
+    return {};
+  }
+
+  Status not_a_choice() const {
     std::string list;
     for (const std::string_view choice : option.choices) {
       list += (list.empty() ? "" : ", ") + std::string(choice);
     }
     return invalid_argument(quoted(text) + " is not one of " + list + suggestion(text, option.choices));
   }
-
   template <class T>
   Status set_integer(T* (*field)(Settings&)) const {
     const Result<int64_t> value = option.type == OptionType::kSize ? parse_size(text) : parse_count(text);
     if (!value.ok()) return value.status();
     if (Status status = check_bounds(option, static_cast<double>(*value), text); !status.ok()) return status;
-    *field(settings) = static_cast<T>(*value);
+    *field(settings) = T(*value);
     return {};
   }
 };
@@ -141,6 +159,18 @@ struct ValueText {
   }
   std::string operator()(const EnumField& field) const {
     return std::string(option.choices[field.get(settings)]);
+  }
+
+  std::string operator()(std::optional<std::string>* (*field)(Settings&)) const {
+    return field(settings)->value_or("");
+  }
+  std::string operator()(std::optional<int64_t>* (*field)(Settings&)) const {
+    const std::optional<int64_t>& value = *field(settings);
+    return value ? integer_text(*value) : "";
+  }
+  std::string operator()(std::optional<double>* (*field)(Settings&)) const {
+    const std::optional<double>& value = *field(settings);
+    return value ? shortest_text(*value) : "";
   }
 
   std::string integer_text(int64_t value) const {
@@ -196,6 +226,18 @@ std::string option_text(const Option& option, const Settings& settings) {
 }
 
 std::string default_text(const Option& option) { return option_text(option, Settings{}); }
+
+Status resolve_cache_options(Settings& settings) {
+  Result<CacheSettings> cache = resolve_cache_settings(settings.cache.defaults, settings.cache.limits());
+  if (cache.ok()) {
+    settings.engine.cache = *cache;
+    return {};
+  }
+  const std::string& param = cache.status().param();
+  const Option* option = find_key("cache", std::string_view(param).substr(param.find('.') + 1));
+  const std::string flag = option ? "--" + std::string(option->flag) + ", " : "";
+  return invalid_argument(flag + cache.status().message()).with_param(param);
+}
 
 Status check_settings(const Settings& settings) {
   const std::string& host = settings.server.host;

@@ -39,11 +39,12 @@ struct EnumField {
   void (*set)(Settings&, size_t);
 };
 
-// Where the value lives: one accessor per C++ type.
+// Where the value lives: one accessor per C++ type. std::optional: nothing unless given (kEnum, kInt, kFloat).
 using OptionField =
     std::variant<bool* (*)(Settings&), int32_t* (*)(Settings&), int64_t* (*)(Settings&),
                  double* (*)(Settings&), milliseconds* (*)(Settings&), std::string* (*)(Settings&),
-                 std::vector<int32_t>* (*)(Settings&), EnumField>;
+                 std::vector<int32_t>* (*)(Settings&), EnumField, std::optional<std::string>* (*)(Settings&),
+                 std::optional<int64_t>* (*)(Settings&), std::optional<double>* (*)(Settings&)>;
 
 struct Option {
   std::string_view flag;                       // "max-model-len"; the environment name follows from it
@@ -73,6 +74,9 @@ Status set_option(const Option& option, std::string_view text, Settings& setting
 // The value as `set_option` would read it again: "32768", "16KiB", "10s", "true".
 std::string option_text(const Option& option, const Settings& settings);
 std::string default_text(const Option& option);
+
+// The defaults of section cache, resolved into Settings::engine.cache. Error: flag, key and what is allowed.
+Status resolve_cache_options(Settings& settings);
 
 // What no single row can say: a non-loopback address without `insecure`. Error: which setting to change.
 Status check_settings(const Settings& settings);

@@ -44,6 +44,20 @@ struct ModelSettings {
   std::string served_name;  // the id clients see; empty: the name of the file or folder
 };
 
+// What a request's `cache` object leaves open, and its ceilings.
+struct CacheOptions {
+  CacheRequest defaults;  // as given; resolve_cache_options makes EngineOptions::cache of it
+  int64_t max_budget = CacheLimits{}.max_budget;
+  bool allow_grow = true;
+  CacheLimits limits() const {
+    CacheLimits limits;
+    limits.max_budget = max_budget;
+    limits.allow_grow = allow_grow;
+    limits.allow_trace = false;
+    return limits;
+  }
+};
+
 enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
 enum class LogFormat : uint8_t { kText, kJson };
 
@@ -84,7 +98,8 @@ struct OutputSettings {
 struct Settings {
   std::string config_file;  // the YAML the rest came from; empty: none
   ServerSettings server;
-  EngineOptions engine;  // sections engine, cache and model (max_model_len)
+  EngineOptions engine;  // sections engine, cache (dtype) and model (max_model_len)
+  CacheOptions cache;
   ModelSettings model;
   LoggingSettings logging;
   CompleteSettings complete;

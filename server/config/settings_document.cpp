@@ -60,7 +60,12 @@ Json schema_of(const Option& option) {
   }
   Settings defaults;
   const std::string text = default_text(option);
-  if (option.type == OptionType::kBool) {
+  const bool is_optional = std::holds_alternative<std::optional<std::string>* (*)(Settings&)>(option.field) ||
+                           std::holds_alternative<std::optional<int64_t>* (*)(Settings&)>(option.field) ||
+                           std::holds_alternative<std::optional<double>* (*)(Settings&)>(option.field);
+  if (is_optional) {
+    // Nothing unless given: there is no default to write down.
+  } else if (option.type == OptionType::kBool) {
     schema["default"] = text == "true";
   } else if (const auto* field = std::get_if<double* (*)(Settings&)>(&option.field)) {
     schema["default"] = *(*field)(defaults);

@@ -195,7 +195,9 @@ asio::awaitable<void> handle_completions(Connection& connection) {
                                   .served_name = server.model.name,
                                   .max_model_len = server.model.engine->memory_plan().max_model_len,
                                   .max_token_bytes = server.max_token_bytes,
-                                  .strict_params = server.settings.server.strict_params};
+                                  .strict_params = server.settings.server.strict_params,
+                                  .cache = server.settings.cache.defaults,
+                                  .cache_limits = server.settings.cache.limits()};
   Result<CompletionJob> job =
       co_await connection.offload([&] { return read_completion_job(connection.body(), context); });
   if (server.settings.logging.log_content) {

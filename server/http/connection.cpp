@@ -379,7 +379,8 @@ asio::awaitable<void> Connection::end_stream() {
 }
 
 void Connection::log_answer(int status) {
-  const bool is_probe = status == 200 && (head_.path.starts_with("/health") || head_.path == "/ping");
+  const bool is_probe = status == 200 && (head_.path.starts_with("/health") || head_.path == "/ping" ||
+                                          head_.path == "/metrics");
   const LogLevel level = status >= 500 ? LogLevel::kWarning : is_probe ? LogLevel::kDebug : LogLevel::kInfo;
   if (!logs(level)) return;
   constexpr size_t kMaxShown = 128;

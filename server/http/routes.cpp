@@ -7,6 +7,7 @@
 #include "server/config/build_info.h"
 #include "server/http/completion_handler.h"
 #include "server/http/connection.h"
+#include "server/http/metrics.h"
 #include "server/openai/json_text.h"
 #include "server/openai/model_list.h"
 #include "server/openai/tokenize_api.h"
@@ -98,6 +99,11 @@ asio::awaitable<void> handle_version(Connection& c) {
   co_await c.respond(200, kJson, std::move(body));
 }
 
+asio::awaitable<void> handle_metrics(Connection& c) {
+  const ServerState& server = c.server();
+  co_await c.respond(200, kMetricsType, metrics_text(server.model.engine->stats(), server.model.name));
+}
+
 asio::awaitable<void> handle_chat(Connection& c) {
   const Status status = unimplemented(
       "chat completions need chat templates, which this server does not have yet; "
@@ -117,6 +123,7 @@ const Route kRoutes[] = {
     {"GET", "/health/live", true, handle_live},
     {"GET", "/ping", true, handle_live},
     {"GET", "/version", true, handle_version},
+    {"GET", "/metrics", true, handle_metrics},
 };
 
 bool matches_path(std::string_view pattern, std::string_view path) {

@@ -130,6 +130,12 @@ Status set_stream_options(json& value, CompletionRequest& r) {
   return {};
 }
 
+Status set_cache(json& value, CompletionRequest& r) {
+  FieldOptions options = r.field_options;
+  options.prefix = "cache.";
+  return read_fields(value, cache_fields(), options, r.cache);
+}
+
 Status set_seed(json& value, CompletionRequest& r) {
   if (value.is_number_unsigned()) {
     r.seed = value.get<uint64_t>();
@@ -308,10 +314,14 @@ const Field kFields[] = {
       .default_json = "false",
       .help = "keep what ended the answer"},
      set_bool<&R::include_stop_string>},
+    {{.name = "cache",
+      .type = FieldType::kObject,
+      .max = 64,
+      .help = "what stays in the cache of this request"},
+     set_cache},
     {{.name = "user", .type = FieldType::kString, .max = 1024, .help = "taken and not used"},
      [](json&, R&) { return Status(); }},
     {{.name = "suffix"}},
-    {{.name = "cache"}},
     {{.name = "cache_salt"}},
     {{.name = "truncate_prompt_tokens"}},
     {{.name = "prompt_logprobs"}},
@@ -360,6 +370,7 @@ Result<CompletionRequest> parse_completion_request(json body, int32_t vocab_size
                                                    const FieldOptions& options) {
   CompletionRequest request;
   request.vocab_size = vocab_size;
+  request.field_options = options;
   if (Status status = read_fields(body, completion_fields(), options, request); !status.ok()) return status;
   if (Status status = check_together(request); !status.ok()) return status;
   return request;

@@ -34,6 +34,12 @@ Result<CompletionJob> read_completion_job(std::string_view body, const Completio
   CompletionRequest& r = *parsed;
   if (Status status = check_model_name(r.model, context.served_name); !status.ok()) return status;
 
+  Result<CacheSettings> cache = resolve_cache_settings(overlay(context.cache, r.cache), context.cache_limits);
+  if (!cache.ok()) {
+    Status status = cache.status();
+    return std::move(status).with_reason("invalid_value");
+  }
+
   job.stream = r.stream;
   job.include_usage = r.include_usage;
   job.has_seed = r.seed.has_value();
@@ -63,6 +69,7 @@ Result<CompletionJob> read_completion_job(std::string_view body, const Completio
     request.min_tokens = r.min_tokens;
     request.num_choices = r.num_choices;
     request.sampling = r.sampling;
+    request.cache = *cache;
     request.stop_token_ids = r.stop_token_ids;
     request.ignore_eos = r.ignore_eos;
     request.prompt_logprobs = r.echo ? r.logprobs : -1;

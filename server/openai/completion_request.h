@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/eviction/cache_settings.h"
 #include "kernels/base/sampling.h"
 #include "server/openai/field_table.h"
 
@@ -25,7 +26,9 @@ struct Prompt {
 };
 
 struct CompletionRequest {
-  int32_t vocab_size = 0;  // set before parsing: bounds of token ids
+  // Set before parsing:
+  int32_t vocab_size = 0;      // bounds of token ids
+  FieldOptions field_options;  // for objects in the body
 
   std::string model;  // empty: not given
   std::vector<Prompt> prompts;
@@ -40,9 +43,12 @@ struct CompletionRequest {
   std::vector<int32_t> stop_token_ids;
   std::optional<uint64_t> seed;
   SamplingParams sampling;  // without seed and num_logprobs
+  CacheRequest cache;
 };
 
 std::span<const RequestField<CompletionRequest>> completion_fields();
+// Of the object `cache`; their names begin with "cache.". Bounds are resolve_cache_settings's.
+std::span<const RequestField<CacheRequest>> cache_fields();
 
 // `body` is taken apart: its strings are moved, not copied. Errors name the field.
 Result<CompletionRequest> parse_completion_request(nlohmann::json body, int32_t vocab_size,

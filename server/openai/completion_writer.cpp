@@ -112,6 +112,29 @@ void append_rate(std::string& out, int64_t count, double ms) {
   append_json_fixed(out, ms > 0 ? static_cast<double>(count) * 1e3 / ms : 0.0);
 }
 
+void append_cache(std::string& out, const CacheUsage& cache) {
+  out += "{\"policy\":\"";
+  out += policy_name(cache.policy);
+  out += "\",\"budget\":";
+  if (cache.budget > 0) {
+    append_json_number(out, static_cast<int64_t>(cache.budget));
+  } else {
+    out += "null";
+  }
+  const int64_t sequences = std::max<int64_t>(1, cache.num_sequences);
+  out += ",\"kept\":";
+  append_json_number(out, (cache.kept_sum + sequences - 1) / sequences);
+  out += ",\"kept_max\":";
+  append_json_number(out, static_cast<int64_t>(cache.kept_max));
+  out += ",\"evicted\":";
+  append_json_number(out, cache.evicted);
+  out += ",\"events\":";
+  append_json_number(out, cache.events);
+  out += ",\"bytes\":";
+  append_json_number(out, cache.bytes);
+  out += ",\"predicted_error\":null}";
+}
+
 // "usage":{...},"timings":{...}
 void append_usage_members(std::string& out, const OutputUsage& usage) {
   out += "\"usage\":{\"prompt_tokens\":";
@@ -122,7 +145,9 @@ void append_usage_members(std::string& out, const OutputUsage& usage) {
   append_json_number(out, usage.prompt_tokens + usage.completion_tokens);
   out += ",\"prompt_tokens_details\":{\"cached_tokens\":";
   append_json_number(out, usage.cached_tokens);
-  out += "}},\"timings\":{\"prompt_n\":";
+  out += "},\"cache\":";
+  append_cache(out, usage.cache);
+  out += "},\"timings\":{\"prompt_n\":";
   append_json_number(out, usage.prompt_tokens - usage.cached_tokens);
   out += ",\"prompt_ms\":";
   append_json_fixed(out, usage.prefill_ms);
@@ -158,6 +183,14 @@ OutputUsage& operator+=(OutputUsage& sum, const OutputUsage& usage) {
   sum.completion_tokens += usage.completion_tokens;
   sum.prefill_ms = std::max(sum.prefill_ms, usage.prefill_ms);
   sum.decode_ms = std::max(sum.decode_ms, usage.decode_ms);
+  sum.cache.policy = usage.cache.policy;
+  sum.cache.budget = std::max(sum.cache.budget, usage.cache.budget);  // with fraction they differ
+  sum.cache.kept_sum += usage.cache.kept_sum;
+  sum.cache.num_sequences += usage.cache.num_sequences;
+  sum.cache.kept_max = std::max(sum.cache.kept_max, usage.cache.kept_max);
+  sum.cache.evicted += usage.cache.evicted;
+  sum.cache.events += usage.cache.events;
+  sum.cache.bytes += usage.cache.bytes;
   return sum;
 }
 

@@ -34,9 +34,10 @@ std::string number_text(double value) {
 }
 
 std::string bounds_text(const FieldSpec& spec) {
+  if (spec.max == kUnbounded) return {};
   if (spec.excludes_min)
-    return "greater than " + number_text(spec.min) + " and at most " + number_text(spec.max);
-  return "between " + number_text(spec.min) + " and " + number_text(spec.max);
+    return " greater than " + number_text(spec.min) + " and at most " + number_text(spec.max);
+  return " between " + number_text(spec.min) + " and " + number_text(spec.max);
 }
 
 std::string in_quotes(std::string_view name) { return "'" + std::string(name) + "'"; }
@@ -73,8 +74,8 @@ Status check_size(const FieldSpec& spec, bool is_type, size_t size, const json& 
 std::string allowed_text(const FieldSpec& spec) {
   switch (spec.type) {
     case FieldType::kBool: return "true or false";
-    case FieldType::kInteger: return "an integer " + bounds_text(spec);
-    case FieldType::kNumber: return "a number " + bounds_text(spec);
+    case FieldType::kInteger: return "an integer" + bounds_text(spec);
+    case FieldType::kNumber: return "a number" + bounds_text(spec);
     case FieldType::kString: return "a string of at most " + number_text(spec.max) + " bytes";
     case FieldType::kObject: return "an object of at most " + number_text(spec.max) + " members";
     case FieldType::kList: return "a list of at most " + number_text(spec.max) + " items";

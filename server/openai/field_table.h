@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -15,13 +16,15 @@ namespace restkv {
 
 enum class FieldType : uint8_t {
   kBool,
-  kInteger,  // min, max: bounds; 5.0 is an integer
-  kNumber,   // min, max: bounds
+  kInteger,  // min, max: bounds, kUnbounded: the setter checks them; 5.0 is an integer
+  kNumber,   // the same
   kString,   // max: bytes
   kObject,   // max: members
   kList,     // max: items
   kAny,      // the setter checks
 };
+
+inline constexpr double kUnbounded = std::numeric_limits<double>::infinity();
 
 // The part of a row that does not depend on what is being filled.
 struct FieldSpec {
@@ -43,6 +46,7 @@ struct RequestField {
 struct FieldOptions {
   bool strict = false;                          // unknown fields are errors
   std::vector<std::string>* unknown = nullptr;  // else their names go here
+  std::string_view prefix = {};                 // of the names in the table, for objects in objects: "cache."
 };
 
 // Type and bounds. The error names the field, what is allowed and what was found; never a text of the client.
@@ -64,7 +68,8 @@ template <class T>
 Status read_fields(nlohmann::json& body, std::span<const RequestField<T>> fields, const FieldOptions& options,
                    T& target) {
   if (!body.is_object()) return invalid_argument("the body must be a JSON object");
-  for (auto& [name, value] : body.items()) {
+  for (auto& [key, value] : body.items()) {
+    const std::string name = std::string(options.prefix) + key;
     const RequestField<T>* field = nullptr;
     for (const RequestField<T>& candidate : fields) {
       if (candidate.spec.name == name) field = &candidate;

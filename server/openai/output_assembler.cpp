@@ -65,6 +65,7 @@ void OutputAssembler::append_token(Choice& choice, const TokenRecord& record, Ou
   if (choice.num_tokens == 0) choice.first_token = now;
   choice.last_token = now;
   ++choice.num_tokens;
+  choice.counters.cache = record.counters.cache;
   if (options_->logprobs >= 0) {
     choice.pending.push_back(
         {{record.token, record.logprob, record.top, choice.num_characters}, choice.num_bytes});
@@ -130,11 +131,21 @@ OutputUsage OutputAssembler::usage() const {
   OutputUsage usage;
   const Request& request = handle_->request;
   usage.prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  usage.cache.policy = request.cache.policy;
+  if (request.cache.policy != PolicyKind::kFull)
+    usage.cache.budget = budget_for_prompt(request.cache, usage.prompt_tokens);
   const auto since = [](Clock::time_point from, Clock::time_point to) {
     return from == Clock::time_point{} ? 0.0 : std::chrono::duration<double, std::milli>(to - from).count();
   };
   for (const Choice& choice : choices_) {
     usage.completion_tokens += choice.num_tokens;
+    const CacheCounters& cache = choice.counters.cache;
+    usage.cache.kept_sum += cache.kept;
+    ++usage.cache.num_sequences;
+    usage.cache.kept_max = std::max(usage.cache.kept_max, cache.kept_max);
+    usage.cache.evicted += cache.evicted;
+    usage.cache.events += cache.events;
+    usage.cache.bytes += cache.bytes;
     usage.cached_tokens = std::max<int64_t>(usage.cached_tokens, choice.counters.cached_tokens);
     // A choice that a stop string ended has no final counters; its own clock serves.
     const bool has_counters = choice.counters.prompt_tokens > 0;

@@ -45,9 +45,19 @@ struct OutputDelta {
   void clear() { *this = {}; }
 };
 
+// usage.cache of one or several answers.
+struct CacheUsage {
+  PolicyKind policy = PolicyKind::kFull;
+  int32_t budget = 0;                          // 0: none (full)
+  int64_t kept_sum = 0, num_sequences = 0;     // mean entries a head at the end, summed over the answers
+  int32_t kept_max = 0;                        // of any head of any answer
+  int64_t evicted = 0, events = 0, bytes = 0;  // sums
+};
+
 struct OutputUsage {
   int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
   double prefill_ms = 0, decode_ms = 0;  // of the choice that took longest
+  CacheUsage cache;
 };
 
 class OutputAssembler {

@@ -59,7 +59,9 @@ TEST(OptionTable, RowsAreComplete) {
     EXPECT_EQ(option.flag.find('_'), std::string_view::npos);
     EXPECT_EQ(option.key.find('-'), std::string_view::npos);
     EXPECT_EQ(option.type == OptionType::kEnum, !option.choices.empty());
-    EXPECT_EQ(option.type == OptionType::kEnum, std::holds_alternative<EnumField>(option.field));
+    const bool has_names = std::holds_alternative<EnumField>(option.field) ||
+                           std::holds_alternative<std::optional<std::string>* (*)(Settings&)>(option.field);
+    EXPECT_EQ(option.type == OptionType::kEnum, has_names);
     const bool is_number = option.type == OptionType::kInt || option.type == OptionType::kFloat ||
                            option.type == OptionType::kSize || option.type == OptionType::kDuration ||
                            option.type == OptionType::kIntList;
@@ -133,6 +135,50 @@ TEST(OptionTable, KnowsVllmAndLlamaCppNames) {
   EXPECT_EQ(find_flag("m")->flag, "model");
   EXPECT_EQ(find_flag("c")->flag, "max-model-len");
   EXPECT_EQ(find_flag("t")->flag, "threads");
+}
+
+// The names of section cache stand in two tables: each must be one that requests know.
+TEST(CacheOptions, EveryNameResolves) {
+  for (const char* key : {"policy", "preset", "allocation", "decode", "group"}) {
+    const Option& option = *find_key("cache", key);
+    for (const std::string_view choice : option.choices) {
+      Settings settings;
+      EXPECT_TRUE(set_option(option, choice, settings).ok()) << choice;
+      const Status status = resolve_cache_options(settings);
+      EXPECT_TRUE(status.ok()) << key << " " << choice << ": " << status.message();
+    }
+    Settings settings;
+    EXPECT_FALSE(set_option(option, "nothing", settings).ok()) << key;
+  }
+}
+
+TEST(CacheOptions, DefaultIsRestkvWith4096) {
+  Settings settings;
+  ASSERT_TRUE(resolve_cache_options(settings).ok());
+  EXPECT_EQ(settings.engine.cache.policy, PolicyKind::kRestkv);
+  EXPECT_EQ(settings.engine.cache.budget, 4096);
+}
+
+TEST(CacheOptions, ErrorsNameFlagKeyAndTheSmallestBudget) {
+  const auto error_of = [](auto... flags) {
+    Settings settings;
+    for (const auto& [flag, value] : {flags...}) {
+      const Status status = set_option(*find_flag(flag), value, settings);
+      if (!status.ok()) return status.message();
+    }
+    return resolve_cache_options(settings).message();
+  };
+  using Flag = std::pair<const char*, const char*>;
+  using testing::HasSubstr;
+  using testing::StartsWith;
+  EXPECT_THAT(error_of(Flag{"budget", "1"}), StartsWith("--budget, cache.budget: is 1, must be between 38 "));
+  EXPECT_THAT(error_of(Flag{"budget", "40"}, Flag{"stride", "8"}), HasSubstr("must be between 44 "));
+  EXPECT_THAT(error_of(Flag{"budget", "512"}, Flag{"max-budget", "256"}), HasSubstr(" and 256"));
+  EXPECT_THAT(error_of(Flag{"decode", "grow"}, Flag{"allow-grow", "false"}),
+              StartsWith("--decode, cache.decode: "));
+  EXPECT_THAT(error_of(Flag{"budget", "2147483648"}), HasSubstr("out of bounds (1 to 1048576)"));
+  EXPECT_THAT(error_of(Flag{"fraction", "0"}), HasSubstr("out of bounds"));
+  EXPECT_THAT(error_of(Flag{"policy", "restk"}), HasSubstr("did you mean 'restkv'?"));
 }
 
 TEST(OptionTable, EnvironmentNamesFollowFromFlags) {

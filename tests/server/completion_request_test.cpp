@@ -176,6 +176,75 @@ TEST(CompletionRequest, HostileJson) {
   EXPECT_FALSE(parse("").ok());
 }
 
+TEST(CacheFields, WrongTypesNameTheField) {
+  for (const auto& field : cache_fields()) {
+    const std::string name(field.spec.name.substr(std::string("cache.").size()));
+    const std::string wrong = field.spec.type == FieldType::kString ? "7" : "\"text\"";
+    EXPECT_EQ(param_of("\"cache\":{\"" + name + "\":" + wrong + "}"), field.spec.name);
+    EXPECT_EQ(param_of("\"cache\":{\"" + name + "\":null}"), "ok") << name;
+  }
+  EXPECT_EQ(param_of(R"("cache":[])"), "cache");
+  EXPECT_EQ(parse(R"({"prompt":"x","cache":{"budget":"1k"}})").status().message(),
+            "'cache.budget' must be an integer, not a string");
+}
+
+TEST(CacheFields, NotServedYet) {
+  for (const char* fields :
+       {R"("compress_at":10)", R"("trace":true)", R"("probe":"facts")", R"("probe":[1])"}) {
+    const Status status = parse("{\"prompt\":\"x\",\"cache\":{" + std::string(fields) + "}}").status();
+    EXPECT_EQ(status.reason(), "unsupported_parameter") << fields;
+  }
+  EXPECT_EQ(param_of(R"("cache":{"probe":"none","trace":false,"compress_at":null})"), "ok");
+}
+
+TEST(CacheFields, UnknownOnesAreNamedWhole) {
+  std::vector<std::string> unknown;
+  const Result<CompletionRequest> r = parse_completion_request(
+      *parse_json(R"({"prompt":"x","cache":{"bugdet":64}})"), kVocab, {.unknown = &unknown});
+  ASSERT_TRUE(r.ok());
+  EXPECT_EQ(unknown, std::vector<std::string>{"cache.bugdet"});
+  EXPECT_EQ(parse(R"({"prompt":"x","cache":{"bugdet":64}})", true).status().param(), "cache.bugdet");
+}
+
+TEST(CompletionJob, CacheOverTheServersDefaults) {
+  const ByteTokenizer tokenizer;
+  CompletionContext context{
+      .tokenizer = &tokenizer, .served_name = "m", .max_model_len = 64, .max_token_bytes = 4};
+  context.cache.budget = 128;
+  context.cache_limits.max_budget = 1024;
+  context.cache_limits.allow_grow = false;
+  const auto read = [&](const std::string& cache) {
+    return read_completion_job("{\"prompt\":\"ab\",\"cache\":{" + cache + "}}", context);
+  };
+  EXPECT_EQ((*read("")).requests[0].cache.policy, PolicyKind::kRestkv);
+  EXPECT_EQ((*read("")).requests[0].cache.budget, 128);
+  EXPECT_EQ((*read(R"("policy":"snapkv","budget":256)")).requests[0].cache.policy, PolicyKind::kSnapkv);
+  EXPECT_EQ((*read(R"("budget":256)")).requests[0].cache.budget, 256);
+  EXPECT_EQ((*read(R"("policy":"full")")).requests[0].cache.policy, PolicyKind::kFull);
+  const struct {
+    const char* fields;
+    const char* param;
+    const char* words;
+  } errors[] = {
+      {R"("budget":1)", "cache.budget", "must be between 38 (4 sinks + 32 window"},
+      {R"("budget":-5)", "cache.budget", "and 1024"},
+      {R"("budget":2147483648)", "cache.budget", "and 1024"},
+      {R"("budget":18446744073709551615)", "cache.budget", "and 1024"},
+      {R"("budget":40,"stride":16)", "cache.budget", "must be between 52"},
+      {R"("fraction":0)", "cache.fraction", "must be above 0 and at most 1"},
+      {R"("policy":"lru")", "cache.policy", "is not one of full, restkv"},
+      {R"("window":1025)", "cache.window", "between 1 and 1024"},
+      {R"("decode":"grow")", "cache.decode", "cache.allow_grow"},
+      {R"("allocation":"calibrated")", "cache.allocation", "no allocation file"},
+  };
+  for (const auto& error : errors) {
+    const Status status = read(error.fields).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << error.fields;
+    EXPECT_EQ(status.param(), error.param) << error.fields;
+    EXPECT_NE(status.message().find(error.words), std::string::npos) << status.message();
+  }
+}
+
 TEST(CompletionJob, TokenisesAndBoundsThePrompt) {
   const ByteTokenizer tokenizer;
   const CompletionContext context{

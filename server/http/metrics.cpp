@@ -1,0 +1,82 @@
+// One family after the other: # HELP, # TYPE, then a line a label value.
+#include "server/http/metrics.h"
+
+#include <cstdio>
+
+namespace restkv {
+namespace {
+
+std::string label_value(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '\\' || c == '"') out += '\\';
+    if (c == '\n') {
+      out += "\\n";
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+class MetricsWriter {
+ public:
+  explicit MetricsWriter(std::string_view model_name)
+      : labels_("model_name=\"" + label_value(model_name) + "\"") {}
+
+  void family(std::string_view name, std::string_view type, std::string_view help) {
+    name_ = "restkv_" + std::string(name);
+    out_ +=
+        "# HELP " + name_ + " " + std::string(help) + "\n# TYPE " + name_ + " " + std::string(type) + "\n";
+  }
+  void value(std::string_view number) { out_ += name_ + "{" + labels_ + "} " + std::string(number) + "\n"; }
+  void value(int64_t number) { value(std::to_string(number)); }
+  void value(std::string_view label, std::string_view label_text, int64_t number) {
+    out_ += name_ + "{" + labels_ + "," + std::string(label) + "=\"" + std::string(label_text) + "\"} " +
+            std::to_string(number) + "\n";
+  }
+  void single(std::string_view name, std::string_view type, std::string_view help, int64_t number) {
+    family(name, type, help);
+    value(number);
+  }
+  std::string take() { return std::move(out_); }
+
+ private:
+  std::string labels_, name_, out_;
+};
+
+}  // namespace
+
+std::string metrics_text(const EngineStats& stats, std::string_view model_name) {
+  MetricsWriter out(model_name);
+  out.single("num_requests_running", "gauge", "Sequences that run", stats.running);
+  out.single("num_requests_waiting", "gauge", "Sequences that wait", stats.waiting);
+  const double used = stats.pages_total > 0
+                          ? static_cast<double>(stats.pages_owned) / static_cast<double>(stats.pages_total)
+                          : 0.0;
+  char share[32];
+  std::snprintf(share, sizeof share, "%.6g", used);
+  out.family("kv_cache_usage_perc", "gauge", "Share of the cache's pages that sequences own, 0 to 1");
+  out.value(std::string_view(share));
+  out.single("prompt_tokens_total", "counter", "Prompt tokens computed", stats.prompt_tokens);
+  out.single("generation_tokens_total", "counter", "Tokens generated", stats.generated_tokens);
+  out.family("request_success_total", "counter", "Sequences that ended, by reason");
+  out.value("finished_reason", "stop", stats.finished_stop);
+  out.value("finished_reason", "length", stats.finished_length);
+  out.value("finished_reason", "abort", stats.finished_cancelled);
+  out.value("finished_reason", "error", stats.finished_error);
+  out.family("kv_entries_evicted_total", "counter",
+             "Cache entries evicted, over all layers and KV heads of sequences that ended");
+  for (size_t policy = 0; policy < kNumPolicies; ++policy)
+    out.value("policy", policy_name(static_cast<PolicyKind>(policy)), stats.evicted_by_policy[policy]);
+  out.single("kv_evictions_total", "counter", "Cuts of one layer of one sequence that evicted entries",
+             stats.eviction_events);
+  out.single("kv_nan_rows_total", "counter", "Scores that were not finite; such entries stay",
+             stats.nan_rows);
+  out.family("kv_pages", "gauge", "Pages of the cache");
+  out.value("state", "free", stats.pages_free);
+  out.value("state", "owned", stats.pages_owned);
+  return out.take();
+}
+
+}  // namespace restkv
