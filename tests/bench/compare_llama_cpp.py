@@ -126,7 +126,7 @@ def measure_crowded(contestants: Contestants, rounds: int) -> list[tuple[dict, d
     """Decode after 128 tokens while another process uses one core all the time."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
-            pairs = [contestants.pair(128, 65, is_restkv_first=number % 2 == 0) for number in range(rounds)]
+            pairs = [contestants.pair(128, 17, is_restkv_first=number % 2 == 0) for number in range(rounds)]
         finally:
             busy.kill()
     return [(ours["decode_tok_s"], theirs["decode_tok_s"]) for ours, theirs in pairs]
