@@ -18,8 +18,8 @@ struct CompletionContext {
   int64_t max_model_len = 0;
   size_t max_token_bytes = 0;  // of the vocabulary's longest token: bounds the tokens of a text from below
   bool strict_params = false;
-  CacheRequest cache;  // the server's defaults, under the request's fields
-  CacheLimits cache_limits;
+  CacheRequest cache = {};  // the server's defaults, under the request's fields
+  CacheLimits cache_limits = {};
 };
 
 struct CompletionJob {
