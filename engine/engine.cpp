@@ -70,8 +70,8 @@ class LocalEngine final : public Engine {
  private:
   Status check(const Request& request) const;
   void run();
-  // One turn of the loop; false when there is nothing to do.
-  bool turn();
+  // One turn of the loop: at most one step and one unit.
+  void turn();
   void take_inbox();
   void drop_cancelled();
   void deliver(const StepResult& result);
@@ -210,7 +210,7 @@ void LocalEngine::run() {
   publish_stats();
 }
 
-bool LocalEngine::turn() {
+void LocalEngine::turn() {
   take_inbox();
   drop_cancelled();
   admitted_.clear();
@@ -230,7 +230,6 @@ bool LocalEngine::turn() {
     for (const StepResult& result : results_) deliver(result);
   }
   ++counters_.steps;
-  return !batch_.empty() || unit.sequence;
 }
 
 void LocalEngine::take_inbox() {

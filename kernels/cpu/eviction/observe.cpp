@@ -105,6 +105,17 @@ void add_tile(const TileKernels& kernels, QueryStats& stats, float* logits, int6
   if (values) kernels.product(logits, 1, kQueryBlock, values, dim, kQueryBlock, dim, count, acc, dim, true);
 }
 
+// R_g of each row of x [rows, D], in a buffer of this thread; x itself where there is no projection.
+const float* project(const ObserveRun& args, const ObserveItem& item, int32_t head, const float* x,
+                     int64_t rows) {
+  if (!item.projection) return x;
+  const int64_t dim = args.shape.head_dim;
+  float* y = thread_floats(Buffer::kProjected, kQueryBlock * dim);
+  args.kernels.triangle_product(x, dim, item.projection.f32(head * dim), item.projection.stride, rows, dim, y,
+                                dim);
+  return y;
+}
+
 // x [rows, D] - v_mean -> R_g of it, as columns [first, first + rows) of out [D, stride].
 void project_columns(const ObserveRun& args, const ObserveItem& item, int32_t head, float* x, int64_t rows,
                      const float* mean, int64_t first, const Tensor& out) {
@@ -112,13 +123,7 @@ void project_columns(const ObserveRun& args, const ObserveItem& item, int32_t he
   for (int64_t t = 0; t < rows; ++t) {
     for (int64_t d = 0; d < dim; ++d) x[t * dim + d] -= mean[d];
   }
-  const float* projected = x;
-  if (item.projection) {
-    float* y = thread_floats(Buffer::kProjected, kQueryBlock * dim);
-    args.kernels.triangle_product(x, dim, item.projection.f32(head * dim), item.projection.stride, rows, dim,
-                                  y, dim);
-    projected = y;
-  }
+  const float* projected = project(args, item, head, x, rows);
   for (int64_t e = 0; e < dim; ++e) {
     float* row = out.f32(head * dim + e) + first;
     for (int64_t t = 0; t < rows; ++t) row[t] = projected[t * dim + e];
@@ -130,13 +135,7 @@ void project_columns(const ObserveRun& args, const ObserveItem& item, int32_t he
 void project_norms(const ObserveRun& args, const ObserveItem& item, int32_t head, const float* x,
                    int64_t rows, float* out) {
   const int64_t dim = args.shape.head_dim;
-  const float* projected = x;
-  if (item.projection) {
-    float* y = thread_floats(Buffer::kProjected, kQueryBlock * dim);
-    args.kernels.triangle_product(x, dim, item.projection.f32(head * dim), item.projection.stride, rows, dim,
-                                  y, dim);
-    projected = y;
-  }
+  const float* projected = project(args, item, head, x, rows);
   for (int64_t t = 0; t < rows; ++t) {
     float sum = 0.0f;
     for (int64_t e = 0; e < dim; ++e) sum += projected[t * dim + e] * projected[t * dim + e];
