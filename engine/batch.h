@@ -16,7 +16,7 @@ struct StepBatch {
     int32_t num_rows;  // tokens [position, position + num_rows) are fed; 1 when generating
   };
   std::vector<Decode> decodes;
-  std::vector<Sequence*> prompts;
+  std::vector<Sequence*> prompts;  // with their followers
 
   bool empty() const { return decodes.empty() && prompts.empty(); }
   void clear() {

@@ -6,6 +6,28 @@
 #include <numeric>
 
 namespace restkv {
+namespace {
+
+template <class Visit>
+void for_group(Sequence& leader, Visit visit) {
+  visit(leader);
+  for (Sequence* follower : leader.followers) visit(*follower);
+}
+
+// Last queries of the prompt that the group needs: the most that one of it does.
+int64_t group_tail_queries(Sequence& leader) {
+  int64_t rows = 0;
+  for_group(leader, [&](const Sequence& s) { rows = std::max(rows, Evictor::tail_queries(s)); });
+  return rows;
+}
+
+bool group_sums_queries(const Evictor& evictor, Sequence& leader, int64_t layer) {
+  bool any = false;
+  for_group(leader, [&](const Sequence& s) { any = any || evictor.sums_queries(s, layer); });
+  return any;
+}
+
+}  // namespace
 
 void SequenceMemoryDeleter::operator()(SequenceMemory* memory) const { delete memory; }
 
@@ -123,18 +145,42 @@ CacheCounters Executor::cache_counters(const Sequence& sequence) const {
   return evictor_.counters(*sequence.memory);
 }
 
+void Executor::cut_layer(Sequence& leader, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
+                         Tensor sums) {
+  for_group(leader, [&](Sequence& sequence) {
+    CHECK(sequence.prompt_len == leader.prompt_len)
+        << "a group of prompts with " << leader.prompt_len << " and " << sequence.prompt_len << " tokens";
+    ConstTensor own_tail = tail;
+    own_tail.rows = Evictor::tail_queries(sequence);
+    own_tail.data = tail.row(tail.rows - own_tail.rows);
+    evictor_.finish_layer(sequence, layer, k, v, own_tail,
+                          evictor_.sums_queries(sequence, layer) ? sums : Tensor{});
+  });
+}
+
 void Executor::finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t row, ConstTensor k,
                                    ConstTensor v) {
   const int64_t num_rows = k.rows;
-  const int64_t tail_rows = Evictor::tail_queries(sequence);
+  const int64_t tail_rows = group_tail_queries(sequence);
   Tensor sums;
-  if (evictor_.sums_queries(sequence, layer)) {
+  if (group_sums_queries(evictor_, sequence, layer)) {
     sums = buffers_.sums.col_range(0, num_rows);
     backend_.zero(sums);
     evictor_.add_queries(layer, k, v, transformer_.queries(row, num_rows), 0, sums);
   }
-  evictor_.finish_layer(sequence, layer, k, v, transformer_.queries(row + num_rows - tail_rows, tail_rows),
-                        sums);
+  cut_layer(sequence, layer, k, v, transformer_.queries(row + num_rows - tail_rows, tail_rows), sums);
+}
+
+void Executor::finish_prompt(Sequence& leader, int32_t row) {
+  for_group(leader, [&](Sequence& sequence) {
+    sequence.position = sequence.prompt_len;
+    drawing_.push_back(&sequence);
+    rows_.push_back(row);
+    if (&sequence == &leader || sequence.memory->prompt_logprobs.empty()) return;
+    CHECK(sequence.request().prompt_logprobs == leader.request().prompt_logprobs)
+        << "a prefill group asks for one number of prompt_logprobs";
+    sequence.memory->prompt_logprobs = leader.memory->prompt_logprobs;
+  });
 }
 
 void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results) {
@@ -195,15 +241,18 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
   drawing_.clear();
   rows_.clear();
   int64_t row = 0;
-  const auto finish = [&](Sequence& sequence, int32_t count) {
-    look_at_rows(sequence, sequence.position, residual.row_range(row, count));
+  for (const auto& [sequence, count] : batch.decodes) {
+    look_at_rows(*sequence, sequence->position, residual.row_range(row, count));
     row += count;
-    sequence.position += count;
-    drawing_.push_back(&sequence);
+    sequence->position += count;
+    drawing_.push_back(sequence);
     rows_.push_back(static_cast<int32_t>(row - 1));
-  };
-  for (const auto& [sequence, count] : batch.decodes) finish(*sequence, count);
-  for (Sequence* sequence : batch.prompts) finish(*sequence, sequence->prompt_len);
+  }
+  for (Sequence* sequence : batch.prompts) {
+    look_at_rows(*sequence, 0, residual.row_range(row, sequence->prompt_len));
+    row += sequence->prompt_len;
+    finish_prompt(*sequence, static_cast<int32_t>(row - 1));
+  }
   evictor_.cut_full(decoding_);
   draw(residual, results);
 }
@@ -235,7 +284,7 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
   const bool layer_done = rows_so_far == sequence.prompt_len;
   const ConstTensor queries = transformer_.queries(0, unit.num_rows);
   // The last rows' queries are kept until the layer is done.
-  const int64_t tail_rows = Evictor::tail_queries(sequence);
+  const int64_t tail_rows = group_tail_queries(sequence);
   const int64_t tail_begin = sequence.prompt_len - tail_rows;
   const int64_t from = std::max<int64_t>(unit.row_begin, tail_begin);
   if (from < rows_so_far) {
@@ -247,23 +296,21 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
                      .out = buffers_.tail.row_range(from - tail_begin, rows_so_far - from)});
   }
   const Tensor sums = buffers_.sums.col_range(0, sequence.prompt_len);
-  const bool has_sums = evictor_.sums_queries(sequence, unit.layer);
-  if (has_sums) {
+  if (group_sums_queries(evictor_, sequence, unit.layer)) {
     if (unit.row_begin == 0) backend_.zero(sums);
     evictor_.add_queries(unit.layer, scratch.k.row_range(0, rows_so_far), scratch.v.row_range(0, rows_so_far),
                          queries, unit.row_begin, sums);
   }
   if (layer_done) {
-    evictor_.finish_layer(sequence, unit.layer, scratch.k.row_range(0, sequence.prompt_len),
-                          scratch.v.row_range(0, sequence.prompt_len), buffers_.tail.row_range(0, tail_rows),
-                          has_sums ? sums : Tensor{});
+    cut_layer(sequence, unit.layer, scratch.k.row_range(0, sequence.prompt_len),
+              scratch.v.row_range(0, sequence.prompt_len), buffers_.tail.row_range(0, tail_rows), sums);
   }
   if (unit.layer + 1 < model_.config.num_layers) return;
   look_at_rows(sequence, unit.row_begin, residual);
   if (!layer_done) return;
-  sequence.position = sequence.prompt_len;
-  drawing_.assign(1, &sequence);
-  rows_.assign(1, unit.num_rows - 1);
+  drawing_.clear();
+  rows_.clear();
+  finish_prompt(sequence, unit.num_rows - 1);
   draw(residual, results);
   end_prefill(*sequence.memory);
 }

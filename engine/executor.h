@@ -71,6 +71,11 @@ class Executor final : public SequenceHost {
   void end_prefill(SequenceMemory& memory);
   // A layer of a whole short prompt is done: rows [row, ..) of the step.
   void finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t row, ConstTensor k, ConstTensor v);
+  // All rows of a layer are done: cut for every sequence of the prefill group. tail: at least the rows they need.
+  void cut_layer(Sequence& leader, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
+                 Tensor sums);
+  // The prompt is done: the group draws from `row` of the residual.
+  void finish_prompt(Sequence& leader, int32_t row);
   // Tokens that must not be drawn next: end tokens before min_tokens, the last tokens of bad words.
   void collect_banned(const Sequence& sequence, std::vector<int32_t>& banned) const;
   // Prompt log probabilities and the observer: logits of rows [first_row, +residual.rows) of `sequence`.

@@ -28,6 +28,10 @@ struct Sequence {
   int32_t position = 0;    // tokens whose K and V are in the cache; drives RoPE, never a count of entries
   int32_t unit_layer = 0;  // of a long prompt: the layer in work
   int32_t unit_row = 0;    // and its first row that is not done
+  // Prefill group: further sequences of the same prompt, each with its own cache settings, that this one's prefill
+  // serves. They are admitted before its first row, take no part in a batch of their own until its last, and then each
+  // draws its own first token.
+  std::vector<Sequence*> followers;
   Clock::time_point admitted{}, first_token{};
   std::unique_ptr<SequenceMemory, SequenceMemoryDeleter> memory;  // from admission to the end
 

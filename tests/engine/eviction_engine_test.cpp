@@ -4,6 +4,9 @@
 
 #include <random>
 
+#include "engine/device.h"
+#include "engine/executor.h"
+#include "engine/host_memory.h"
 #include "tests/engine/answer_collector.h"
 #include "tests/engine/tiny_model.h"
 
@@ -142,6 +145,97 @@ TEST(EvictionEngine, PromptLogprobsAndTheFirstTokenAreThoseOfTheFullCache) {
     EXPECT_EQ(answers[0][0].prompt_logprobs[i], answers[1][0].prompt_logprobs[i]) << i;
   EXPECT_EQ(answers[0][0].tokens[0], answers[1][0].tokens[0]);
   EXPECT_NE(answers[0][0].logprobs, answers[1][0].logprobs) << "eviction has no effect on the answer";
+}
+
+// One prefill for all requests (of one prompt), whole within a step or in units of `unit_rows`, then decode as one batch.
+std::vector<Answer> ask_as_group(const Model& model, const std::vector<Request>& requests,
+                                 int32_t unit_rows) {
+  EngineOptions options = options_of(2, 400);
+  options.max_num_seqs = static_cast<int32_t>(requests.size());
+  auto backend = make_backend(options);
+  const auto plan = Executor::plan(model, **backend, options, available_host_memory());
+  EXPECT_TRUE(plan.ok()) << plan.status().message();
+  Executor executor(model, **backend, options, *plan);
+  std::vector<Sequence> sequences(requests.size());
+  std::vector<Answer> answers(requests.size());
+  StepBatch batch;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    Sequence& sequence = sequences[i];
+    sequence.handle = std::make_shared<RequestHandle>(requests[i], nullptr);
+    sequence.tokens = requests[i].prompt;
+    sequence.prompt_len = static_cast<int32_t>(requests[i].prompt.size());
+    executor.prepare(sequence);
+    EXPECT_TRUE(executor.can_admit(sequence));
+    executor.admit(sequence);
+    if (i > 0) sequences[0].followers.push_back(&sequence);
+  }
+  std::vector<StepResult> results;
+  const auto take = [&] {
+    for (const StepResult& result : results) {
+      Sequence& sequence = *result.sequence;
+      sequence.tokens.push_back(result.sample->token);
+      Answer& answer = answers[static_cast<size_t>(&sequence - sequences.data())];
+      answer.tokens.push_back(result.sample->token);
+      answer.logprobs.push_back(result.sample->logprob);
+    }
+  };
+  if (unit_rows == 0) {
+    batch.prompts.push_back(sequences.data());
+    executor.run_step(batch, results);
+  } else {
+    executor.start_prefill(sequences[0]);
+    const int32_t rows = sequences[0].prompt_len;
+    for (int32_t layer = 0; layer < model.config.num_layers; ++layer) {
+      for (int32_t row = 0; row < rows; row += unit_rows)
+        executor.run_unit({sequences.data(), layer, row, std::min(unit_rows, rows - row)}, results);
+    }
+  }
+  EXPECT_EQ(results.size(), requests.size());
+  take();
+  batch.clear();
+  for (Sequence& sequence : sequences) batch.decodes.push_back({&sequence, 1});
+  while (sequences[0].num_generated() < requests[0].max_tokens) {
+    executor.run_step(batch, results);
+    take();
+  }
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    answers[i].finish = FinishReason::kLength;
+    answers[i].counters.cache = executor.cache_counters(sequences[i]);
+    executor.release(sequences[i]);
+  }
+  EXPECT_EQ(executor.pool().owned(), 0);
+  return answers;
+}
+
+TEST(EvictionEngine, OnePrefillServesManySettingsAndChangesNoBit) {
+  const auto model = make_tiny_model();
+  for (const int32_t prompt_len : {130, 300}) {
+    std::vector<Request> requests;
+    for (Request& request : all_policies()) {
+      Request one = request_of(1, prompt_len, 60, {});
+      one.cache = request.cache;
+      one.sampling.seed = request.sampling.seed;
+      requests.push_back(std::move(one));
+    }
+    Request full = requests[0];
+    full.cache = CacheSettings::full();
+    requests.insert(requests.begin() + 7, full);  // in the middle: its neighbours need other queries
+    requests[3].cache.window = 20;                // the longest window is not the leader's
+    std::vector<Answer> alone;
+    {
+      const auto engine = start_engine(model, options_of(1, 400));
+      for (const Request& request : requests) alone.push_back(ask(*engine, {request})[0][0]);
+    }
+    for (const int32_t unit_rows : {0, 37}) {
+      const std::vector<Answer> group = ask_as_group(*model, requests, unit_rows);
+      for (size_t i = 0; i < requests.size(); ++i) {
+        SCOPED_TRACE(std::string(policy_name(requests[i].cache.policy)) + " " + std::to_string(i));
+        EXPECT_TRUE(group[i] == alone[i]);
+        EXPECT_EQ(group[i].counters.cache.evicted, alone[i].counters.cache.evicted);
+        EXPECT_EQ(group[i].counters.cache.events, alone[i].counters.cache.events);
+      }
+    }
+  }
 }
 
 TEST(EvictionEngine, RandomSettingsNeverBreakTheBudget) {
