@@ -1,0 +1,73 @@
+// Staging is a ring in page-locked memory with a mirror on the device: one copy for all arrays of a launch. The stream keeps
+// the mirror in order; only a full turn of the ring waits, for the copies that read the host's side.
+#include "kernels/cuda/context.h"
+
+#include "kernels/base/device_error.h"
+
+namespace restkv::cuda {
+namespace {
+
+constexpr int64_t kAlign = 256;
+int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+}  // namespace
+
+Context::Context(Runtime& runtime, int64_t workspace_bytes)
+    : runtime_(runtime),
+      staging_host_(runtime.allocate_host(kStagingBytes)),
+      staging_device_(runtime.allocate(kStagingBytes)),
+      workspace_(runtime.allocate(workspace_bytes)),
+      workspace_bytes_(workspace_bytes) {
+  if (staging_host_ == nullptr || staging_device_ == nullptr || workspace_ == nullptr)
+    throw DeviceError("no memory on the device for " + std::to_string((workspace_bytes + kStagingBytes) >> 20) +
+                          " MiB of workspace",
+                      false);
+}
+
+Context::~Context() {
+  runtime_.release(workspace_);
+  runtime_.release(staging_device_);
+  runtime_.release_host(staging_host_);
+}
+
+void Context::begin_op() {
+  workspace_used_ = 0;
+  op_staging_ = 0;
+}
+
+int64_t Context::take_staging(int64_t bytes) {
+  const int64_t size = aligned(bytes);
+  op_staging_ += size;
+  CHECK(op_staging_ <= kStagingBytes / 2) << "an op stages " << op_staging_ << " bytes";
+  if (staging_used_ + size > kStagingBytes) {
+    ready();
+    runtime_.synchronize();
+    staging_used_ = staging_sent_ = 0;
+  }
+  const int64_t at = staging_used_;
+  staging_used_ += size;
+  return at;
+}
+
+Stream Context::ready() {
+  if (staging_used_ > staging_sent_) {
+    runtime_.copy_to_device(staging_device_ + staging_sent_, staging_host_ + staging_sent_,
+                            staging_used_ - staging_sent_);
+    staging_sent_ = staging_used_;
+  }
+  return runtime_.stream();
+}
+
+std::byte* Context::take_workspace(int64_t bytes) {
+  std::byte* place = workspace_ + workspace_used_;
+  workspace_used_ += aligned(bytes);
+  CHECK(workspace_used_ <= workspace_bytes_) << workspace_used_ << " of " << workspace_bytes_ << " bytes";
+  return place;
+}
+
+void Context::read_back(void* host, const void* device, int64_t bytes) {
+  runtime_.copy_to_host(host, device, bytes);
+  runtime_.synchronize();
+}
+
+}  // namespace restkv::cuda

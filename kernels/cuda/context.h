@@ -1,0 +1,81 @@
+// What the launcher of an op gets beside its args. An op is `void name(Context&, const NameArgs&)` in name.cu, declared in
+// ops.h; CudaBackend::do_name calls it and nothing else. Tensors of the args lie on the device; spans, page tables,
+// lengths and other plain pointers of the args lie on the host and travel by stage() or upload():
+//   const int32_t* ids = context.upload(args.ids);
+//   launch(gather_kernel<T>, {.x = rows}, 256, 0, context.ready(), params);
+// Results the args want on the host come back by read_back(), which waits.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <span>
+
+#include "kernels/base/check.h"
+#include "kernels/cuda/runtime.h"
+
+namespace restkv::cuda {
+
+// One array in both places: written on the host, read by the kernels launched on ready().
+template <class T>
+struct Staged {
+  std::span<T> host;
+  const T* device = nullptr;
+};
+
+class Context {
+ public:
+  // `workspace_bytes` of device memory for the ops' own use (split-KV partials, histograms).
+  Context(Runtime& runtime, int64_t workspace_bytes);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  Runtime& runtime() { return runtime_; }
+  const DeviceLimits& limits() const { return runtime_.limits(); }
+
+  // The backend calls this before each op: workspace and staged arrays of the one before are no longer its own.
+  void begin_op();
+
+  // Room for `count` values that go to the device with the next ready(). Valid for this op.
+  template <class T>
+  Staged<T> stage(size_t count) {
+    const int64_t at = take_staging(static_cast<int64_t>(count * sizeof(T)));
+    return {{reinterpret_cast<T*>(staging_host_ + at), count}, reinterpret_cast<const T*>(staging_device_ + at)};
+  }
+  template <class T>
+  const T* upload(std::span<const T> values) {
+    const Staged<T> staged = stage<T>(values.size());
+    if (!values.empty()) std::memcpy(staged.host.data(), values.data(), values.size_bytes());
+    return staged.device;
+  }
+  // Staged arrays are on their way; the stream to launch on.
+  Stream ready();
+
+  // Device memory of this op, 256-byte aligned, contents undefined; CHECK if there is none left.
+  template <class T>
+  T* workspace(int64_t count) {
+    return reinterpret_cast<T*>(take_workspace(count * static_cast<int64_t>(sizeof(T))));
+  }
+  int64_t workspace_left() const { return workspace_bytes_ - workspace_used_; }
+
+  // Copies device memory to the host and waits for it.
+  void read_back(void* host, const void* device, int64_t bytes);
+
+  static constexpr int64_t kStagingBytes = int64_t{16} << 20;
+
+ private:
+  int64_t take_staging(int64_t bytes);
+  std::byte* take_workspace(int64_t bytes);
+
+  Runtime& runtime_;
+  std::byte* staging_host_;
+  std::byte* staging_device_;
+  std::byte* workspace_;
+  int64_t workspace_bytes_;
+  int64_t workspace_used_ = 0;
+  int64_t staging_used_ = 0;  // next free byte of the ring
+  int64_t staging_sent_ = 0;  // bytes before it are on their way
+  int64_t op_staging_ = 0;    // of this op
+};
+
+}  // namespace restkv::cuda

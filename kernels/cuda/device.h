@@ -1,0 +1,38 @@
+// What a kernel may use: small functions that exist twice, as PTX for nvcc (device_ptx.h) and as host code for the
+// emulator (tests/emulator/device.h). A .cu includes this, launch.h, kernels/base and the standard library, no other header.
+//
+// Built-in names as in CUDA: threadIdx.x, blockIdx.{x,y,z}, blockDim.x, gridDim.{x,y,z}; __global__, __device__,
+// __forceinline__, __launch_bounds__, __grid_constant__. Not available: static __shared__ arrays, <<<>>>, other intrinsics.
+//
+//   types         bf16, f16 {uint16_t bits}; uint2, uint4, float2, float4
+//   conversion    to_f32(float | bf16 | f16); from_f32<T>(float), nearest even; pack2<T>(low, high) -> uint32_t and
+//                 unpack2<T>(uint32_t) -> float2, T = bf16 | f16, low half = lower address
+//   memory        load_vector<V>(const void*), store_vector(void*, V): aligned 4, 8 or 16 bytes
+//   math          exp2_approx(x), log2_approx(x), rsqrt_exact(x), fma_rn(a, b, c); the standard library's others
+//   shared        T* shared_memory<T>(): the block's dynamic shared memory, 128-byte aligned, contents undefined
+//   barriers      sync_threads(): all threads of the block, at the same place in the source, none has returned
+//                 barrier_sync(id 1..15, threads), barrier_arrive(id, threads): named, whole warps
+//                 sync_warp(mask)
+//   warp          lane_idx(), warp_idx(); shuffle(v, lane), shuffle_xor(v, bits), shuffle_up(v, n), shuffle_down(v, n),
+//                 ballot(p), any(p), all(p), all with mask = kFullWarp as last argument; v of 4 or 8 bytes. Every
+//                 lane of the mask must call the same function at the same place.
+//   atomics       atomic_add, atomic_max, atomic_min, atomic_or, atomic_exchange, atomic_cas: int32, uint32, uint64
+//                 (add, max, cas also) and float (add); on global or shared memory; each returns the old value
+//                 thread_fence()
+//   async copy    cp_async16(shared, global, valid = 16): bytes from `valid` on become 0; cp_async4 likewise;
+//                 cp_async_commit(), cp_async_wait<N>(): all but the last N groups of this thread have landed. Others
+//                 see them after a barrier.
+//   tensor cores  ldmatrix_x4(r[4], row), ldmatrix_x2(r[2], row), ldmatrix_x4_trans, ldmatrix_x2_trans: lane i gives
+//                 the address of row i % 8 of matrix i / 8 (16 bytes, aligned)
+//                 mma_m16n8k16<T>(d[4], a[4], b[2]): d += a * b, T = bf16 | f16, f32 accumulate
+//                 lane = 4 * g + t holds  a: (g, 2t..) (g+8, 2t..) (g, 2t+8..) (g+8, 2t+8..)   b: (k 2t.., n g) (k 2t+8.., n g)
+//                 d: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1)
+//                 mma_m16n8k16_f32(d[4], a[8], b[4]): the same places in f32, for the f32 kernels of the tests
+// Type-generic tiles over these, f32 included: tile.h.
+#pragma once
+
+#if defined(__CUDACC__)
+#include "kernels/cuda/device_ptx.h"
+#else
+#include <emulator/device.h>
+#endif

@@ -1,0 +1,56 @@
+// launch(kernel, grid, block, smem, stream, params): the one way to start a kernel, for nvcc and for the emulator.
+//   template <class T> __global__ void __launch_bounds__(256) foo_kernel(const __grid_constant__ FooParams p);
+//   launch(foo_kernel<T>, {.x = blocks}, 256, sizeof(FooShared), stream, params);
+// A kernel takes exactly one params struct by value: numbers and device pointers, each pointer with its shape. Blocks are
+// one-dimensional, a multiple of 32 threads; all shared memory is dynamic (device.h: shared_memory<T>()). A launch that
+// fails is a DeviceError (device_check.h); on the emulator a kernel that misbehaves is an EmulatorError.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/device_check.h"
+#include "kernels/cuda/launch_types.h"
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+#else
+#include <emulator/emulator.h>
+#endif
+
+namespace restkv::cuda {
+
+#if defined(__CUDACC__)
+
+template <class Params>
+void launch(void (*kernel)(Params), Grid grid, uint32_t block, uint32_t smem, Stream stream,
+            const Params& params) {
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  if (smem > (48u << 10)) {
+    CUDA_CHECK(
+        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem)));
+  }
+  void* arguments[] = {const_cast<void*>(static_cast<const void*>(&params))};
+  CUDA_CHECK(cudaLaunchKernel(function, dim3(grid.x, grid.y, grid.z), dim3(block), arguments, smem,
+                              static_cast<cudaStream_t>(stream)));
+}
+
+#else
+
+template <class Params>
+void launch(void (*kernel)(Params), Grid grid, uint32_t block, uint32_t smem, Stream, const Params& params) {
+  struct Call {
+    void (*kernel)(Params);
+    const Params* params;
+  } call = {kernel, &params};
+  CUDA_CHECK(emulator::next_call_error());
+  emulator::run_grid({grid.x, grid.y, grid.z}, block, smem,
+                     [](const void* c) {
+                       const auto* one = static_cast<const Call*>(c);
+                       one->kernel(*one->params);
+                     },
+                     &call);
+}
+
+#endif
+
+}  // namespace restkv::cuda

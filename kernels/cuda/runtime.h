@@ -1,0 +1,40 @@
+// One device as the backend sees it: memory, copies, a stream. CudaRuntime (cuda_runtime.cpp) is the card,
+// tests/emulator/emulated_runtime.h the host standing in for it. Every call goes through CUDA_CHECK inside: a failure is
+// a DeviceError.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "kernels/cuda/launch_types.h"
+
+namespace restkv::cuda {
+
+struct DeviceLimits {
+  std::string name;                // "NVIDIA H200"
+  int32_t num_multiprocessors = 1;
+  int32_t max_shared_bytes = 0;    // dynamic shared memory of one block, opted in
+  int64_t memory_bytes = 0;        // of the device
+};
+
+class Runtime {
+ public:
+  virtual ~Runtime() = default;
+  virtual const DeviceLimits& limits() const = 0;
+  virtual Stream stream() const = 0;  // all work of the process
+  virtual int64_t free_bytes() = 0;   // of the device, now
+
+  virtual std::byte* allocate(int64_t bytes) = 0;  // null: there is no such piece left
+  virtual void release(std::byte* memory) = 0;
+  virtual std::byte* allocate_host(int64_t bytes) = 0;  // page-locked
+  virtual void release_host(std::byte* memory) = 0;
+
+  // In stream order. `from` and `to` on the host are page-locked for the copy to run beside other work.
+  virtual void copy_to_device(void* to, const void* from, int64_t bytes) = 0;
+  virtual void copy_to_host(void* to, const void* from, int64_t bytes) = 0;
+  virtual void fill_zero(void* to, int64_t bytes) = 0;
+  virtual void synchronize() = 0;  // waits for all that was enqueued
+};
+
+}  // namespace restkv::cuda

@@ -1,0 +1,55 @@
+// Runs CUDA kernels on the CPU: block by block, a fiber for each thread. launch.h calls run_grid(); kernels reach the rest
+// through device.h. tests/emulator/README.md says what is checked and how to use it for a new kernel.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace restkv::emulator {
+
+// The kernel misbehaved: a barrier some threads never reach, a divergent warp function, a misaligned or out-of-range
+// shared address, copies still in flight at the end... The message names kernel place, block and thread.
+class EmulatorError : public std::logic_error {
+ public:
+  using std::logic_error::logic_error;
+};
+
+// Schedules. Correct kernels give the same answer under each of them, bit for bit.
+enum class Order : uint8_t {
+  kForward,   // blocks rise; a warp runs until all its lanes wait for the block, then the next
+  kReverse,   // the same with blocks, warps and lanes falling
+  kShuffled,  // blocks in random order; whichever thread can run, drawn anew in each pass
+};
+
+struct Options {
+  Order order = Order::kForward;
+  uint64_t seed = 1;       // of kShuffled
+  uint8_t poison = 0xFF;   // byte that shared memory and targets of copies in flight are filled with: 0xFF NaN, -1
+  uint32_t max_shared_bytes = 163u << 10;  // of a block; what sm_80 has
+};
+// Of this thread; read at each launch. The environment sets the first values: RESTKV_EMULATOR_ORDER
+// = forward | reverse | shuffled:SEED, RESTKV_EMULATOR_POISON = 0xFF.
+Options& options();
+
+// What launches of this thread did so far.
+struct Counters {
+  int64_t launches = 0;
+  int64_t blocks = 0;
+  int64_t switches = 0;
+};
+Counters& counters();
+
+struct GridSize {
+  uint32_t x, y, z;
+};
+using KernelCall = void (*)(const void* call);
+void run_grid(GridSize grid, uint32_t block, uint32_t smem, KernelCall kernel, const void* call);
+
+// Every checked call of the emulated device, launches included, asks here for its result: 0, or what a test asked for.
+int next_call_error();
+// The k-th call of this thread from now on (1: the next) fails with `code`; k = 0: none does.
+void fail_call(int64_t k, int code);
+int64_t num_calls();
+
+}  // namespace restkv::emulator
