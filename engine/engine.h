@@ -8,6 +8,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "engine/model/weights.h"
 #include "engine/request.h"
@@ -22,8 +24,10 @@ struct EngineOptions {
   double memory_fraction = 0.5;     // of what the machine leaves beside the weights, for the page pool
   DType cache_dtype = DType::kF32;  // kF32 or kF16
   CacheSettings cache = CacheSettings::full();  // what the plan counts a sequence with
+  SchedulingPolicy scheduling = SchedulingPolicy::kShortest;
   int32_t max_queue_requests = 1024;
   int64_t max_queue_tokens = 1 << 22;
+  int32_t max_owner_requests = 0;  // requests of one API key in flight; 0: no limit
 };
 
 // Bytes of every part of memory, fixed at start; `inspect` prints it.
@@ -54,6 +58,15 @@ struct EngineStats {
   int64_t finished_stop = 0, finished_length = 0, finished_cancelled = 0, finished_error = 0;
 };
 
+// A request in flight, for its owner.
+struct RequestInfo {
+  std::string id;
+  RequestPhase phase = RequestPhase::kQueued;
+  int64_t prompt_tokens = 0, generated_tokens = 0, max_tokens = 0;
+  int32_t num_choices = 1, priority = 0;
+  double age_seconds = 0;
+};
+
 class Engine {
  public:
   // Starts the engine thread. `threads` compute threads, workspaces and the page pool exist when this
@@ -63,13 +76,19 @@ class Engine {
   virtual ~Engine() = default;  // stops at once: running requests end as cancelled
 
   // Any thread. Errors: INVALID_ARGUMENT (what could never fit, reason context_length_exceeded; a bad token
-  // id), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining, broken). On success the stream ends with
-  // exactly one kFinish record per choice.
+  // id), RESOURCE_EXHAUSTED (queue full, too many of this owner), UNAVAILABLE (draining, broken). On success the stream
+  // ends with exactly one kFinish record per choice.
   virtual Status submit(const std::shared_ptr<RequestHandle>& handle) = 0;
   virtual void drain() = 0;          // no new requests from now on; running ones go on
   virtual bool is_idle() const = 0;  // nothing queued or running
   virtual bool is_healthy() const = 0;
+  // Requests in flight of one owner, oldest first; any thread.
+  virtual std::vector<RequestInfo> requests(std::string_view owner) const = 0;
+  // Cancels the owner's requests of this id; false: there is none.
+  virtual bool cancel(std::string_view id, std::string_view owner) = 0;
   virtual EngineStats stats() const = 0;
+  // What the last turns did, where a self-check failed; no text and no tokens. Empty while all is well.
+  virtual std::string fault_trace() const = 0;
   virtual const Model& model() const = 0;
   virtual const MemoryPlan& memory_plan() const = 0;
   virtual const EngineOptions& options() const = 0;

@@ -40,10 +40,12 @@ Executor::Executor(const Model& model, Backend& backend, const EngineOptions& op
       transformer_(model, backend, workspace_, options.max_num_batched_tokens, logit_rows(options)),
       buffers_(StepBuffers::make(workspace_, model.config, options, plan.max_model_len)),
       evictor_(model, backend, cache_, buffers_.cuts, plan.max_model_len),
-      scratch_memory_(backend.allocate(plan.scratch)) {
+      scratch_memory_(backend.allocate(plan.scratch)),
+      scratch_(ScratchArena::plan_blocks(plan.max_model_len),
+               ScratchArena::plans_small_part(plan.max_model_len)) {
   CHECK(workspace_.used() == plan.workspace) << workspace_.used() << " planned " << plan.workspace;
-  const int64_t row_bytes = scratch_row_bytes(model.config, options.cache_dtype);
-  scratch_used_.assign(static_cast<size_t>(plan.scratch / (row_bytes * kScratchBlockRows)), false);
+  CHECK(scratch_.total() * kScratchBlockRows * scratch_row_bytes(model.config, options.cache_dtype) ==
+        plan.scratch);
   sequence_positions_.resize(static_cast<size_t>(plan.max_model_len));
   std::iota(sequence_positions_.begin(), sequence_positions_.end(), 0);
   const auto batch = static_cast<size_t>(logit_rows(options));
@@ -63,8 +65,18 @@ int64_t Executor::pages_for(const CacheSettings& settings, int64_t prompt_len, i
   return cache_.pages_for(memory.reservation);
 }
 
+bool Executor::can_admit(const Choices& choices) const {
+  int64_t pages = 0;
+  for (const auto& sequence : choices) pages += cache_.pages_for(sequence->memory->reservation);
+  return cache_.pool().can_take(pages);
+}
+
 bool Executor::can_admit(const Sequence& sequence) const {
   return cache_.can_admit(sequence.memory->reservation);
+}
+
+void Executor::admit(const Choices& choices) {
+  for (const auto& sequence : choices) admit(*sequence);
 }
 
 void Executor::admit(Sequence& sequence) {
@@ -86,45 +98,29 @@ void Executor::admit(Sequence& sequence) {
 void Executor::release(Sequence& sequence) {
   SequenceMemory& memory = *sequence.memory;
   if (memory.is_admitted) cache_.release(memory.cache);
-  for (int64_t i = 0; i < memory.scratch_blocks; ++i)
-    scratch_used_[static_cast<size_t>(memory.scratch_begin + i)] = false;
+  scratch_.give_back(memory.scratch);
   sequence.memory.reset();
 }
 
-int64_t Executor::find_scratch(int64_t blocks) const {
-  int64_t run = 0;
-  for (size_t i = 0; i < scratch_used_.size(); ++i) {
-    run = scratch_used_[i] ? 0 : run + 1;
-    if (run == blocks) return static_cast<int64_t>(i) + 1 - blocks;
-  }
-  return -1;
+bool Executor::can_start_prefill(const Sequence& sequence, bool may_use_open) const {
+  return scratch_.can_take(sequence.prompt_len, may_use_open);
 }
 
-bool Executor::can_start_prefill(const Sequence& sequence) const {
-  return find_scratch(scratch_blocks(sequence.prompt_len)) >= 0;
+void Executor::start_prefill(Sequence& sequence, bool may_use_open) {
+  sequence.memory->scratch = scratch_.take(sequence.prompt_len, may_use_open);
 }
 
-void Executor::start_prefill(Sequence& sequence) {
-  SequenceMemory& memory = *sequence.memory;
-  memory.scratch_blocks = scratch_blocks(sequence.prompt_len);
-  memory.scratch_begin = find_scratch(memory.scratch_blocks);
-  CHECK(memory.scratch_begin >= 0) << "no scratch for " << sequence.prompt_len << " rows";
-  for (int64_t i = 0; i < memory.scratch_blocks; ++i)
-    scratch_used_[static_cast<size_t>(memory.scratch_begin + i)] = true;
-}
-
-void Executor::end_prefill(SequenceMemory& memory) {
-  for (int64_t i = 0; i < memory.scratch_blocks; ++i)
-    scratch_used_[static_cast<size_t>(memory.scratch_begin + i)] = false;
-  memory.scratch_blocks = 0;
+void Executor::hand_over(Sequence& from, Sequence& to) {
+  to.memory->scratch = std::exchange(from.memory->scratch, {});
+  to.memory->prompt_logprobs.swap(from.memory->prompt_logprobs);
 }
 
 Executor::ScratchRows Executor::scratch_rows(const SequenceMemory& memory) const {
   const ModelConfig& c = model_.config;
   const DType dtype = cache_.view().dtype;
-  const int64_t rows = memory.scratch_blocks * kScratchBlockRows;
+  const int64_t rows = memory.scratch.blocks * kScratchBlockRows;
   Arena arena(
-      scratch_memory_->data() + memory.scratch_begin * kScratchBlockRows * scratch_row_bytes(c, dtype),
+      scratch_memory_->data() + memory.scratch.begin * kScratchBlockRows * scratch_row_bytes(c, dtype),
       rows * scratch_row_bytes(c, dtype));
   ScratchRows scratch;
   scratch.residual = arena.tensor(DType::kF32, rows, c.hidden_size);
@@ -164,7 +160,7 @@ void Executor::finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t ro
   const int64_t tail_rows = group_tail_queries(sequence);
   Tensor sums;
   if (group_sums_queries(evictor_, sequence, layer)) {
-    sums = buffers_.sums.col_range(0, num_rows);
+    sums = buffers_.sums.back().col_range(0, num_rows);
     backend_.zero(sums);
     evictor_.add_queries(layer, k, v, transformer_.queries(row, num_rows), 0, sums);
   }
@@ -284,6 +280,8 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
   const bool layer_done = rows_so_far == sequence.prompt_len;
   const ConstTensor queries = transformer_.queries(0, unit.num_rows);
   // The last rows' queries are kept until the layer is done.
+  const auto slot = static_cast<size_t>(sequence.memory->scratch.slot);
+  const Tensor& tail = buffers_.tails[slot];
   const int64_t tail_rows = group_tail_queries(sequence);
   const int64_t tail_begin = sequence.prompt_len - tail_rows;
   const int64_t from = std::max<int64_t>(unit.row_begin, tail_begin);
@@ -293,9 +291,9 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
     backend_.gather({.table = queries,
                      .ids = rows_,
                      .scale = 1.0f,
-                     .out = buffers_.tail.row_range(from - tail_begin, rows_so_far - from)});
+                     .out = tail.row_range(from - tail_begin, rows_so_far - from)});
   }
-  const Tensor sums = buffers_.sums.col_range(0, sequence.prompt_len);
+  const Tensor sums = buffers_.sums[slot].col_range(0, sequence.prompt_len);
   if (group_sums_queries(evictor_, sequence, unit.layer)) {
     if (unit.row_begin == 0) backend_.zero(sums);
     evictor_.add_queries(unit.layer, scratch.k.row_range(0, rows_so_far), scratch.v.row_range(0, rows_so_far),
@@ -303,7 +301,7 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
   }
   if (layer_done) {
     cut_layer(sequence, unit.layer, scratch.k.row_range(0, sequence.prompt_len),
-              scratch.v.row_range(0, sequence.prompt_len), buffers_.tail.row_range(0, tail_rows), sums);
+              scratch.v.row_range(0, sequence.prompt_len), tail.row_range(0, tail_rows), sums);
   }
   if (unit.layer + 1 < model_.config.num_layers) return;
   look_at_rows(sequence, unit.row_begin, residual);
@@ -312,7 +310,7 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
   rows_.clear();
   finish_prompt(sequence, unit.num_rows - 1);
   draw(residual, results);
-  end_prefill(*sequence.memory);
+  scratch_.give_back(sequence.memory->scratch);
 }
 
 void Executor::look_at_rows(Sequence& sequence, int64_t first_row, const Tensor& residual) {

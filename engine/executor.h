@@ -40,11 +40,14 @@ class Executor final : public SequenceHost {
   void prepare(Sequence& sequence) const;
   // Pages a request with these numbers reserves; any thread.
   int64_t pages_for(const CacheSettings& settings, int64_t prompt_len, int64_t max_tokens) const;
-  bool can_admit(const Sequence& sequence) const override;
-  void admit(Sequence& sequence) override;
+  bool can_admit(const Choices& choices) const override;
+  bool can_admit(const Sequence& sequence) const;
+  void admit(const Choices& choices) override;
+  void admit(Sequence& sequence);
   void release(Sequence& sequence) override;
-  bool can_start_prefill(const Sequence& sequence) const override;
-  void start_prefill(Sequence& sequence) override;
+  bool can_start_prefill(const Sequence& sequence, bool may_use_open) const override;
+  void start_prefill(Sequence& sequence, bool may_use_open) override;
+  void hand_over(Sequence& from, Sequence& to) override;
   // Rows that may be fed in one step before a head must be cut.
   int32_t max_feed_rows(const Sequence& sequence) const;
   CacheCounters cache_counters(const Sequence& sequence) const;
@@ -60,6 +63,7 @@ class Executor final : public SequenceHost {
 
   void set_logits_observer(LogitsObserver observer) { observer_ = std::move(observer); }
   const PagePool& pool() const { return cache_.pool(); }
+  const ScratchArena& scratch() const { return scratch_; }
 
  private:
   struct ScratchRows {
@@ -67,8 +71,6 @@ class Executor final : public SequenceHost {
     Tensor k, v;      // [T, K*D]
   };
   ScratchRows scratch_rows(const SequenceMemory& memory) const;
-  int64_t find_scratch(int64_t blocks) const;  // first block of a free run, -1: none
-  void end_prefill(SequenceMemory& memory);
   // A layer of a whole short prompt is done: rows [row, ..) of the step.
   void finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t row, ConstTensor k, ConstTensor v);
   // All rows of a layer are done: cut for every sequence of the prefill group. tail: at least the rows they need.
@@ -92,7 +94,7 @@ class Executor final : public SequenceHost {
   StepBuffers buffers_;
   Evictor evictor_;
   std::unique_ptr<DeviceBuffer> scratch_memory_;
-  std::vector<bool> scratch_used_;           // by block of kScratchBlockRows rows
+  ScratchArena scratch_;
   std::vector<int32_t> sequence_positions_;  // 0 .. max_model_len - 1
   LogitsObserver observer_;
 

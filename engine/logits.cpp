@@ -59,7 +59,7 @@ Status compute_logits(const Model& model, const EngineOptions& options, std::spa
     batch.prompts.push_back(&sequence);
     executor.run_step(batch, results);
   } else {
-    executor.start_prefill(sequence);
+    executor.start_prefill(sequence, true);
     for (int32_t layer = 0; layer < model.config.num_layers; ++layer) {
       for (int32_t row = 0; row < sequence.prompt_len; row += options.max_num_batched_tokens) {
         executor.run_unit(

@@ -40,10 +40,9 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
     StepBuffers::make(arena, config, options, tokens);
     return arena.used();
   };
-  // One prompt of max_model_len, and a seventh of that again which only prompts up to 8k may take.
   const auto scratch_of = [&](int64_t tokens) {
-    const int64_t rows = tokens <= 8192 ? tokens : tokens + tokens / 7;
-    return scratch_blocks(rows) * kScratchBlockRows * scratch_row_bytes(config, options.cache_dtype);
+    return ScratchArena::plan_blocks(tokens) * kScratchBlockRows *
+           scratch_row_bytes(config, options.cache_dtype);
   };
 
   MemoryPlan plan;

@@ -5,8 +5,11 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/eviction/cache_settings.h"
@@ -17,13 +20,18 @@ namespace restkv {
 
 using Clock = std::chrono::steady_clock;
 
+// Who is admitted first (scheduler.h).
+enum class SchedulingPolicy : uint8_t { kShortest, kFifo, kPriority };
+
 struct Request {
-  std::string id;               // the server's id ("cmpl-..."), for logs and DELETE /v1/requests
-  std::string owner;            // name of the API key; empty without keys
-  std::vector<int32_t> prompt;  // [T] token ids, each in [0, V)
-  int32_t max_tokens = 16;      // generated tokens per choice, >= 0 (0: only prompt log probabilities)
-  int32_t min_tokens = 0;       // end tokens are banned before
-  int32_t num_choices = 1;      // n
+  std::string id;                  // the server's id ("cmpl-..."), for logs and DELETE /v1/requests
+  std::string owner;               // name of the API key; empty without keys
+  std::vector<int32_t> prompt;     // [T] token ids, each in [0, V)
+  int32_t max_tokens = 16;         // generated tokens per choice, >= 0 (0: only prompt log probabilities)
+  int32_t min_tokens = 0;          // end tokens are banned before
+  int32_t num_choices = 1;         // n
+  int32_t priority = 0;            // under the scheduling policy of that name: lower ones first
+  int32_t max_owner_requests = 0;  // requests of this owner in flight; 0: the engine's option
   SamplingParams sampling;
   CacheSettings cache = CacheSettings::full();  // resolved (resolve_cache_settings)
   std::vector<int32_t> stop_token_ids;
@@ -35,18 +43,55 @@ struct Request {
   Clock::time_point arrival{};
 };
 
+struct RequestHandle;
+
+// Requests whose flags were set since the engine last looked; filled by clients' threads.
+class CancelList {
+ public:
+  void push(const RequestHandle* handle) {
+    const std::lock_guard lock(mutex_);
+    handles_.push_back(handle);
+    has_any_.store(true, std::memory_order_release);
+  }
+  // False, and cheap: none.
+  bool take(std::vector<const RequestHandle*>& out) {
+    out.clear();
+    if (!has_any_.load(std::memory_order_acquire)) return false;
+    const std::lock_guard lock(mutex_);
+    out.swap(handles_);
+    has_any_.store(false, std::memory_order_relaxed);
+    return !out.empty();
+  }
+
+ private:
+  std::atomic<bool> has_any_{false};
+  std::mutex mutex_;
+  std::vector<const RequestHandle*> handles_;
+};
+
+// Where a request stands, for whoever asks; written by the engine.
+enum class RequestPhase : uint8_t { kQueued, kPrefill, kDecode, kFinished };
+
 // The shared state of one submitted request: the client's thread holds one end, the engine the other.
 struct RequestHandle {
   RequestHandle(Request request, std::function<void()> wake)
       : request(std::move(request)), stream(std::move(wake)) {}
   Request request;
   TokenStream stream;
-  std::atomic<bool> cancelled{false};  // whole request: client gone, timeout
+  std::shared_ptr<CancelList> cancels;  // the engine's, set by submit
+  std::atomic<bool> cancelled{false};   // whole request: client gone, timeout
   std::atomic<uint32_t> cancelled_choices{
       0};  // bit i: choice i is finished for its reader (stop string); n <= 16
+  std::atomic<RequestPhase> phase{RequestPhase::kQueued};  // of the choice that is furthest
+  std::atomic<int32_t> num_generated{0};                   // tokens of all choices
 
-  void cancel() { cancelled.store(true, std::memory_order_relaxed); }
-  void cancel_choice(int32_t choice) { cancelled_choices.fetch_or(1u << choice, std::memory_order_relaxed); }
+  void cancel() {
+    if (!cancelled.exchange(true, std::memory_order_relaxed) && cancels) cancels->push(this);
+  }
+  void cancel_choice(int32_t choice) {
+    cancelled_choices.fetch_or(1u << choice, std::memory_order_relaxed);
+    if (cancels) cancels->push(this);
+  }
 };
 
 }  // namespace restkv

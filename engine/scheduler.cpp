@@ -1,4 +1,4 @@
-// First come, first served; one long prompt at a time, its units between the steps of the others.
+// One ordered map of waiting requests; prompts in work share each turn's time with the decode rows.
 #include "engine/scheduler.h"
 
 #include <algorithm>
@@ -6,85 +6,233 @@
 #include "kernels/base/check.h"
 
 namespace restkv {
+namespace {
 
-Scheduler::Scheduler(const SchedulerOptions& options, SequenceHost& host) : options_(options), host_(host) {
+// Time for prompts in a turn, as a part of its decode step's: with the step it stays below two steps.
+constexpr double kPromptShare = 0.9;
+
+double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerOptions& options, const CostModel& cost, SequenceHost& host)
+    : options_(options), cost_(cost), host_(host) {
   CHECK(options.max_num_batched_tokens > options.max_num_seqs);
 }
 
-void Scheduler::enqueue(std::unique_ptr<Sequence> sequence) { queue_.push_back(std::move(sequence)); }
+int64_t Scheduler::decode_entries(const Sequence& sequence) {
+  const CacheSettings& cache = sequence.request().cache;
+  const int64_t position = sequence.position;
+  return cache.policy == PolicyKind::kFull || cache.decode == DecodeMode::kGrow
+             ? position
+             : std::min<int64_t>(position, cache.budget);
+}
+
+double Scheduler::remaining_seconds(const Sequence& sequence) const {
+  const double layer =
+      cost_.prompt_seconds(sequence.first_row, sequence.prompt_len, options_.max_num_batched_tokens) /
+      options_.num_layers;
+  const double rows = std::max(1, sequence.prompt_len - sequence.first_row);
+  const double layers_left =
+      options_.num_layers - sequence.unit_layer - (sequence.unit_row - sequence.first_row) / rows;
+  return layer * layers_left;
+}
+
+ScheduleKey Scheduler::key_of(const Sequence& sequence, Clock::time_point now) {
+  const Request& request = sequence.request();
+  ScheduleKey key{0.0, num_arrived_++};
+  if (options_.policy == SchedulingPolicy::kPriority) key.value = request.priority;
+  if (options_.policy == SchedulingPolicy::kShortest) {
+    const int64_t tokens = std::max(0, request.max_tokens - 1);
+    const double answer =
+        static_cast<double>(tokens) * cost_.step_seconds(1, sequence.prompt_len + tokens / 2);
+    key.value = seconds_between(start_, now) + remaining_seconds(sequence) + answer;
+  }
+  return key;
+}
+
+void Scheduler::enqueue(Choices choices, Clock::time_point now) {
+  CHECK(!choices.empty()) << "a request without choices";
+  if (num_arrived_ == 0) start_ = now;
+  const ScheduleKey key = key_of(*choices.front(), now);
+  for (const auto& sequence : choices) {
+    sequence->key = key;
+    waiting_tokens_ += sequence->prompt_len;
+  }
+  num_waiting_ += static_cast<int64_t>(choices.size());
+  queue_.emplace(key, std::move(choices));
+}
 
 void Scheduler::admit(std::vector<Sequence*>& admitted) {
-  while (!queue_.empty() && static_cast<int32_t>(running_.size()) < options_.max_num_seqs &&
-         host_.can_admit(*queue_.front())) {
-    Sequence& sequence = *queue_.front();
-    host_.admit(sequence);
-    sequence.phase = SequencePhase::kPrefill;
-    admitted.push_back(&sequence);
-    running_.push_back(std::move(queue_.front()));
-    queue_.pop_front();
+  while (!queue_.empty()) {
+    Choices& choices = queue_.begin()->second;
+    if (static_cast<int32_t>(running_.size() + choices.size()) > options_.max_num_seqs ||
+        !host_.can_admit(choices))
+      return;
+    host_.admit(choices);
+    Sequence* leader = choices.front().get();
+    const auto place =
+        std::upper_bound(prompts_.begin(), prompts_.end(), leader->key,
+                         [](const ScheduleKey& key, const Sequence* other) { return key < other->key; });
+    prompts_.insert(place, leader);
+    for (auto& sequence : choices) {
+      sequence->phase = SequencePhase::kPrefill;
+      sequence->index = running_.size();
+      if (sequence.get() != leader) {
+        sequence->leader = leader;
+        leader->followers.push_back(sequence.get());
+      }
+      --num_waiting_;
+      waiting_tokens_ -= sequence->prompt_len;
+      admitted.push_back(sequence.get());
+      running_.push_back(std::move(sequence));
+    }
+    queue_.erase(queue_.begin());
   }
 }
 
-void Scheduler::plan_step(StepBatch& batch) const {
+void Scheduler::plan_step(StepBatch& batch) {
   batch.clear();
-  int32_t rows = 0;
+  int64_t entries = 0;
   for (const auto& sequence : running_) {
     if (sequence->phase != SequencePhase::kDecode) continue;
     batch.decodes.push_back({sequence.get(), 1});
-    ++rows;
+    entries += decode_entries(*sequence);
   }
-  for (const auto& sequence : running_) {
-    if (sequence->phase != SequencePhase::kPrefill || sequence->prompt_len > short_prompt_rows()) continue;
-    if (rows + sequence->prompt_len > options_.max_num_batched_tokens) break;
-    batch.prompts.push_back(sequence.get());
-    rows += sequence->prompt_len;
+  auto rows = static_cast<int32_t>(batch.decodes.size());
+  others_decode_ = rows > 0;
+  has_unit_ = false;
+  seconds_left_ = kPromptShare * cost_.step_seconds(rows, entries);
+  for (Sequence* sequence : prompts_) {
+    const int32_t prompt_rows = sequence->prompt_len - sequence->first_row;
+    if (sequence->in_units || prompt_rows > short_prompt_rows() ||
+        rows + prompt_rows > options_.max_num_batched_tokens)
+      continue;
+    const double seconds = remaining_seconds(*sequence);
+    if (others_decode_ && seconds > seconds_left_) continue;
+    seconds_left_ -= seconds;
+    batch.prompts.push_back(sequence);
+    rows += prompt_rows;
   }
 }
 
-PrefillUnit Scheduler::plan_unit() {
-  if (!in_prefill_) {
-    for (const auto& sequence : running_) {
-      if (sequence->phase != SequencePhase::kPrefill || sequence->prompt_len <= short_prompt_rows()) continue;
-      if (!host_.can_start_prefill(*sequence)) return {};
-      host_.start_prefill(*sequence);
-      in_prefill_ = sequence.get();
-      break;
+void Scheduler::start_waiting_prefills() {
+  bool may_use_open = true;
+  for (Sequence* sequence : prompts_) {
+    if (sequence->in_units) continue;
+    const bool is_short = sequence->prompt_len - sequence->first_row <= short_prompt_rows();
+    // A short prompt joins the next step where nothing decodes.
+    if (is_short && !others_decode_) continue;
+    if (host_.can_start_prefill(*sequence, may_use_open)) {
+      host_.start_prefill(*sequence, may_use_open);
+      sequence->in_units = true;
+      sequence->unit_row = sequence->first_row;
+    } else {
+      may_use_open = false;
     }
-    if (!in_prefill_) return {};
   }
-  const bool others_decode = std::any_of(running_.begin(), running_.end(), [](const auto& sequence) {
-    return sequence->phase == SequencePhase::kDecode;
-  });
-  const int32_t rows = others_decode
-                           ? std::min(options_.unit_rows_beside_decode, options_.max_num_batched_tokens)
-                           : options_.max_num_batched_tokens;
-  return {in_prefill_, in_prefill_->unit_layer, in_prefill_->unit_row,
-          std::min(rows, in_prefill_->prompt_len - in_prefill_->unit_row)};
+}
+
+Sequence* Scheduler::next_in_work() const {
+  Sequence* next = nullptr;
+  double best = 0;
+  for (Sequence* sequence : prompts_) {
+    if (!sequence->in_units) continue;
+    if (options_.policy != SchedulingPolicy::kShortest) return sequence;
+    // Shortest remaining first; the key's part that was fixed on arrival makes old ones win in the end.
+    const double seconds = seconds_between(start_, sequence->admitted) + remaining_seconds(*sequence);
+    if (next && seconds >= best) continue;
+    next = sequence;
+    best = seconds;
+  }
+  return next;
+}
+
+PrefillUnit Scheduler::plan_unit() {
+  // Without others a turn is one unit: that is how soon a cancel or an arrival is seen.
+  if (has_unit_ && (!others_decode_ || seconds_left_ <= 0)) return {};
+  if (!has_unit_) start_waiting_prefills();
+  Sequence* sequence = next_in_work();
+  if (!sequence) return {};
+  int32_t rows = options_.max_num_batched_tokens;
+  if (others_decode_) {
+    rows = cost_.unit_rows(sequence->unit_row, rows, seconds_left_);
+    rows = std::min(rows, sequence->prompt_len - sequence->unit_row);
+    const double seconds = cost_.unit_seconds(sequence->unit_row, rows);
+    if (has_unit_ && seconds > seconds_left_) return {};
+    seconds_left_ -= seconds;
+  }
+  has_unit_ = true;
+  return {sequence, sequence->unit_layer, sequence->unit_row,
+          std::min(rows, sequence->prompt_len - sequence->unit_row)};
 }
 
 bool Scheduler::finish_unit(const PrefillUnit& unit) {
   Sequence& sequence = *unit.sequence;
   sequence.unit_row = unit.row_begin + unit.num_rows;
   if (sequence.unit_row < sequence.prompt_len) return false;
-  sequence.unit_row = 0;
-  if (++sequence.unit_layer < options_.num_layers) return false;
-  in_prefill_ = nullptr;
-  return true;
+  sequence.unit_row = sequence.first_row;
+  return ++sequence.unit_layer == options_.num_layers;
+}
+
+void Scheduler::start_decode(Sequence& sequence) {
+  sequence.phase = SequencePhase::kDecode;
+  if (!sequence.leader) std::erase(prompts_, &sequence);
+  sequence.leader = nullptr;
+  sequence.followers.clear();
+}
+
+void Scheduler::leave_group(Sequence& sequence) {
+  if (sequence.leader) {
+    std::erase(sequence.leader->followers, &sequence);
+    return;
+  }
+  const auto place = std::find(prompts_.begin(), prompts_.end(), &sequence);
+  if (place == prompts_.end()) return;
+  if (sequence.followers.empty()) {
+    prompts_.erase(place);
+    return;
+  }
+  Sequence* heir = sequence.followers.front();
+  *place = heir;
+  heir->leader = nullptr;
+  heir->followers.assign(sequence.followers.begin() + 1, sequence.followers.end());
+  for (Sequence* follower : heir->followers) follower->leader = heir;
+  heir->in_units = sequence.in_units;
+  heir->first_row = sequence.first_row;
+  heir->unit_layer = sequence.unit_layer;
+  heir->unit_row = sequence.unit_row;
+  sequence.followers.clear();
+  host_.hand_over(sequence, *heir);
 }
 
 std::unique_ptr<Sequence> Scheduler::retire(Sequence* sequence) {
-  if (in_prefill_ == sequence) in_prefill_ = nullptr;
-  const auto is_it = [sequence](const auto& other) { return other.get() == sequence; };
   std::unique_ptr<Sequence> retired;
-  if (const auto it = std::find_if(running_.begin(), running_.end(), is_it); it != running_.end()) {
-    host_.release(*sequence);
+  if (sequence->phase == SequencePhase::kQueued) {
+    const auto found = queue_.find(sequence->key);
+    CHECK(found != queue_.end()) << "a sequence was retired twice";
+    Choices& choices = found->second;
+    const auto it = std::find_if(choices.begin(), choices.end(),
+                                 [sequence](const auto& other) { return other.get() == sequence; });
+    CHECK(it != choices.end()) << "a sequence was retired twice";
     retired = std::move(*it);
-    running_.erase(it);
+    choices.erase(it);
+    if (choices.empty()) queue_.erase(found);
+    --num_waiting_;
+    waiting_tokens_ -= sequence->prompt_len;
   } else {
-    const auto queued = std::find_if(queue_.begin(), queue_.end(), is_it);
-    CHECK(queued != queue_.end()) << "a sequence was retired twice";
-    retired = std::move(*queued);
-    queue_.erase(queued);
+    CHECK(sequence->index < running_.size() && running_[sequence->index].get() == sequence)
+        << "a sequence was retired twice";
+    leave_group(*sequence);
+    host_.release(*sequence);
+    retired = std::move(running_[sequence->index]);
+    if (sequence->index + 1 < running_.size()) {
+      running_[sequence->index] = std::move(running_.back());
+      running_[sequence->index]->index = sequence->index;
+    }
+    running_.pop_back();
   }
   retired->phase = SequencePhase::kFinished;
   return retired;

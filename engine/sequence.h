@@ -4,6 +4,8 @@
 //   finished
 #pragma once
 
+#include <algorithm>
+#include <compare>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -13,6 +15,13 @@
 namespace restkv {
 
 enum class SequencePhase : uint8_t { kQueued, kPrefill, kDecode, kFinished };
+
+// Who comes first: the smaller value, then who arrived first.
+struct ScheduleKey {
+  double value = 0;
+  uint64_t arrival = 0;
+  auto operator<=>(const ScheduleKey&) const = default;
+};
 
 struct SequenceMemory;  // executor.h
 struct SequenceMemoryDeleter {
@@ -26,13 +35,18 @@ struct Sequence {
   std::vector<int32_t> tokens;  // prompt, then the answer; capacity for all of it
   int32_t prompt_len = 0;
   int32_t position = 0;    // tokens whose K and V are in the cache; drives RoPE, never a count of entries
-  int32_t unit_layer = 0;  // of a long prompt: the layer in work
+  int32_t first_row = 0;   // prompt rows before it come from the prefix cache
+  bool in_units = false;   // the prompt runs in units and holds scratch
+  int32_t unit_layer = 0;  // then: the layer in work
   int32_t unit_row = 0;    // and its first row that is not done
   // Prefill group: further sequences of the same prompt, each with its own cache settings, that this one's prefill
   // serves. They are admitted before its first row, take no part in a batch of their own until its last, and then each
   // draws its own first token.
   std::vector<Sequence*> followers;
-  Clock::time_point admitted{}, first_token{};
+  Sequence* leader = nullptr;  // of a follower, until then
+  ScheduleKey key;             // set by the scheduler
+  size_t index = 0;            // among the running ones
+  Clock::time_point queued{}, admitted{}, first_token{}, last_token{};
   std::unique_ptr<SequenceMemory, SequenceMemoryDeleter> memory;  // from admission to the end
 
   const Request& request() const { return handle->request; }

@@ -8,6 +8,7 @@
 #include "engine/cache/kv_cache.h"
 #include "engine/eviction/budget.h"
 #include "engine/eviction/policy.h"
+#include "engine/scratch_arena.h"
 #include "engine/token_stream.h"
 
 namespace restkv {
@@ -30,10 +31,9 @@ struct SequenceMemory {
   std::vector<int32_t> summed_until;    // [L] h2o: queries at positions before are in the sums
   CacheCounters counters;
 
-  std::vector<uint64_t> prompt_tokens;  // [ceil(V/64)] bitmap; empty without penalties
-  std::vector<uint16_t> counts;         // [V] counts in the answer; empty without penalties
-  int64_t scratch_begin = -1;           // first block of a long prompt's scratch
-  int64_t scratch_blocks = 0;
+  std::vector<uint64_t> prompt_tokens;        // [ceil(V/64)] bitmap; empty without penalties
+  std::vector<uint16_t> counts;               // [V] counts in the answer; empty without penalties
+  ScratchArena::Lease scratch;                // of a long prompt, while its prefill is in work
   std::vector<SampleResult> prompt_logprobs;  // [prompt_len - 1], of prompt tokens 1.. where asked for
 };
 

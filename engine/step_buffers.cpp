@@ -26,9 +26,10 @@ StepBuffers StepBuffers::make(Arena& arena, const ModelConfig& config, const Eng
   buffers.residual = arena.tensor(DType::kF32, rows, config.hidden_size);
   buffers.k = arena.tensor(options.cache_dtype, rows, kv_cols);
   buffers.v = arena.tensor(options.cache_dtype, rows, kv_cols);
-  buffers.tail = arena.tensor(DType::kF32, std::min<int64_t>(Evictor::kMaxWindow, max_model_len),
-                              config.num_heads * config.head_dim);
-  buffers.sums = arena.tensor(DType::kF32, config.num_kv_heads, max_model_len);
+  for (Tensor& tail : buffers.tails)
+    tail = arena.tensor(DType::kF32, std::min<int64_t>(Evictor::kMaxWindow, max_model_len),
+                        config.num_heads * config.head_dim);
+  for (Tensor& sums : buffers.sums) sums = arena.tensor(DType::kF32, config.num_kv_heads, max_model_len);
   buffers.cuts = arena.tensor(DType::kU8, 1, Evictor::workspace_bytes(config, max_model_len));
   return buffers;
 }

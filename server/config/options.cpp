@@ -231,6 +231,28 @@ std::vector<Option> make_table() {
        .verbs = kWithEngine,
        .help = "Share of the memory left beside the weights that the KV cache may take",
        .field = [](Settings& s) { return &s.engine.memory_fraction; }},
+      {.flag = "scheduling-policy",
+       .section = "engine",
+       .key = "scheduling_policy",
+       .type = kEnum,
+       .choices = {"shortest", "fifo", "priority", "fcfs"},
+       .verbs = kServe,
+       .help = "Who runs first: shortest remaining work with ageing, order of arrival (fifo, fcfs), or the "
+               "requests' "
+               "field priority, lower first",
+       .field = EnumField{[](const Settings& s) { return static_cast<size_t>(s.engine.scheduling); },
+                          [](Settings& s, size_t i) {
+                            s.engine.scheduling =
+                                i == 3 ? SchedulingPolicy::kFifo : static_cast<SchedulingPolicy>(i);
+                          }}},
+      {.flag = "max-requests-per-key",
+       .section = "engine",
+       .key = "max_requests_per_key",
+       .type = kInt,
+       .max = 1'000'000,
+       .verbs = kServe,
+       .help = "Requests of one API key in flight; further ones get a 429; 0: no limit",
+       .field = [](Settings& s) { return &s.engine.max_owner_requests; }},
       {.flag = "max-queue-requests",
        .section = "engine",
        .key = "max_queue_requests",

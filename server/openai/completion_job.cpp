@@ -68,6 +68,7 @@ Result<CompletionJob> read_completion_job(std::string_view body, const Completio
     request.max_tokens = r.max_tokens;
     request.min_tokens = r.min_tokens;
     request.num_choices = r.num_choices;
+    request.priority = r.priority;
     request.sampling = r.sampling;
     request.cache = *cache;
     request.stop_token_ids = r.stop_token_ids;

@@ -36,7 +36,7 @@ struct CompletionRequest {
   bool echo = false;
   bool add_special_tokens = true, skip_special_tokens = true, include_stop_string = false;
   bool ignore_eos = false;
-  int32_t max_tokens = 16, min_tokens = 0, num_choices = 1;
+  int32_t max_tokens = 16, min_tokens = 0, num_choices = 1, priority = 0;
   int32_t best_of = 0;    // 0: not given
   int32_t logprobs = -1;  // -1: none
   std::vector<std::string> stop;

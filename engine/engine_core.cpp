@@ -1,0 +1,405 @@
+// One turn after the other; what a turn delivers, finishes and counts.
+#include "engine/engine_core.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/base/device_error.h"
+
+namespace restkv {
+namespace {
+
+float milliseconds(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<float, std::milli>(to - from).count();
+}
+double seconds(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+}  // namespace
+
+EngineCore::EngineCore(const Model& model, const EngineOptions& options, const MemoryPlan& plan,
+                       Backend& backend, Now now)
+    : model_(model),
+      plan_(plan),
+      options_(options),
+      now_(std::move(now)),
+      executor_(model, backend, options_, plan_),
+      cost_(static_cast<int32_t>(model.config.num_layers)),
+      scheduler_({.max_num_seqs = options.max_num_seqs,
+                  .max_num_batched_tokens = options.max_num_batched_tokens,
+                  .num_layers = static_cast<int32_t>(model.config.num_layers),
+                  .policy = options.scheduling},
+                 cost_, executor_) {}
+
+void EngineCore::accept(const std::shared_ptr<RequestHandle>& handle) {
+  const Request& request = handle->request;
+  const Clock::time_point now = now_();
+  InFlight& record = in_flight_[handle.get()];
+  record.handle = handle;
+  Choices choices;
+  for (int32_t choice = 0; choice < request.num_choices; ++choice) {
+    auto sequence = std::make_unique<Sequence>();
+    sequence->handle = handle;
+    sequence->choice = choice;
+    sequence->prompt_len = static_cast<int32_t>(request.prompt.size());
+    sequence->tokens.reserve(request.prompt.size() + static_cast<size_t>(request.max_tokens));
+    sequence->tokens = request.prompt;
+    sequence->queued = now;
+    executor_.prepare(*sequence);
+    record.open.push_back(sequence.get());
+    choices.push_back(std::move(sequence));
+  }
+  if (request.timeout.count() > 0) deadlines_.emplace(request.arrival + request.timeout, handle.get());
+  scheduler_.enqueue(std::move(choices), now);
+  trace_.add(counters_.steps, TurnTrace::Event::kArrive,
+             static_cast<int64_t>(record.open.front()->key.arrival), request.num_choices,
+             static_cast<int64_t>(request.prompt.size()));
+  end_cancelled(record);  // those that were cancelled before the engine knew them
+}
+
+void EngineCore::end_cancelled(InFlight& request) {
+  ended_.clear();
+  for (Sequence* sequence : request.open)
+    if (sequence->is_cancelled()) ended_.push_back(sequence);
+  for (Sequence* sequence : ended_) finish(sequence, FinishReason::kCancelled, -1, {});
+}
+
+void EngineCore::drop_ended() {
+  if (cancels_->take(cancelled_)) {
+    for (const RequestHandle* handle : cancelled_) {
+      const auto found = in_flight_.find(handle);
+      if (found != in_flight_.end()) end_cancelled(found->second);
+    }
+  }
+  while (!deadlines_.empty() && deadlines_.begin()->first < now_()) {
+    const std::vector<Sequence*> open = in_flight_.at(deadlines_.begin()->second).open;
+    for (Sequence* sequence : open) {
+      finish(sequence, FinishReason::kError, -1,
+             Status(StatusCode::kDeadlineExceeded, "the request ran longer than its timeout"));
+    }
+  }
+}
+
+void EngineCore::turn() {
+  in_work_.clear();
+  drop_ended();
+  try {
+    if (is_healthy_) {
+      admitted_.clear();
+      scheduler_.admit(admitted_);
+      const Clock::time_point now = now_();
+      for (Sequence* sequence : admitted_) {
+        sequence->admitted = now;
+        sequence->handle->phase.store(RequestPhase::kPrefill, std::memory_order_relaxed);
+        trace_.add(counters_.steps, TurnTrace::Event::kAdmit, static_cast<int64_t>(sequence->key.arrival),
+                   sequence->choice, executor_.pool().free());
+      }
+    }
+    run_step();
+    run_units();
+  } catch (const DeviceError& error) {
+    const Status status(StatusCode::kUnavailable, std::string("device failure: ") + error.what());
+    if (error.is_sticky()) {
+      break_down(error.what());
+      fail_all(status);
+    } else {
+      fail_running(status);
+    }
+  }
+  ++counters_.steps;
+}
+
+void EngineCore::add_in_work(Sequence* leader) {
+  in_work_.push_back(leader);
+  in_work_.insert(in_work_.end(), leader->followers.begin(), leader->followers.end());
+}
+
+void EngineCore::run_step() {
+  in_work_.clear();
+  scheduler_.plan_step(batch_);
+  if (batch_.empty()) return;
+  int64_t entries = 0;
+  for (const auto& [sequence, rows] : batch_.decodes) {
+    in_work_.push_back(sequence);
+    entries += Scheduler::decode_entries(*sequence);
+  }
+  for (Sequence* leader : batch_.prompts) add_in_work(leader);
+  trace_.add(counters_.steps, TurnTrace::Event::kStep, -1, static_cast<int64_t>(batch_.decodes.size()),
+             static_cast<int64_t>(batch_.prompts.size()));
+  const Clock::time_point start = now_();
+  executor_.run_step(batch_, results_);
+  if (batch_.prompts.empty())
+    cost_.observe_step(static_cast<int64_t>(batch_.decodes.size()), entries, seconds(start, now_()));
+  in_work_.clear();
+  for (const StepResult& result : results_) deliver(result);
+}
+
+void EngineCore::run_units() {
+  for (;;) {
+    const PrefillUnit unit = scheduler_.plan_unit();
+    if (!unit.sequence) return;
+    add_in_work(unit.sequence);
+    trace_.add(counters_.steps, TurnTrace::Event::kUnit, static_cast<int64_t>(unit.sequence->key.arrival),
+               unit.layer, unit.num_rows);
+    const Clock::time_point start = now_();
+    executor_.run_unit(unit, results_);
+    cost_.observe_unit(unit.row_begin, unit.num_rows, seconds(start, now_()));
+    scheduler_.finish_unit(unit);
+    in_work_.clear();
+    for (const StepResult& result : results_) deliver(result);
+    drop_ended();
+  }
+}
+
+Status EngineCore::check(const Request& request) const {
+  const ModelConfig& config = model_.config;
+  if (request.prompt.empty()) return invalid_argument("the prompt has no tokens").with_param("prompt");
+  const auto in_vocabulary = [&](int32_t token) { return token >= 0 && token < config.vocab_size; };
+  const auto check_ids = [&](const std::vector<int32_t>& ids, const char* param) -> Status {
+    for (size_t i = 0; i < ids.size(); ++i)
+      if (!in_vocabulary(ids[i]))
+        return invalid_argument("token id " + std::to_string(ids[i]) + " is not in the vocabulary of " +
+                                std::to_string(config.vocab_size))
+            .with_param(std::string(param) + "[" + std::to_string(i) + "]");
+    return {};
+  };
+  if (Status s = check_ids(request.prompt, "prompt"); !s.ok()) return s;
+  if (Status s = check_ids(request.stop_token_ids, "stop_token_ids"); !s.ok()) return s;
+  if (Status s = check_ids(request.sampling.allowed_tokens, "allowed_token_ids"); !s.ok()) return s;
+  for (const LogitBias& bias : request.sampling.logit_bias)
+    if (!in_vocabulary(bias.token))
+      return invalid_argument("token id " + std::to_string(bias.token) + " is not in the vocabulary of " +
+                              std::to_string(config.vocab_size))
+          .with_param("logit_bias");
+  for (const std::vector<int32_t>& word : request.bad_words) {
+    if (word.empty()) return invalid_argument("a bad word has no tokens").with_param("bad_words");
+    if (Status s = check_ids(word, "bad_words"); !s.ok()) return s;
+  }
+  if (request.max_tokens < 0)
+    return invalid_argument("max_tokens must be at least 0").with_param("max_tokens");
+  if (request.num_choices < 1 || request.num_choices > 16)
+    return invalid_argument("n must be between 1 and 16").with_param("n");
+  const auto prompt_len = static_cast<int64_t>(request.prompt.size());
+  if (prompt_len + request.max_tokens > plan_.max_model_len) {
+    return invalid_argument("the prompt has " + std::to_string(prompt_len) + " tokens and max_tokens is " +
+                            std::to_string(request.max_tokens) + ", together " +
+                            std::to_string(prompt_len + request.max_tokens) + "; this server takes at most " +
+                            std::to_string(plan_.max_model_len))
+        .with_param(prompt_len >= plan_.max_model_len ? "prompt" : "max_tokens")
+        .with_reason("context_length_exceeded");
+  }
+  const int64_t pages = executor_.pages_for(request.cache, prompt_len, request.max_tokens);
+  if (pages > plan_.pages) {
+    return invalid_argument("with this budget the request needs " + std::to_string(pages) +
+                            " pages of cache; this server has " + std::to_string(plan_.pages))
+        .with_param("cache.budget")
+        .with_reason("context_length_exceeded");
+  }
+  return {};
+}
+
+void EngineCore::deliver(const StepResult& result) {
+  Sequence& sequence = *result.sequence;
+  const Request& request = sequence.request();
+  const SampleResult& sample = *result.sample;
+  const Clock::time_point now = now_();
+  if (sequence.phase == SequencePhase::kPrefill) {
+    if (!sequence.leader) counters_.prompt_tokens += sequence.prompt_len;  // computed once for all choices
+    scheduler_.start_decode(sequence);
+    sequence.first_token = now;
+    sequence.handle->phase.store(RequestPhase::kDecode, std::memory_order_relaxed);
+    deliver_prompt_logprobs(sequence);
+  }
+  if (request.max_tokens == 0) return finish(&sequence, FinishReason::kLength, -1, {});
+  if (sample.is_nan) {
+    return finish(
+        &sequence, FinishReason::kError, -1,
+        Status(StatusCode::kInternal, "the model's output is not a number").with_reason("nan_logits"));
+  }
+  sequence.tokens.push_back(sample.token);
+  sequence.last_token = now;
+  ++counters_.generated_tokens;
+  sequence.handle->num_generated.fetch_add(1, std::memory_order_relaxed);
+  if (request.sampling.has_penalties()) executor_.count_token(sequence, sample.token);
+  const auto& eos = model_.config.eos_token_ids;
+  const bool is_end = (!request.ignore_eos && std::find(eos.begin(), eos.end(), sample.token) != eos.end()) ||
+                      std::find(request.stop_token_ids.begin(), request.stop_token_ids.end(), sample.token) !=
+                          request.stop_token_ids.end();
+  if (is_end) return finish(&sequence, FinishReason::kStop, sample.token, {});
+  TokenRecord record;
+  record.choice = sequence.choice;
+  record.token = sample.token;
+  record.logprob = sample.logprob;
+  record.rank = sample.rank;
+  record.top = sample.top;
+  record.counters.cache = executor_.cache_counters(sequence);
+  sequence.handle->stream.push(std::move(record));
+  touched_.push_back(sequence.handle);
+  if (sequence.num_generated() >= request.max_tokens) finish(&sequence, FinishReason::kLength, -1, {});
+}
+
+void EngineCore::deliver_prompt_logprobs(Sequence& sequence) {
+  if (sequence.request().prompt_logprobs < 0) return;
+  std::vector<SampleResult>& results = sequence.memory->prompt_logprobs;
+  for (int32_t i = 0; i < sequence.prompt_len; ++i) {
+    TokenRecord record;
+    record.kind = TokenRecord::Kind::kPromptToken;
+    record.choice = sequence.choice;
+    record.token = sequence.tokens[static_cast<size_t>(i)];
+    record.logprob = std::numeric_limits<float>::quiet_NaN();
+    if (i > 0) {
+      SampleResult& result = results[static_cast<size_t>(i - 1)];
+      record.logprob = result.logprob;
+      record.rank = result.rank;
+      record.top = std::move(result.top);
+    }
+    sequence.handle->stream.push(std::move(record));
+  }
+  results.clear();
+}
+
+void EngineCore::finish(Sequence* sequence, FinishReason reason, int32_t token, Status error) {
+  const Clock::time_point now = now_();
+  TokenRecord record;
+  if (sequence->memory->is_admitted) record.counters.cache = executor_.cache_counters(*sequence);
+  counters_.evicted_rows += record.counters.cache.evicted;
+  counters_.evicted_by_policy[static_cast<size_t>(sequence->request().cache.policy)] +=
+      record.counters.cache.evicted;
+  counters_.eviction_events += record.counters.cache.events;
+  counters_.nan_rows += record.counters.cache.nan_rows;
+  const std::unique_ptr<Sequence> retired = scheduler_.retire(sequence);
+  record.kind = TokenRecord::Kind::kFinish;
+  record.finish = reason;
+  record.choice = retired->choice;
+  record.token = token;
+  record.error = std::move(error);
+  record.counters.prompt_tokens = retired->prompt_len;
+  record.counters.completion_tokens = retired->num_generated();
+  const Clock::time_point arrival = retired->request().arrival;
+  const bool was_admitted = retired->admitted != Clock::time_point{};
+  const bool has_answer = retired->first_token != Clock::time_point{};
+  record.counters.queue_ms = milliseconds(arrival, was_admitted ? retired->admitted : now);
+  if (was_admitted)
+    record.counters.prefill_ms = milliseconds(retired->admitted, has_answer ? retired->first_token : now);
+  if (has_answer) record.counters.decode_ms = milliseconds(retired->first_token, now);
+  retired->handle->stream.push(std::move(record));
+  touched_.push_back(retired->handle);
+  trace_.add(counters_.steps, TurnTrace::Event::kFinish, static_cast<int64_t>(retired->key.arrival),
+             retired->choice, static_cast<int64_t>(reason));
+  InFlight& request = in_flight_.at(retired->handle.get());
+  std::erase(request.open, sequence);
+  if (request.open.empty()) {
+    if (retired->request().timeout.count() > 0)
+      deadlines_.erase({arrival + retired->request().timeout, retired->handle.get()});
+    retired->handle->phase.store(RequestPhase::kFinished, std::memory_order_relaxed);
+    finished_.push_back(retired->handle);
+    in_flight_.erase(retired->handle.get());
+  }
+  switch (reason) {
+    case FinishReason::kStop: ++counters_.finished_stop; break;
+    case FinishReason::kLength: ++counters_.finished_length; break;
+    case FinishReason::kCancelled: ++counters_.finished_cancelled; break;
+    case FinishReason::kError: ++counters_.finished_error; break;
+    case FinishReason::kNone: CHECK(false) << "a sequence ends for a reason";
+  }
+}
+
+void EngineCore::fit_costs() {
+  // One sequence that is fed row by row and in units of one layer; nothing of it is kept.
+  Request request;
+  const int64_t rows =
+      std::min<int64_t>({plan_.max_model_len - 1, 256, int64_t{options_.max_num_batched_tokens}});
+  if (rows < 2) return;
+  request.prompt.assign(static_cast<size_t>(rows), 0);
+  request.max_tokens = 1;
+  Sequence sequence;
+  sequence.handle = std::make_shared<RequestHandle>(std::move(request), nullptr);
+  sequence.tokens = sequence.request().prompt;
+  sequence.prompt_len = static_cast<int32_t>(rows);
+  executor_.prepare(sequence);
+  if (!executor_.can_admit(sequence)) return;
+  executor_.admit(sequence);
+  const auto measure = [&](auto&& work) {
+    const Clock::time_point start = now_();
+    work();
+    return seconds(start, now_());
+  };
+  StepBatch batch;
+  for (int round = 0; round < 4 && sequence.position + 8 < rows; ++round) {
+    const int32_t fed = round == 3 ? 8 : 1;
+    batch.clear();
+    batch.decodes.push_back({&sequence, fed});
+    const int64_t entries = int64_t{fed} * sequence.position;
+    const double time = measure([&] { executor_.run_step(batch, results_); });
+    if (round > 0) cost_.observe_step(fed, entries, time);  // the first one reads the weights from disk
+  }
+  executor_.release(sequence);
+
+  executor_.prepare(sequence);
+  executor_.admit(sequence);
+  executor_.start_prefill(sequence, true);
+  sequence.position = 0;
+  int32_t row = 0;
+  for (int32_t count = CostModel::kRowTile; row < rows; count *= 2) {
+    const auto taken = static_cast<int32_t>(std::min<int64_t>(count, rows - row - 1));
+    if (taken <= 0) break;  // the layer's last row stays away: it would store the layer
+    cost_.observe_unit(row, taken, measure([&] {
+                         executor_.run_unit({&sequence, 0, row, taken}, results_);
+                       }));
+    row += taken;
+  }
+  executor_.release(sequence);
+}
+
+void EngineCore::fail_running(const Status& error) {
+  const std::vector<Sequence*> failed = in_work_;
+  in_work_.clear();
+  for (Sequence* sequence : failed) finish(sequence, FinishReason::kError, -1, error);
+}
+
+void EngineCore::fail_all(const Status& error) {
+  std::vector<Sequence*> all;
+  for (const auto& sequence : scheduler_.running()) all.push_back(sequence.get());
+  scheduler_.for_each_queued([&](Sequence& sequence) { all.push_back(&sequence); });
+  const bool is_cancel = error.code() == StatusCode::kCancelled;
+  for (Sequence* sequence : all)
+    finish(sequence, is_cancel ? FinishReason::kCancelled : FinishReason::kError, -1, error);
+}
+
+void EngineCore::flush() {
+  for (const auto& handle : touched_) handle->stream.flush();
+  touched_.clear();
+}
+
+const EngineStats& EngineCore::stats() {
+  const PagePool& pool = executor_.pool();
+  counters_.running = static_cast<int64_t>(scheduler_.running().size());
+  counters_.waiting = scheduler_.num_waiting();
+  counters_.waiting_tokens = scheduler_.waiting_tokens();
+  counters_.pages_total = pool.total();
+  counters_.pages_free = pool.free();
+  counters_.pages_owned = pool.owned();
+  return counters_;
+}
+
+void EngineCore::break_down(const std::string& why) {
+  if (!is_healthy_) return;
+  is_healthy_ = false;
+  trace_.add(counters_.steps, TurnTrace::Event::kFault, -1, executor_.pool().free(),
+             executor_.pool().owned());
+  fault_trace_ = why + "\n" + trace_.text();
+}
+
+bool EngineCore::check_pages() {
+  const PagePool& pool = executor_.pool();
+  const bool is_idle = scheduler_.empty();
+  if (pool.is_consistent() && !(is_idle && (pool.owned() != 0 || executor_.scratch().num_used() != 0)))
+    return true;
+  break_down("page accounting: free " + std::to_string(pool.free()) + " + owned " +
+             std::to_string(pool.owned()) + " of " + std::to_string(pool.total()) +
+             (is_idle ? ", idle" : ""));
+  return false;
+}
+
+}  // namespace restkv

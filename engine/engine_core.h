@@ -1,0 +1,103 @@
+// The engine without its thread: accepts requests, and runs one turn after the other:
+//   ended ones out -> admit -> step, deliver -> units of long prompts, deliver -> self-check
+// It alone touches scheduler, sequences and pages; a device failure is caught here and nowhere else. The engine thread
+// drives it (engine.cpp), and the simulation, on a clock and a backend of its own.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <set>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "engine/cost_model.h"
+#include "engine/engine.h"
+#include "engine/executor.h"
+#include "engine/scheduler.h"
+#include "engine/turn_trace.h"
+
+namespace restkv {
+
+class EngineCore {
+ public:
+  using Now = std::function<Clock::time_point()>;
+
+  EngineCore(const Model& model, const EngineOptions& options, const MemoryPlan& plan, Backend& backend,
+             Now now);
+
+  // Measures a few steps and units for the cost model. Throws DeviceError.
+  void fit_costs();
+  // What can never run: INVALID_ARGUMENT. Any thread; reads nothing that changes.
+  Status check(const Request& request) const;
+  // A checked request joins the queue.
+  void accept(const std::shared_ptr<RequestHandle>& handle);
+  // One turn. `finished` gets the requests whose last choice ended.
+  void turn();
+  // Ends everything that is queued or runs.
+  void fail_all(const Status& error);
+  // Wakes the readers of what was delivered since the last call.
+  void flush();
+  // Requests whose last choice ended since the last call.
+  std::vector<std::shared_ptr<RequestHandle>>& finished() { return finished_; }
+
+  bool is_empty() const { return scheduler_.empty(); }
+  // False for good after a sticky device failure or a failed self-check: nothing is admitted any more.
+  bool is_healthy() const { return is_healthy_; }
+  // Counters as of now.
+  const EngineStats& stats();
+  const std::string& fault_trace() const { return fault_trace_; }
+  // free + owned + cached == total, and at idle nothing owned. O(pages). False: the engine is not healthy any more.
+  bool check_pages();
+
+  const std::shared_ptr<CancelList>& cancels() const { return cancels_; }
+  const Scheduler& scheduler() const { return scheduler_; }
+  Executor& executor() { return executor_; }
+  const CostModel& cost() const { return cost_; }
+
+ private:
+  // A request whose choices have not all ended.
+  struct InFlight {
+    std::shared_ptr<RequestHandle> handle;
+    std::vector<Sequence*> open;
+  };
+  using Deadline = std::pair<Clock::time_point, const RequestHandle*>;
+
+  void add_in_work(Sequence* leader);
+  void run_step();
+  void run_units();
+  void drop_ended();
+  void end_cancelled(InFlight& request);
+  void deliver(const StepResult& result);
+  void deliver_prompt_logprobs(Sequence& sequence);
+  void finish(Sequence* sequence, FinishReason reason, int32_t token, Status error);
+  void fail_running(const Status& error);
+  void break_down(const std::string& why);
+
+  const Model& model_;
+  const MemoryPlan plan_;
+  const EngineOptions options_;
+  const Now now_;
+  Executor executor_;
+  CostModel cost_;
+  Scheduler scheduler_;
+  const std::shared_ptr<CancelList> cancels_ = std::make_shared<CancelList>();
+
+  std::unordered_map<const RequestHandle*, InFlight> in_flight_;
+  std::set<Deadline> deadlines_;  // of requests in flight that have one
+  std::vector<std::shared_ptr<RequestHandle>> finished_;
+
+  // Reused every turn.
+  StepBatch batch_;
+  std::vector<Sequence*> admitted_, ended_, in_work_;  // in_work_: those the device works on now
+  std::vector<StepResult> results_;
+  std::vector<std::shared_ptr<RequestHandle>> touched_;  // streams with records to flush
+  std::vector<const RequestHandle*> cancelled_;
+
+  EngineStats counters_;
+  TurnTrace trace_;
+  std::string fault_trace_;
+  bool is_healthy_ = true;
+};
+
+}  // namespace restkv
