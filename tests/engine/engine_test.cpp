@@ -271,6 +271,61 @@ TEST(Engine, ATimeoutEndsARequestInEachState) {
   expect_idle_and_free(*engine);
 }
 
+TEST(Engine, LimitsWhatOneOwnerHasInFlight) {
+  EngineOptions options = small_options();
+  options.max_owner_requests = 2;
+  const auto engine = testing::start_engine(make_tiny_model(), options);
+  Collector collector;
+  std::vector<std::shared_ptr<RequestHandle>> handles;
+  const auto submit = [&](const std::string& owner, int32_t own_limit) {
+    Request request = request_of(1, 5, 200);
+    request.owner = owner;
+    request.max_owner_requests = own_limit;
+    const auto handle = collector.handle(request);
+    Status status = engine->submit(handle);
+    if (status.ok()) handles.push_back(handle);
+    return status;
+  };
+  EXPECT_TRUE(submit("a", 0).ok());
+  EXPECT_TRUE(submit("a", 0).ok());
+  EXPECT_EQ(submit("a", 0).reason(), "concurrency_limit");
+  EXPECT_TRUE(submit("b", 0).ok());
+  EXPECT_TRUE(submit("a", 3).ok());  // the request says what its key may have
+  for (const auto& handle : handles) handle->cancel();
+  collector.collect(handles);
+  expect_idle_and_free(*engine);
+  handles.clear();
+  EXPECT_TRUE(submit("a", 0).ok());
+  collector.collect(handles);
+}
+
+TEST(Engine, ListsAndCancelsTheRequestsOfAnOwner) {
+  const auto engine = testing::start_engine(make_tiny_model(), small_options());
+  Collector collector;
+  std::vector<std::shared_ptr<RequestHandle>> handles;
+  for (const char* owner : {"a", "b"}) {
+    Request request = request_of(1, 5, 250);
+    request.owner = owner;
+    request.id = "one";
+    handles.push_back(collector.handle(request));
+    ASSERT_TRUE(engine->submit(handles.back()).ok());
+  }
+  const std::vector<RequestInfo> list = engine->requests("a");
+  ASSERT_EQ(list.size(), 1u);
+  EXPECT_EQ(list[0].id, "one");
+  EXPECT_EQ(list[0].prompt_tokens, 5);
+  EXPECT_EQ(list[0].max_tokens, 250);
+  EXPECT_FALSE(engine->cancel("one", "c"));
+  EXPECT_FALSE(engine->cancel("two", "a"));
+  EXPECT_TRUE(engine->cancel("one", "a"));
+  const auto answers = collector.collect(handles);
+  EXPECT_EQ(answers[0][0].finish, FinishReason::kCancelled);
+  EXPECT_EQ(answers[1][0].finish, FinishReason::kLength);
+  expect_idle_and_free(*engine);
+  EXPECT_TRUE(engine->requests("a").empty());
+  EXPECT_FALSE(engine->cancel("one", "a"));
+}
+
 TEST(Engine, DrainingFinishesWhatRunsAndTakesNothingNew) {
   const auto engine = testing::start_engine(make_tiny_model(), small_options());
   Collector collector;
@@ -318,6 +373,39 @@ TEST(Engine, PlannedNumberOfSequencesRunsAtOnce) {
   std::vector<Request> requests;
   for (int64_t i = 0; i < n; ++i) requests.push_back(request_of(static_cast<int32_t>(i), 100, 156));
   for (const auto& answers : ask(*engine, requests)) EXPECT_EQ(answers[0].tokens.size(), 156u);
+}
+
+TEST(Engine, OneMoreThanThePlannedNumberWaits) {
+  const auto model = make_tiny_model();
+  EngineOptions options = small_options();
+  options.max_num_seqs = 8;
+  options.cache = CacheSettings::full();
+  // Memory for three or so of eight.
+  for (double low = 1e-6, high = 0.9; high / low > 1.02;) {
+    options.memory_fraction = std::sqrt(low * high);
+    const Result<MemoryPlan> fits = plan_memory(*model, options);
+    (fits.ok() && fits->max_sequences >= 3 ? high : low) = options.memory_fraction;
+  }
+  const auto engine = testing::start_engine(model, options);
+  const int64_t n = engine->memory_plan().max_sequences;
+  ASSERT_GE(n, 2);
+  ASSERT_LT(n, 8);
+  Collector collector;
+  std::vector<std::shared_ptr<RequestHandle>> handles;
+  for (int64_t i = 0; i <= n; ++i) {
+    handles.push_back(collector.handle(request_of(static_cast<int32_t>(i), 6, 250)));
+    ASSERT_TRUE(engine->submit(handles.back()).ok());
+  }
+  // All but the last run at once; the last one waits until one of them has all its tokens.
+  int64_t most = 0;
+  while (handles.back()->phase.load() == RequestPhase::kQueued)
+    most = std::max(most, engine->stats().running);
+  EXPECT_EQ(most, n);
+  int64_t done = 0;
+  for (int64_t i = 0; i < n; ++i) done += handles[static_cast<size_t>(i)]->num_generated.load() == 250;
+  EXPECT_GE(done, 1);
+  for (const auto& answers : collector.collect(handles)) EXPECT_EQ(answers[0].tokens.size(), 250u);
+  expect_idle_and_free(*engine);
 }
 
 }  // namespace

@@ -183,7 +183,7 @@ std::vector<Answer> ask_as_group(const Model& model, const std::vector<Request>&
     batch.prompts.push_back(sequences.data());
     executor.run_step(batch, results);
   } else {
-    executor.start_prefill(sequences[0]);
+    executor.start_prefill(sequences[0], true);
     const int32_t rows = sequences[0].prompt_len;
     for (int32_t layer = 0; layer < model.config.num_layers; ++layer) {
       for (int32_t row = 0; row < rows; row += unit_rows)

@@ -46,6 +46,31 @@ bool FakeEngine::is_idle() const {
   return num_open_ == 0;
 }
 
+std::vector<RequestInfo> FakeEngine::requests(std::string_view owner) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<RequestInfo> list;
+  for (const Running& running : queue_) {
+    const Request& request = running.handle->request;
+    if (request.owner != owner || running.choice > 0) continue;
+    list.push_back({.id = request.id,
+                    .prompt_tokens = static_cast<int64_t>(request.prompt.size()),
+                    .max_tokens = request.max_tokens,
+                    .num_choices = request.num_choices});
+  }
+  return list;
+}
+
+bool FakeEngine::cancel(std::string_view id, std::string_view owner) {
+  const std::lock_guard lock(mutex_);
+  bool found = false;
+  for (const Running& running : queue_) {
+    if (running.handle->request.id != id || running.handle->request.owner != owner) continue;
+    running.handle->cancel();
+    found = true;
+  }
+  return found;
+}
+
 EngineStats FakeEngine::stats() const {
   const std::lock_guard lock(mutex_);
   EngineStats stats;

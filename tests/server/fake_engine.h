@@ -31,7 +31,10 @@ class FakeEngine final : public Engine {
   void drain() override { is_draining_ = true; }
   bool is_idle() const override;
   bool is_healthy() const override { return is_healthy_ && !is_draining_; }
+  std::vector<RequestInfo> requests(std::string_view owner) const override;
+  bool cancel(std::string_view id, std::string_view owner) override;
   EngineStats stats() const override;
+  std::string fault_trace() const override { return {}; }
   const Model& model() const override { return model_; }
   const MemoryPlan& memory_plan() const override { return plan_; }
   const EngineOptions& options() const override { return engine_options_; }
