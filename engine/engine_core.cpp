@@ -119,18 +119,19 @@ void EngineCore::run_step() {
   in_work_.clear();
   scheduler_.plan_step(batch_);
   if (batch_.empty()) return;
-  int64_t entries = 0;
+  int64_t entries = 0, num_rows = 0;
   for (const auto& [sequence, rows] : batch_.decodes) {
     in_work_.push_back(sequence);
-    entries += Scheduler::decode_entries(*sequence);
+    entries += rows * Scheduler::decode_entries(*sequence);
+    num_rows += rows;
   }
   for (Sequence* leader : batch_.prompts) add_in_work(leader);
   trace_.add(counters_.steps, TurnTrace::Event::kStep, -1, static_cast<int64_t>(batch_.decodes.size()),
              static_cast<int64_t>(batch_.prompts.size()));
   const Clock::time_point start = now_();
   executor_.run_step(batch_, results_);
-  if (batch_.prompts.empty())
-    cost_.observe_step(static_cast<int64_t>(batch_.decodes.size()), entries, seconds(start, now_()));
+  if (batch_.prompts.empty()) cost_.observe_step(num_rows, entries, seconds(start, now_()));
+  start_feeds();
   in_work_.clear();
   for (const StepResult& result : results_) deliver(result);
 }
@@ -145,10 +146,18 @@ void EngineCore::run_units() {
     const Clock::time_point start = now_();
     executor_.run_unit(unit, results_);
     cost_.observe_unit(unit.row_begin, unit.num_rows, seconds(start, now_()));
-    scheduler_.finish_unit(unit);
+    if (scheduler_.finish_unit(unit)) start_feeds();
     in_work_.clear();
     for (const StepResult& result : results_) deliver(result);
     drop_ended();
+  }
+}
+
+void EngineCore::start_feeds() {
+  for (Sequence* sequence : in_work_) {
+    if (sequence->phase != SequencePhase::kPrefill || sequence->position == sequence->prompt_len) continue;
+    if (!sequence->leader) counters_.prompt_tokens += sequence->prefill_len;
+    scheduler_.start_feed(*sequence);
   }
 }
 
@@ -165,6 +174,7 @@ Status EngineCore::check(const Request& request) const {
     return {};
   };
   if (Status s = check_ids(request.prompt, "prompt"); !s.ok()) return s;
+  if (Status s = check_ids(request.cache.probe.tokens, "cache.probe"); !s.ok()) return s;
   if (Status s = check_ids(request.stop_token_ids, "stop_token_ids"); !s.ok()) return s;
   if (Status s = check_ids(request.sampling.allowed_tokens, "allowed_token_ids"); !s.ok()) return s;
   for (const LogitBias& bias : request.sampling.logit_bias)
@@ -189,6 +199,23 @@ Status EngineCore::check(const Request& request) const {
         .with_param(prompt_len >= plan_.max_model_len ? "prompt" : "max_tokens")
         .with_reason("context_length_exceeded");
   }
+  const ProbeSpec probe = probe_for_prompt(request.cache, prompt_len);
+  if (probe.kind != ProbeSpec::Kind::kNone) {
+    const auto probe_len = static_cast<int64_t>(probe.tokens.size());
+    if (probe_len < 1 || probe_len > kMaxProbeTokens) {
+      return invalid_argument("cache.probe: has " + std::to_string(probe_len) +
+                              " tokens, must be between 1 and " + std::to_string(kMaxProbeTokens))
+          .with_param("cache.probe");
+    }
+    const int64_t rows = prefill_tokens(request.cache, prompt_len) + probe_len;
+    if (rows > plan_.max_model_len) {
+      return invalid_argument("cache.probe: the prompt and the probe's " + std::to_string(probe_len) +
+                              " tokens are together " + std::to_string(rows) +
+                              "; this server takes at most " + std::to_string(plan_.max_model_len))
+          .with_param("cache.probe")
+          .with_reason("context_length_exceeded");
+    }
+  }
   const int64_t pages = executor_.pages_for(request.cache, prompt_len, request.max_tokens);
   if (pages > plan_.pages) {
     return invalid_argument("with this budget the request needs " + std::to_string(pages) +
@@ -204,8 +231,12 @@ void EngineCore::deliver(const StepResult& result) {
   const Request& request = sequence.request();
   const SampleResult& sample = *result.sample;
   const Clock::time_point now = now_();
-  if (sequence.phase == SequencePhase::kPrefill) {
-    if (!sequence.leader) counters_.prompt_tokens += sequence.prompt_len;  // computed once for all choices
+  if (sequence.phase != SequencePhase::kDecode) {
+    if (sequence.phase == SequencePhase::kFeed) {
+      counters_.prompt_tokens += sequence.prompt_len - sequence.prefill_len;
+    } else if (!sequence.leader) {
+      counters_.prompt_tokens += sequence.prompt_len;  // computed once for all choices
+    }
     scheduler_.start_decode(sequence);
     sequence.first_token = now;
     sequence.handle->phase.store(RequestPhase::kDecode, std::memory_order_relaxed);
@@ -320,6 +351,7 @@ void EngineCore::fit_costs() {
   executor_.prepare(sequence);
   if (!executor_.can_admit(sequence)) return;
   executor_.admit(sequence);
+  sequence.prompt_len = 1;  // behind it every step draws
   const auto measure = [&](auto&& work) {
     const Clock::time_point start = now_();
     work();
@@ -336,6 +368,7 @@ void EngineCore::fit_costs() {
   }
   executor_.release(sequence);
 
+  sequence.prompt_len = static_cast<int32_t>(rows);
   executor_.prepare(sequence);
   executor_.admit(sequence);
   executor_.start_prefill(sequence, true);

@@ -66,6 +66,8 @@ class EngineCore {
   void add_in_work(Sequence* leader);
   void run_step();
   void run_units();
+  // After a step or unit: those in work whose prefill is done and whose prompt is not.
+  void start_feeds();
   void drop_ended();
   void end_cancelled(InFlight& request);
   void deliver(const StepResult& result);

@@ -25,6 +25,12 @@ bool holds_window(const SequenceMemory& memory, int32_t window) {
                         memory.budget.budget >= window + memory.budget.stride);
 }
 
+ConstTensor rows_of(ConstTensor tensor, int64_t begin, int64_t count) {
+  tensor.data = tensor.row(begin);
+  tensor.rows = count;
+  return tensor;
+}
+
 }  // namespace
 
 Evictor::Evictor(const Model& model, Backend& backend, KvCache& cache, Tensor workspace,
@@ -46,7 +52,8 @@ int64_t Evictor::workspace_bytes(const ModelConfig& config, int64_t max_model_le
     recipe.score.kind = kind;
     recipe.pool = PoolKind::kForward;
     most = std::max(most, Cutter::workspace_bytes(recipe, shape, max_model_len,
-                                                  std::min<int64_t>(kMaxWindow, max_model_len), 0));
+                                                  std::min<int64_t>(kMaxWindow, max_model_len),
+                                                  kind == ScoreKind::kAttention ? 0 : kMaxProbeTokens));
   }
   return most;
 }
@@ -61,7 +68,8 @@ void Evictor::start_projections() {
 
 void Evictor::plan(const ModelConfig& config, const CacheSettings& settings, int64_t prompt_len,
                    int64_t max_tokens, SequenceMemory& memory) {
-  const int64_t max_entries = prompt_len + std::max<int64_t>(0, max_tokens - 1);
+  const int64_t answer = std::max<int64_t>(0, max_tokens - 1);
+  const int64_t max_entries = prompt_len + answer;
   memory.settings = settings;
   // `full` is bounded by the answer alone; its budget only gives windowed layers their stride.
   if (settings.policy == PolicyKind::kFull)
@@ -82,6 +90,8 @@ void Evictor::plan(const ModelConfig& config, const CacheSettings& settings, int
   r = CacheReservation{};
   const bool is_grow = settings.decode == DecodeMode::kGrow && settings.policy != PolicyKind::kFull;
   const bool evicts = !memory.budget.is_exact;
+  const int64_t prefill_len = evicts ? prefill_tokens(settings, prompt_len) : prompt_len;
+  memory.prefill_len = static_cast<int32_t>(prefill_len);
   r.shared_layer.assign(num_layers, false);
   r.ring_layer.assign(num_layers, false);
   r.has_sums = evicts && !is_grow && memory.recipe.needs_sums();
@@ -91,17 +101,21 @@ void Evictor::plan(const ModelConfig& config, const CacheSettings& settings, int
     r.ring_layer[layer] = has_ring && is_scored;
     if (r.ring_layer[layer]) r.ring_window = memory.settings.window;
     r.shared_layer[layer] =
-        is_scored && memory.recipe.scope == SelectScope::kShare && prompt_len >= memory.budget.budget;
+        is_scored && memory.recipe.scope == SelectScope::kShare && prefill_len >= memory.budget.budget;
     for (size_t head = 0; head < num_heads; ++head) {
       const int64_t c = memory.budget.c_lh[layer * num_heads + head];
       // Windowed layers under `grow` keep to their window all the same.
       const int64_t entries = is_grow && windows[layer] == 0
-                                  ? std::min<int64_t>(c, prompt_len) + std::max<int64_t>(0, max_tokens - 1)
+                                  ? std::min<int64_t>(c, prefill_len) + (prompt_len - prefill_len) + answer
                                   : std::min<int64_t>(c, max_entries);
       r.entries.push_back(static_cast<int32_t>(entries));
     }
   }
   memory.pin_stride = evicts ? pin_rows(memory.settings, memory.budget.budget) : 0;
+  // A probe has a say in the cut after prefill alone.
+  const bool is_cut =
+      evicts && prefill_len >= *std::min_element(memory.budget.c_lh.begin(), memory.budget.c_lh.end());
+  if (is_cut && memory.recipe.takes_probe) memory.probe = probe_for_prompt(settings, prompt_len).tokens;
 }
 
 void Evictor::admit(SequenceMemory& memory) const {
@@ -109,7 +123,36 @@ void Evictor::admit(SequenceMemory& memory) const {
   memory.was_cut.assign(heads, false);
   memory.pins.assign(heads * static_cast<size_t>(memory.pin_stride), 0);
   memory.num_pins.assign(heads, 0);
-  memory.summed_until.assign(static_cast<size_t>(model_.config.num_layers), 0);
+  const auto layers = static_cast<size_t>(model_.config.num_layers);
+  memory.summed_until.assign(layers, 0);
+  memory.layer_longest.assign(layers, 0);
+  memory.full_at.resize(layers);
+  for (size_t layer = 0; layer < layers; ++layer)
+    memory.full_at[layer] = rows_until_full(memory, static_cast<int64_t>(layer));
+}
+
+int32_t Evictor::rows_until_full(const SequenceMemory& memory, int64_t layer) const {
+  const bool is_grow =
+      memory.settings.decode == DecodeMode::kGrow && memory.settings.policy != PolicyKind::kFull;
+  if ((memory.budget.is_exact || is_grow) && window_of(layer) == 0) return INT32_MAX;
+  const int64_t k = model_.config.num_kv_heads;
+  int32_t rows = INT32_MAX;
+  for (int64_t i = layer * k; i < (layer + 1) * k; ++i) {
+    const auto index = static_cast<size_t>(i);
+    rows = std::min(rows, memory.budget.c_lh[index] - memory.cache.kv_len[index]);
+  }
+  return rows;
+}
+
+void Evictor::note_lengths(const Due& due) {
+  SequenceMemory& memory = *due.sequence->memory;
+  const auto layer = static_cast<size_t>(due.layer);
+  const int32_t rows = rows_until_full(memory, due.layer);
+  memory.full_at[layer] = rows == INT32_MAX ? INT32_MAX : due.tokens + rows;
+  const int64_t k = model_.config.num_kv_heads;
+  const auto first = memory.cache.kv_len.begin() + due.layer * k;
+  memory.layer_longest[layer] = *std::max_element(first, first + k) - due.tokens;
+  memory.longest = *std::max_element(memory.layer_longest.begin(), memory.layer_longest.end());
 }
 
 int64_t Evictor::tail_queries(const Sequence& sequence) {
@@ -118,9 +161,9 @@ int64_t Evictor::tail_queries(const Sequence& sequence) {
   switch (memory.recipe.queries) {
     case QueryNeed::kNone: return 0;
     case QueryNeed::kNewest:
-      return memory.reservation.ring_window > 0 ? std::min(memory.settings.window, sequence.prompt_len) : 1;
+      return memory.reservation.ring_window > 0 ? std::min(memory.settings.window, sequence.prefill_len) : 1;
     case QueryNeed::kWindow:
-    case QueryNeed::kAll: return std::min(memory.settings.window, sequence.prompt_len);
+    case QueryNeed::kAll: return std::min(memory.settings.window, sequence.prefill_len);
   }
   return 0;
 }
@@ -136,7 +179,9 @@ void Evictor::add_queries(int64_t layer, ConstTensor k, ConstTensor v, ConstTens
                       window_of(layer), sums);
 }
 
-Cut Evictor::make_cut(Sequence& sequence, int64_t layer, size_t index, bool is_prefill) {
+Cut Evictor::make_cut(const Due& due, size_t index, bool is_prefill) {
+  const Sequence& sequence = *due.sequence;
+  const int64_t layer = due.layer;
   SequenceMemory& memory = *sequence.memory;
   const auto k = static_cast<size_t>(model_.config.num_kv_heads);
   // A windowed layer under `grow` keeps no ring: its oldest rows go.
@@ -157,7 +202,7 @@ Cut Evictor::make_cut(Sequence& sequence, int64_t layer, size_t index, bool is_p
   cut.moved = moved_.data() + index * k;
   cut.destination = cache_.tables(memory.cache, layer);
   cut.protect = protection_of(*cut.recipe, memory.settings, sequence.prompt_len, window > 0);
-  if (window > 0) cut.protect.dead_before = std::max(0, sequence.position - window + 1);
+  if (window > 0) cut.protect.dead_before = std::max(0, due.tokens - window + 1);
   if (memory.pin_stride > 0 && window == 0) {
     const size_t first = static_cast<size_t>(layer) * k;
     cut.protect.pins = memory.pins.data() + first * static_cast<size_t>(memory.pin_stride);
@@ -171,8 +216,9 @@ Cut Evictor::make_cut(Sequence& sequence, int64_t layer, size_t index, bool is_p
   return cut;
 }
 
-void Evictor::finish_cut(Sequence& sequence, int64_t layer, const Cut& cut) {
-  SequenceMemory& memory = *sequence.memory;
+void Evictor::finish_cut(const Due& due, const Cut& cut) {
+  const int64_t layer = due.layer;
+  SequenceMemory& memory = *due.sequence->memory;
   const auto k = static_cast<size_t>(model_.config.num_kv_heads);
   bool is_event = false;
   for (size_t h = 0; h < k; ++h) {
@@ -181,6 +227,7 @@ void Evictor::finish_cut(Sequence& sequence, int64_t layer, const Cut& cut) {
     CHECK(cut.moved[h] <= cut.kept_len[h] && cut.kept_len[h] <= before)
         << cut.moved[h] << " of " << cut.kept_len[h];
     const int64_t gone = before - cut.kept_len[h];
+    memory.num_gone += gone;
     memory.counters.evicted += gone - cut.num_dead[h];
     memory.counters.nan_rows += cut.non_finite[h];
     is_event |= gone > cut.num_dead[h];
@@ -195,6 +242,7 @@ void Evictor::finish_cut(Sequence& sequence, int64_t layer, const Cut& cut) {
     CHECK(memory.cache.kv_len[index] <= memory.cache.capacity[index])
         << memory.cache.kv_len[index] << " entries, room for " << memory.cache.capacity[index];
   }
+  note_lengths(due);
 }
 
 void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
@@ -202,14 +250,16 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, Con
   SequenceMemory& memory = *sequence.memory;
   const auto num_heads = static_cast<size_t>(model_.config.num_kv_heads);
   const auto layer_index = static_cast<size_t>(layer);
-  const auto prompt_len = static_cast<int32_t>(k.rows);
+  const auto prefill_len = static_cast<int32_t>(k.rows);
+  const Due due = {&sequence, layer, prefill_len};
   const bool is_grow = memory.settings.decode == DecodeMode::kGrow && window_of(layer) == 0;
   const bool is_scored = scores_layer(memory, layer);
-  if (memory.reservation.ring_layer[layer_index] && tail) {
-    const StoreQueriesSegment segment = {0, tail.rows, cache_.ring(memory.cache, layer)};
+  const int64_t tail_rows = tail_queries(sequence);
+  if (memory.reservation.ring_layer[layer_index] && tail_rows > 0) {
+    const StoreQueriesSegment segment = {0, tail_rows, cache_.ring(memory.cache, layer)};
     backend_.store_queries({.shape = attention_shape(model_.config),
-                            .q = tail,
-                            .positions = positions(prompt_len - tail.rows, prompt_len),
+                            .q = rows_of(tail, 0, tail_rows),
+                            .positions = positions(prefill_len - tail_rows, prefill_len),
                             .segments = {&segment, 1},
                             .cache = cache_.view()});
   }
@@ -220,10 +270,10 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, Con
     const int32_t c = memory.budget.c_lh[layer_index * num_heads + h];
     const HeadSchedule schedule = head_schedule(c, memory.budget.stride, static_cast<int32_t>(layer),
                                                 static_cast<int32_t>(model_.config.num_layers));
-    int32_t keep = prompt_len;
-    if (prompt_len >= c && (is_scored || window_of(layer) > 0))
+    int32_t keep = prefill_len;
+    if (prefill_len >= c && (is_scored || window_of(layer) > 0))
       keep = is_grow ? c : schedule.rows_after_cut(true);
-    is_due |= keep < prompt_len;
+    is_due |= keep < prefill_len;
     numbers_[kKeep * num_heads + h] = keep;
   }
   if (!is_due) {
@@ -231,30 +281,32 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, Con
       cache_.share_layer(memory.cache, layer, memory.reservation.entries.data() + layer_index * num_heads);
     backend_.store_pages({.k = k,
                           .v = v,
-                          .positions = positions(0, prompt_len),
+                          .positions = positions(0, prefill_len),
                           .tables = cache_.tables(memory.cache, layer),
                           .num_kv_heads = static_cast<int32_t>(num_heads),
                           .cache = cache_.view()});
-    cache_.advance(memory.cache, layer, prompt_len);
+    cache_.advance(memory.cache, layer, prefill_len);
+    note_lengths(due);
     return;
   }
-  // The window's masks and ages are those of the next token.
-  const int32_t position = sequence.position;
-  sequence.position = prompt_len;
-  Cut cut = make_cut(sequence, layer, 0, true);
-  sequence.position = position;
+  Cut cut = make_cut(due, 0, true);
   cut.rows = {.pages = {}, .k = k, .v = v, .first_position = 0};
-  if (is_scored && tail) {
-    const int64_t count = memory.recipe.queries == QueryNeed::kNewest ? 1 : tail.rows;
-    ConstTensor queries = tail;
-    queries.data = tail.row(tail.rows - count);
-    queries.rows = count;
-    cut.queries = {.rows = queries, .ring = {}, .positions = positions(prompt_len - count, prompt_len)};
+  if (is_scored && tail_rows > 0) {
+    const int64_t count = memory.recipe.queries == QueryNeed::kNewest ? 1 : tail_rows;
+    cut.queries = {.rows = rows_of(tail, tail_rows - count, count),
+                   .ring = {},
+                   .positions = positions(prefill_len - count, prefill_len)};
+    const int32_t probe_len = sequence.probe_len;
+    if (probe_len > 0) {
+      cut.probe = {.rows = rows_of(tail, tail_rows, probe_len),
+                   .ring = {},
+                   .positions = positions(prefill_len, prefill_len + probe_len)};
+    }
   }
   if (memory.recipe.needs_sums() && is_scored) {
     cut.attention_sums = sums;
     if (memory.reservation.has_sums) cut.sums = cache_.sums(memory.cache, layer);
-    memory.summed_until[layer_index] = prompt_len;
+    memory.summed_until[layer_index] = prefill_len;
   }
   if (memory.pin_stride > 0 && window_of(layer) == 0) {
     const size_t first = layer_index * num_heads;
@@ -273,10 +325,10 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, Con
     cutter_.set_observer([&](const Cut& done, ConstTensor, ConstTensor) {
       // The shares are known, the rows have not moved: the heads get their pages.
       std::vector<int32_t> room(num_heads);
-      const int32_t answer = std::max(0, sequence.request().max_tokens - 1);
+      const int32_t later = sequence.max_entries() - prefill_len;
       for (size_t h = 0; h < num_heads; ++h) {
         memory.budget.c_lh[layer_index * num_heads + h] = done.share[h];
-        room[h] = is_grow ? std::min(done.share[h], prompt_len) + answer
+        room[h] = is_grow ? std::min(done.share[h], prefill_len) + later
                           : std::min(done.share[h], sequence.max_entries());
       }
       cache_.share_layer(memory.cache, layer, room.data());
@@ -285,7 +337,7 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, Con
   cutter_.run({&cut, 1});
   backend_.synchronize();
   cutter_.set_observer(nullptr);
-  finish_cut(sequence, layer, cut);
+  finish_cut(due, cut);
 }
 
 void Evictor::store_queries(int64_t layer, ConstTensor q, std::span<const int32_t> positions,
@@ -304,33 +356,26 @@ void Evictor::store_queries(int64_t layer, ConstTensor q, std::span<const int32_
 }
 
 void Evictor::cut_full(std::span<Sequence* const> sequences) {
-  const auto num_heads = static_cast<size_t>(model_.config.num_kv_heads);
   due_.clear();
   for (Sequence* sequence : sequences) {
-    const SequenceMemory& memory = *sequence->memory;
-    const bool is_grow =
-        memory.settings.decode == DecodeMode::kGrow && memory.settings.policy != PolicyKind::kFull;
-    for (int64_t layer = 0; layer < model_.config.num_layers; ++layer) {
-      const bool is_windowed = window_of(layer) > 0;
-      if ((memory.budget.is_exact || is_grow) && !is_windowed) continue;
-      bool is_due = false;
-      for (size_t h = 0; h < num_heads; ++h) {
-        const auto index = static_cast<size_t>(layer) * num_heads + h;
-        is_due |= memory.cache.kv_len[index] == memory.budget.c_lh[index];
-      }
-      if (is_due) due_.push_back({sequence, layer});
-    }
+    for (int64_t layer = 0; layer < model_.config.num_layers; ++layer)
+      if (room(*sequence, layer, sequence->position) == 0)
+        due_.push_back({sequence, layer, sequence->position});
   }
-  if (due_.empty()) return;
-  numbers_.assign(due_.size() * kNumbers * num_heads, 0);
-  moved_.assign(due_.size() * num_heads, 0);
+  cut(due_);
+}
+
+void Evictor::cut(std::span<const Due> due) {
+  if (due.empty()) return;
+  const auto num_heads = static_cast<size_t>(model_.config.num_kv_heads);
+  numbers_.assign(due.size() * kNumbers * num_heads, 0);
+  moved_.assign(due.size() * num_heads, 0);
   cuts_.clear();
-  for (size_t i = 0; i < due_.size(); ++i) {
-    Sequence& sequence = *due_[i].sequence;
-    SequenceMemory& memory = *sequence.memory;
-    const auto layer = due_[i].layer;
+  for (size_t i = 0; i < due.size(); ++i) {
+    const int64_t layer = due[i].layer;
+    SequenceMemory& memory = *due[i].sequence->memory;
     const auto layer_index = static_cast<size_t>(layer);
-    Cut cut = make_cut(sequence, layer, i, false);
+    Cut cut = make_cut(due[i], i, false);
     cut.rows = {.pages = cache_.tables(memory.cache, layer), .k = {}, .v = {}, .first_position = 0};
     for (size_t h = 0; h < num_heads; ++h) {
       const auto index = layer_index * num_heads + h;
@@ -342,12 +387,12 @@ void Evictor::cut_full(std::span<Sequence* const> sequences) {
           len == c ? schedule.rows_after_cut(!memory.was_cut[index]) : len;
     }
     if (scores_layer(memory, layer) && memory.reservation.ring_layer[layer_index]) {
-      const int64_t end = sequence.position;
+      const int64_t end = due[i].tokens;
       int64_t begin = std::max<int64_t>(0, end - memory.settings.window);
       if (memory.recipe.queries == QueryNeed::kNewest) begin = end - 1;
       if (memory.recipe.queries == QueryNeed::kAll) {
         begin = std::max<int64_t>(begin, memory.summed_until[layer_index]);
-        memory.summed_until[layer_index] = sequence.position;
+        memory.summed_until[layer_index] = due[i].tokens;
       }
       cut.queries = {
           .rows = {}, .ring = cache_.ring(memory.cache, layer), .positions = positions(begin, end)};
@@ -357,16 +402,19 @@ void Evictor::cut_full(std::span<Sequence* const> sequences) {
   }
   cutter_.run(cuts_);
   backend_.synchronize();
-  for (size_t i = 0; i < due_.size(); ++i) finish_cut(*due_[i].sequence, due_[i].layer, cuts_[i]);
+  for (size_t i = 0; i < due.size(); ++i) finish_cut(due[i], cuts_[i]);
 }
 
-CacheCounters Evictor::counters(const SequenceMemory& memory) const {
+CacheCounters Evictor::counters(const Sequence& sequence) const {
+  const SequenceMemory& memory = *sequence.memory;
   CacheCounters counters = memory.counters;
-  const std::vector<int32_t>& lengths = memory.cache.kv_len;
-  const int64_t sum = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
-  const auto heads = static_cast<int64_t>(lengths.size());
-  counters.kept = static_cast<int32_t>((sum + heads - 1) / std::max<int64_t>(1, heads));
-  counters.kept_max = lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
+  const int64_t heads = model_.config.num_layers * model_.config.num_kv_heads;
+  // Before the end of prefill some layers hold rows and others none: nothing is said.
+  if (sequence.position > 0) {
+    const int64_t rows = heads * sequence.position - memory.num_gone;
+    counters.kept = static_cast<int32_t>((rows + heads - 1) / heads);
+    counters.kept_max = sequence.position + memory.longest;
+  }
   counters.bytes = memory.cache.num_pages * cache_.view().page_bytes +
                    static_cast<int64_t>(memory.cache.ids.size() + memory.cache.kv_len.size()) * 4;
   return counters;

@@ -33,7 +33,7 @@ class Evictor {
   // Counters and flags of a sequence that was just admitted.
   void admit(SequenceMemory& memory) const;
 
-  // How many of a prompt's last queries `finish_layer` needs.
+  // How many of a prompt's last queries `finish_layer` needs; those of the probe's rows follow them.
   static int64_t tail_queries(const Sequence& sequence);
   // Whether all of a prompt's queries have to be summed in this layer (h2o).
   bool sums_queries(const Sequence& sequence, int64_t layer) const {
@@ -41,8 +41,8 @@ class Evictor {
   }
   // Adds the attention of prompt rows [first, first + q.rows) to sums [K, >= first + q.rows].
   void add_queries(int64_t layer, ConstTensor k, ConstTensor v, ConstTensor q, int64_t first, Tensor sums);
-  // All rows of a prompt stand in scratch: the survivors go to the pages. tail [tail_queries, H*D]: the last rows'
-  // queries; sums: h2o's.
+  // All rows of a prompt's prefill stand in scratch (k, v without the probe's): the survivors go to the pages.
+  // tail [tail_queries + probe_len, H*D]: the last rows' queries and the probe's; sums: h2o's.
   void finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
                     ConstTensor sums);
 
@@ -53,16 +53,31 @@ class Evictor {
   };
   void store_queries(int64_t layer, ConstTensor q, std::span<const int32_t> positions,
                      std::span<const Rows> rows);
-  // After a step: every head of `sequences` that is full is cut, in one batch.
+  // One layer that is full once `tokens` tokens of the sequence have their entries there.
+  struct Due {
+    Sequence* sequence;
+    int64_t layer;
+    int32_t tokens;
+  };
+  // Cuts every head that is full, in one batch.
+  void cut(std::span<const Due> due);
+  // After a step: every layer of `sequences` that is full.
   void cut_full(std::span<Sequence* const> sequences);
+  // Rows that every head of the layer still takes, when `tokens` tokens are there.
+  static int32_t room(const Sequence& sequence, int64_t layer, int32_t tokens) {
+    return sequence.memory->full_at[static_cast<size_t>(layer)] - tokens;
+  }
 
-  CacheCounters counters(const SequenceMemory& memory) const;
+  CacheCounters counters(const Sequence& sequence) const;
 
  private:
   bool scores_layer(const SequenceMemory& memory, int64_t layer) const;
   // The parts of a cut that prefill and decode share; numbers of cut i start at numbers_[i * 5 * K].
-  Cut make_cut(Sequence& sequence, int64_t layer, size_t index, bool is_prefill);
-  void finish_cut(Sequence& sequence, int64_t layer, const Cut& cut);
+  Cut make_cut(const Due& due, size_t index, bool is_prefill);
+  void finish_cut(const Due& due, const Cut& cut);
+  int32_t rows_until_full(const SequenceMemory& memory, int64_t layer) const;
+  // What follows from the lengths of a layer after a cut (full_at, longest).
+  void note_lengths(const Due& due);
   int32_t window_of(int64_t layer) const { return model_.config.layers[static_cast<size_t>(layer)].window; }
   std::span<const int32_t> positions(int64_t begin, int64_t end) const {
     return std::span(all_positions_).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
@@ -75,10 +90,6 @@ class Evictor {
   std::unique_ptr<Projections> projections_;
   std::vector<int32_t> all_positions_;  // 0 .. max_model_len - 1
 
-  struct Due {
-    Sequence* sequence;
-    int64_t layer;
-  };
   std::vector<Due> due_;
   std::vector<Cut> cuts_;
   std::vector<int32_t> numbers_;  // [cuts, 5, K]: keep, kept_len, num_dead, non_finite, share

@@ -40,6 +40,7 @@ Executor::Executor(const Model& model, Backend& backend, const EngineOptions& op
       transformer_(model, backend, workspace_, options.max_num_batched_tokens, logit_rows(options)),
       buffers_(StepBuffers::make(workspace_, model.config, options, plan.max_model_len)),
       evictor_(model, backend, cache_, buffers_.cuts, plan.max_model_len),
+      feed_(transformer_, backend, cache_, evictor_),
       scratch_memory_(backend.allocate(plan.scratch)),
       scratch_(ScratchArena::plan_blocks(plan.max_model_len),
                ScratchArena::plans_small_part(plan.max_model_len)) {
@@ -57,6 +58,9 @@ void Executor::prepare(Sequence& sequence) const {
   sequence.memory.reset(new SequenceMemory);
   Evictor::plan(model_.config, sequence.request().cache, sequence.prompt_len, sequence.request().max_tokens,
                 *sequence.memory);
+  sequence.prefill_len = sequence.memory->prefill_len;
+  sequence.probe_len = static_cast<int32_t>(sequence.memory->probe.size());
+  sequence.feed_rows = std::max(1, sequence.memory->budget.stride);
 }
 
 int64_t Executor::pages_for(const CacheSettings& settings, int64_t prompt_len, int64_t max_tokens) const {
@@ -103,11 +107,11 @@ void Executor::release(Sequence& sequence) {
 }
 
 bool Executor::can_start_prefill(const Sequence& sequence, bool may_use_open) const {
-  return scratch_.can_take(sequence.prompt_len, may_use_open);
+  return scratch_.can_take(sequence.prefill_rows(), may_use_open);
 }
 
 void Executor::start_prefill(Sequence& sequence, bool may_use_open) {
-  sequence.memory->scratch = scratch_.take(sequence.prompt_len, may_use_open);
+  sequence.memory->scratch = scratch_.take(sequence.prefill_rows(), may_use_open);
 }
 
 void Executor::hand_over(Sequence& from, Sequence& to) {
@@ -129,25 +133,17 @@ Executor::ScratchRows Executor::scratch_rows(const SequenceMemory& memory) const
   return scratch;
 }
 
-int32_t Executor::max_feed_rows(const Sequence& sequence) const {
-  const SequenceMemory& memory = *sequence.memory;
-  int32_t room = INT32_MAX;
-  for (size_t i = 0; i < memory.cache.kv_len.size(); ++i)
-    room = std::min(room, memory.cache.capacity[i] - memory.cache.kv_len[i]);
-  return room;
-}
-
-CacheCounters Executor::cache_counters(const Sequence& sequence) const {
-  return evictor_.counters(*sequence.memory);
-}
+CacheCounters Executor::cache_counters(const Sequence& sequence) const { return evictor_.counters(sequence); }
 
 void Executor::cut_layer(Sequence& leader, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
                          Tensor sums) {
   for_group(leader, [&](Sequence& sequence) {
-    CHECK(sequence.prompt_len == leader.prompt_len)
-        << "a group of prompts with " << leader.prompt_len << " and " << sequence.prompt_len << " tokens";
+    CHECK(sequence.prefill_len == leader.prefill_len)
+        << "a group of prompts with " << leader.prefill_len << " and " << sequence.prefill_len << " tokens";
+    CHECK(sequence.probe_len == 0 || sequence.memory->probe == leader.memory->probe)
+        << "a group has its leader's probe or none";
     ConstTensor own_tail = tail;
-    own_tail.rows = Evictor::tail_queries(sequence);
+    own_tail.rows = Evictor::tail_queries(sequence) + leader.probe_len;
     own_tail.data = tail.row(tail.rows - own_tail.rows);
     evictor_.finish_layer(sequence, layer, k, v, own_tail,
                           evictor_.sums_queries(sequence, layer) ? sums : Tensor{});
@@ -156,7 +152,7 @@ void Executor::cut_layer(Sequence& leader, int64_t layer, ConstTensor k, ConstTe
 
 void Executor::finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t row, ConstTensor k,
                                    ConstTensor v) {
-  const int64_t num_rows = k.rows;
+  const int64_t num_rows = k.rows;  // without the probe's
   const int64_t tail_rows = group_tail_queries(sequence);
   Tensor sums;
   if (group_sums_queries(evictor_, sequence, layer)) {
@@ -164,19 +160,30 @@ void Executor::finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t ro
     backend_.zero(sums);
     evictor_.add_queries(layer, k, v, transformer_.queries(row, num_rows), 0, sums);
   }
-  cut_layer(sequence, layer, k, v, transformer_.queries(row + num_rows - tail_rows, tail_rows), sums);
+  cut_layer(sequence, layer, k, v,
+            transformer_.queries(row + num_rows - tail_rows, tail_rows + sequence.probe_len), sums);
 }
 
-void Executor::finish_prompt(Sequence& leader, int32_t row) {
+void Executor::finish_prefill(Sequence& leader, int32_t row) {
   for_group(leader, [&](Sequence& sequence) {
-    sequence.position = sequence.prompt_len;
+    sequence.position = sequence.prefill_len;
+    if (&sequence != &leader && !sequence.memory->prompt_logprobs.empty()) {
+      CHECK(sequence.request().prompt_logprobs == leader.request().prompt_logprobs)
+          << "a prefill group asks for one number of prompt_logprobs";
+      sequence.memory->prompt_logprobs = leader.memory->prompt_logprobs;
+    }
+    if (sequence.position < sequence.prompt_len) return;  // the rest of the prompt comes first
     drawing_.push_back(&sequence);
     rows_.push_back(row);
-    if (&sequence == &leader || sequence.memory->prompt_logprobs.empty()) return;
-    CHECK(sequence.request().prompt_logprobs == leader.request().prompt_logprobs)
-        << "a prefill group asks for one number of prompt_logprobs";
-    sequence.memory->prompt_logprobs = leader.memory->prompt_logprobs;
   });
+}
+
+void Executor::append_prefill_ids(const Sequence& sequence, int64_t begin, int64_t count) {
+  const std::vector<int32_t>& probe = sequence.memory->probe;
+  for (int64_t i = begin; i < begin + count; ++i) {
+    ids_.push_back(i < sequence.prefill_len ? sequence.tokens[static_cast<size_t>(i)]
+                                            : probe[static_cast<size_t>(i - sequence.prefill_len)]);
+  }
 }
 
 void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results) {
@@ -184,8 +191,15 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
   positions_.clear();
   decode_rows_.clear();
   decoding_.clear();
+  feed_.clear();
   for (const auto& [sequence, num_rows] : batch.decodes) {
-    decode_rows_.push_back({sequence, static_cast<int64_t>(ids_.size()), num_rows});
+    const auto row = static_cast<int64_t>(ids_.size());
+    if (num_rows == 1) {
+      decode_rows_.push_back({sequence, row, num_rows});
+    } else {
+      feed_.add(*sequence, row, num_rows, buffers_.k.row_range(row, num_rows),
+                buffers_.v.row_range(row, num_rows));
+    }
     decoding_.push_back(sequence);
     const auto begin = sequence->tokens.begin() + sequence->position;
     ids_.insert(ids_.end(), begin, begin + num_rows);
@@ -193,8 +207,8 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
   }
   const auto num_decode_rows = static_cast<int64_t>(ids_.size());
   for (const Sequence* sequence : batch.prompts) {
-    ids_.insert(ids_.end(), sequence->tokens.begin(), sequence->tokens.end());
-    for (int32_t i = 0; i < sequence->prompt_len; ++i) positions_.push_back(i);
+    append_prefill_ids(*sequence, 0, sequence->prefill_rows());
+    for (int32_t i = 0; i < sequence->prefill_rows(); ++i) positions_.push_back(i);
   }
   const auto num_rows = static_cast<int64_t>(ids_.size());
   const Tensor residual = buffers_.residual.row_range(0, num_rows);
@@ -205,32 +219,33 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
     stores_.clear();
     prefills_.clear();
     decodes_.clear();
-    int64_t row = 0;
-    for (const auto& [sequence, count] : batch.decodes) {
+    for (const auto& [sequence, row, count] : decode_rows_) {
       const HeadTables tables = cache_.tables(sequence->memory->cache, layer);
       stores_.push_back({row, count, {}, {}, tables});
       decodes_.push_back({row, count, tables});
-      row += count;
     }
+    feed_.append_stores(stores_);
+    int64_t row = num_decode_rows;
     for (const Sequence* sequence : batch.prompts) {
-      const Tensor k = buffers_.k.row_range(row - num_decode_rows, sequence->prompt_len);
-      const Tensor v = buffers_.v.row_range(row - num_decode_rows, sequence->prompt_len);
-      stores_.push_back({row, sequence->prompt_len, k, v, {}});
-      prefills_.push_back({row, sequence->prompt_len, {}, k, v, 0});
-      row += sequence->prompt_len;
+      const int64_t count = sequence->prefill_rows();
+      const Tensor k = buffers_.k.row_range(row, count);
+      const Tensor v = buffers_.v.row_range(row, count);
+      stores_.push_back({row, count, k, v, {}});
+      prefills_.push_back({row, count, {}, k, v, 0});
+      row += count;
     }
     const LayerRows rows = {residual, positions_, stores_, prefills_, decodes_, cache_.view()};
     transformer_.run_layer(layer, rows, [&] {
-      for (const auto& [sequence, count] : batch.decodes)
+      for (const auto& [sequence, begin, count] : decode_rows_)
         cache_.advance(sequence->memory->cache, layer, count);
       evictor_.store_queries(layer, transformer_.queries(0, num_rows), positions_, decode_rows_);
+      feed_.run_layer(layer, positions_);
     });
     row = num_decode_rows;
     for (Sequence* sequence : batch.prompts) {
-      finish_prompt_layer(*sequence, layer, row,
-                          buffers_.k.row_range(row - num_decode_rows, sequence->prompt_len),
-                          buffers_.v.row_range(row - num_decode_rows, sequence->prompt_len));
-      row += sequence->prompt_len;
+      finish_prompt_layer(*sequence, layer, row, buffers_.k.row_range(row, sequence->prefill_len),
+                          buffers_.v.row_range(row, sequence->prefill_len));
+      row += sequence->prefill_rows();
     }
   }
 
@@ -241,13 +256,14 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
     look_at_rows(*sequence, sequence->position, residual.row_range(row, count));
     row += count;
     sequence->position += count;
+    if (sequence->position < sequence->prompt_len) continue;
     drawing_.push_back(sequence);
     rows_.push_back(static_cast<int32_t>(row - 1));
   }
   for (Sequence* sequence : batch.prompts) {
-    look_at_rows(*sequence, 0, residual.row_range(row, sequence->prompt_len));
-    row += sequence->prompt_len;
-    finish_prompt(*sequence, static_cast<int32_t>(row - 1));
+    look_at_rows(*sequence, 0, residual.row_range(row, sequence->prefill_len));
+    finish_prefill(*sequence, static_cast<int32_t>(row + sequence->prefill_len - 1));
+    row += sequence->prefill_rows();
   }
   evictor_.cut_full(decoding_);
   draw(residual, results);
@@ -262,9 +278,9 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
       std::span(sequence_positions_)
           .subspan(static_cast<size_t>(unit.row_begin), static_cast<size_t>(unit.num_rows));
   if (unit.layer == 0) {
-    transformer_.embed(std::span(sequence.tokens)
-                           .subspan(static_cast<size_t>(unit.row_begin), static_cast<size_t>(unit.num_rows)),
-                       residual);
+    ids_.clear();
+    append_prefill_ids(sequence, unit.row_begin, unit.num_rows);
+    transformer_.embed(ids_, residual);
   }
   transformer_.prepare(positions);
   const int64_t rows_so_far = unit.row_begin + unit.num_rows;
@@ -277,13 +293,13 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
       0, unit.num_rows, {}, scratch.k.row_range(0, rows_so_far), scratch.v.row_range(0, rows_so_far), 0};
   transformer_.run_layer(unit.layer, {residual, positions, {&store, 1}, {&prefill, 1}, {}, cache_.view()},
                          [] {});
-  const bool layer_done = rows_so_far == sequence.prompt_len;
+  const bool layer_done = rows_so_far == sequence.prefill_rows();
   const ConstTensor queries = transformer_.queries(0, unit.num_rows);
-  // The last rows' queries are kept until the layer is done.
+  // The last rows' queries, and the probe's behind them, are kept until the layer is done.
   const auto slot = static_cast<size_t>(sequence.memory->scratch.slot);
   const Tensor& tail = buffers_.tails[slot];
-  const int64_t tail_rows = group_tail_queries(sequence);
-  const int64_t tail_begin = sequence.prompt_len - tail_rows;
+  const int64_t tail_rows = group_tail_queries(sequence) + sequence.probe_len;
+  const int64_t tail_begin = sequence.prefill_rows() - tail_rows;
   const int64_t from = std::max<int64_t>(unit.row_begin, tail_begin);
   if (from < rows_so_far) {
     rows_.resize(static_cast<size_t>(rows_so_far - from));
@@ -293,23 +309,25 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
                      .scale = 1.0f,
                      .out = tail.row_range(from - tail_begin, rows_so_far - from)});
   }
-  const Tensor sums = buffers_.sums[slot].col_range(0, sequence.prompt_len);
+  const Tensor sums = buffers_.sums[slot].col_range(0, sequence.prefill_len);
   if (group_sums_queries(evictor_, sequence, unit.layer)) {
     if (unit.row_begin == 0) backend_.zero(sums);
     evictor_.add_queries(unit.layer, scratch.k.row_range(0, rows_so_far), scratch.v.row_range(0, rows_so_far),
                          queries, unit.row_begin, sums);
   }
   if (layer_done) {
-    cut_layer(sequence, unit.layer, scratch.k.row_range(0, sequence.prompt_len),
-              scratch.v.row_range(0, sequence.prompt_len), tail.row_range(0, tail_rows), sums);
+    cut_layer(sequence, unit.layer, scratch.k.row_range(0, sequence.prefill_len),
+              scratch.v.row_range(0, sequence.prefill_len), tail.row_range(0, tail_rows), sums);
   }
   if (unit.layer + 1 < model_.config.num_layers) return;
-  look_at_rows(sequence, unit.row_begin, residual);
+  const int64_t own_rows = std::min<int64_t>(rows_so_far, sequence.prefill_len) - unit.row_begin;
+  if (own_rows > 0) look_at_rows(sequence, unit.row_begin, residual.row_range(0, own_rows));
   if (!layer_done) return;
   drawing_.clear();
   rows_.clear();
-  finish_prompt(sequence, unit.num_rows - 1);
-  draw(residual, results);
+  // With a probe the prompt's last row may be one of an earlier unit.
+  finish_prefill(sequence, sequence.prefill_len - 1);
+  draw(scratch.residual.row_range(0, rows_so_far), results);
   scratch_.give_back(sequence.memory->scratch);
 }
 
@@ -363,6 +381,7 @@ void Executor::count_token(Sequence& sequence, int32_t token) {
 
 void Executor::draw(const Tensor& residual, std::vector<StepResult>& results) {
   results.clear();
+  if (drawing_.empty()) return;
   sample_rows_.clear();
   const size_t count = drawing_.size();
   CHECK(count <= sample_results_.size()) << count << " sequences";

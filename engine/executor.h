@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 #include "engine/evictor.h"
 #include "engine/model/transformer.h"
+#include "engine/prompt_feed.h"
 #include "engine/scheduler.h"
 #include "engine/sequence_memory.h"
 #include "engine/step_buffers.h"
@@ -48,14 +49,14 @@ class Executor final : public SequenceHost {
   bool can_start_prefill(const Sequence& sequence, bool may_use_open) const override;
   void start_prefill(Sequence& sequence, bool may_use_open) override;
   void hand_over(Sequence& from, Sequence& to) override;
-  // Rows that may be fed in one step before a head must be cut.
-  int32_t max_feed_rows(const Sequence& sequence) const;
+  // Rows that may still be fed.
+  int32_t max_feed_rows(const Sequence& sequence) const { return sequence.max_entries() - sequence.position; }
   CacheCounters cache_counters(const Sequence& sequence) const;
 
-  // One step. `results` has one entry for each sequence whose next token was drawn; valid until the next
-  // call.
+  // One step. `results` has one entry for each sequence whose next token was drawn (not while its prompt is still fed);
+  // valid until the next call.
   void run_step(const StepBatch& batch, std::vector<StepResult>& results);
-  // One unit; the last unit of the last layer draws the first token.
+  // One unit; the last unit of the last layer draws the first token, if that was the whole prompt.
   void run_unit(const PrefillUnit& unit, std::vector<StepResult>& results);
 
   // The token joins the counts that the penalties use.
@@ -73,13 +74,16 @@ class Executor final : public SequenceHost {
   ScratchRows scratch_rows(const SequenceMemory& memory) const;
   // A layer of a whole short prompt is done: rows [row, ..) of the step.
   void finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t row, ConstTensor k, ConstTensor v);
-  // All rows of a layer are done: cut for every sequence of the prefill group. tail: at least the rows they need.
+  // All rows of a layer are done: cut for every sequence of the prefill group. tail: at least the rows they need,
+  // and the leader's probe.
   void cut_layer(Sequence& leader, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
                  Tensor sums);
-  // The prompt is done: the group draws from `row` of the residual.
-  void finish_prompt(Sequence& leader, int32_t row);
+  // Prefill is done: of the group, those whose whole prompt it was draw from `row` of the residual.
+  void finish_prefill(Sequence& leader, int32_t row);
   // Tokens that must not be drawn next: end tokens before min_tokens, the last tokens of bad words.
   void collect_banned(const Sequence& sequence, std::vector<int32_t>& banned) const;
+  // Ids of prefill rows [begin, begin + count): prompt tokens, then the probe's. Appended to ids_.
+  void append_prefill_ids(const Sequence& sequence, int64_t begin, int64_t count);
   // Prompt log probabilities and the observer: logits of rows [first_row, +residual.rows) of `sequence`.
   void look_at_rows(Sequence& sequence, int64_t first_row, const Tensor& residual);
   // Draws for the sequences in `drawing_` from their rows of `residual`.
@@ -93,6 +97,7 @@ class Executor final : public SequenceHost {
   Transformer transformer_;
   StepBuffers buffers_;
   Evictor evictor_;
+  PromptFeed feed_;
   std::unique_ptr<DeviceBuffer> scratch_memory_;
   ScratchArena scratch_;
   std::vector<int32_t> sequence_positions_;  // 0 .. max_model_len - 1

@@ -32,9 +32,9 @@ int64_t Scheduler::decode_entries(const Sequence& sequence) {
 
 double Scheduler::remaining_seconds(const Sequence& sequence) const {
   const double layer =
-      cost_.prompt_seconds(sequence.first_row, sequence.prompt_len, options_.max_num_batched_tokens) /
+      cost_.prompt_seconds(sequence.first_row, sequence.prefill_rows(), options_.max_num_batched_tokens) /
       options_.num_layers;
-  const double rows = std::max(1, sequence.prompt_len - sequence.first_row);
+  const double rows = std::max(1, sequence.prefill_rows() - sequence.first_row);
   const double layers_left =
       options_.num_layers - sequence.unit_layer - (sequence.unit_row - sequence.first_row) / rows;
   return layer * layers_left;
@@ -45,7 +45,9 @@ ScheduleKey Scheduler::key_of(const Sequence& sequence, Clock::time_point now) {
   ScheduleKey key{0.0, num_arrived_++};
   if (options_.policy == SchedulingPolicy::kPriority) key.value = request.priority;
   if (options_.policy == SchedulingPolicy::kShortest) {
-    const int64_t tokens = std::max(0, request.max_tokens - 1);
+    const int64_t fed_steps =
+        (sequence.prompt_len - sequence.prefill_len + sequence.feed_rows - 1) / sequence.feed_rows;
+    const int64_t tokens = fed_steps + std::max(0, request.max_tokens - 1);
     const double answer =
         static_cast<double>(tokens) * cost_.step_seconds(1, sequence.prompt_len + tokens / 2);
     key.value = seconds_between(start_, now) + remaining_seconds(sequence) + answer;
@@ -96,17 +98,29 @@ void Scheduler::admit(std::vector<Sequence*>& admitted) {
 void Scheduler::plan_step(StepBatch& batch) {
   batch.clear();
   int64_t entries = 0;
+  int32_t num_fed = 0;
   for (const auto& sequence : running_) {
+    if (sequence->phase == SequencePhase::kFeed) ++num_fed;
     if (sequence->phase != SequencePhase::kDecode) continue;
     batch.decodes.push_back({sequence.get(), 1});
     entries += decode_entries(*sequence);
   }
   auto rows = static_cast<int32_t>(batch.decodes.size());
+  for (size_t i = 0; i < running_.size() && num_fed > 0; ++i) {
+    Sequence& sequence = *running_[i];
+    if (sequence.phase != SequencePhase::kFeed) continue;
+    // A row each is always there: max_num_batched_tokens > max_num_seqs.
+    const int32_t count = std::min({sequence.feed_rows, sequence.prompt_len - sequence.position,
+                                    options_.max_num_batched_tokens - rows - --num_fed});
+    batch.decodes.push_back({&sequence, count});
+    entries += count * decode_entries(sequence);
+    rows += count;
+  }
   others_decode_ = rows > 0;
   has_unit_ = false;
   seconds_left_ = kPromptShare * cost_.step_seconds(rows, entries);
   for (Sequence* sequence : prompts_) {
-    const int32_t prompt_rows = sequence->prompt_len - sequence->first_row;
+    const int32_t prompt_rows = sequence->prefill_rows() - sequence->first_row;
     if (sequence->in_units || prompt_rows > short_prompt_rows() ||
         rows + prompt_rows > options_.max_num_batched_tokens)
       continue;
@@ -122,7 +136,7 @@ void Scheduler::start_waiting_prefills() {
   bool may_use_open = true;
   for (Sequence* sequence : prompts_) {
     if (sequence->in_units) continue;
-    const bool is_short = sequence->prompt_len - sequence->first_row <= short_prompt_rows();
+    const bool is_short = sequence->prefill_rows() - sequence->first_row <= short_prompt_rows();
     // A short prompt joins the next step where nothing decodes.
     if (is_short && !others_decode_) continue;
     if (host_.can_start_prefill(*sequence, may_use_open)) {
@@ -159,26 +173,35 @@ PrefillUnit Scheduler::plan_unit() {
   int32_t rows = options_.max_num_batched_tokens;
   if (others_decode_) {
     rows = cost_.unit_rows(sequence->unit_row, rows, seconds_left_);
-    rows = std::min(rows, sequence->prompt_len - sequence->unit_row);
+    rows = std::min(rows, sequence->prefill_rows() - sequence->unit_row);
     const double seconds = cost_.unit_seconds(sequence->unit_row, rows);
     if (has_unit_ && seconds > seconds_left_) return {};
     seconds_left_ -= seconds;
   }
   has_unit_ = true;
   return {sequence, sequence->unit_layer, sequence->unit_row,
-          std::min(rows, sequence->prompt_len - sequence->unit_row)};
+          std::min(rows, sequence->prefill_rows() - sequence->unit_row)};
 }
 
 bool Scheduler::finish_unit(const PrefillUnit& unit) {
   Sequence& sequence = *unit.sequence;
   sequence.unit_row = unit.row_begin + unit.num_rows;
-  if (sequence.unit_row < sequence.prompt_len) return false;
+  if (sequence.unit_row < sequence.prefill_rows()) return false;
   sequence.unit_row = sequence.first_row;
   return ++sequence.unit_layer == options_.num_layers;
 }
 
+void Scheduler::start_feed(Sequence& sequence) {
+  sequence.phase = SequencePhase::kFeed;
+  end_prefill(sequence);
+}
+
 void Scheduler::start_decode(Sequence& sequence) {
+  if (sequence.phase == SequencePhase::kPrefill) end_prefill(sequence);
   sequence.phase = SequencePhase::kDecode;
+}
+
+void Scheduler::end_prefill(Sequence& sequence) {
   if (!sequence.leader) std::erase(prompts_, &sequence);
   sequence.leader = nullptr;
   sequence.followers.clear();

@@ -51,13 +51,16 @@ class Scheduler {
   void enqueue(Choices choices, Clock::time_point now);
   // Moves requests from the queue to prefill while the host has room; `admitted` gets their sequences.
   void admit(std::vector<Sequence*>& admitted);
-  // The next step: all decode rows, and short prompts behind them as far as rows and time allow. May be empty.
+  // The next step: all decode rows, rows of prompts that are fed, and short prompts behind them as far as rows and time
+  // allow. May be empty.
   void plan_step(StepBatch& batch);
   // The next unit of a long prompt within this turn; sequence null: none. While others decode, the units of a turn together
   // take about as long as its step.
   PrefillUnit plan_unit();
   // A unit was executed: moves the prompt's cursor; true when its last layer is done.
   bool finish_unit(const PrefillUnit& unit);
+  // Prefill is done, but not the whole prompt (compress_at).
+  void start_feed(Sequence& sequence);
   // A sequence drew its first token.
   void start_decode(Sequence& sequence);
   // A sequence ended: gives its memory back and takes it out. The sequence is returned for its last records.
@@ -84,6 +87,8 @@ class Scheduler {
   double remaining_seconds(const Sequence& sequence) const;
   void start_waiting_prefills();
   Sequence* next_in_work() const;
+  // Its part of the group's prefill is done.
+  void end_prefill(Sequence& sequence);
   void leave_group(Sequence& sequence);
 
   SchedulerOptions options_;

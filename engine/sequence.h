@@ -1,7 +1,7 @@
 // One choice of one request while the engine works on it. Plain numbers: what a backend needs for it (pages,
 // scratch, penalty counts) hangs on `memory`, which only the executor looks into. Engine thread only.
-//   queued -> (admit) -> prefill -> decode -> finished;  a cancel or an error leads from each state to
-//   finished
+//   queued -> (admit) -> prefill -> (compress_at) feed -> decode -> finished;  a cancel or an error leads from each state
+//   to finished
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 namespace restkv {
 
-enum class SequencePhase : uint8_t { kQueued, kPrefill, kDecode, kFinished };
+enum class SequencePhase : uint8_t { kQueued, kPrefill, kFeed, kDecode, kFinished };
 
 // Who comes first: the smaller value, then who arrived first.
 struct ScheduleKey {
@@ -34,6 +34,11 @@ struct Sequence {
   SequencePhase phase = SequencePhase::kQueued;
   std::vector<int32_t> tokens;  // prompt, then the answer; capacity for all of it
   int32_t prompt_len = 0;
+  // Decided when it is queued (Executor::prepare). [0, prefill_len) prefill | [prefill_len, prompt_len) fed through the
+  // decode path, at most feed_rows in a step.
+  int32_t prefill_len = 0;
+  int32_t probe_len = 0;  // rows behind the prefill that only give queries
+  int32_t feed_rows = 1;
   int32_t position = 0;    // tokens whose K and V are in the cache; drives RoPE, never a count of entries
   int32_t first_row = 0;   // prompt rows before it come from the prefix cache
   bool in_units = false;   // the prompt runs in units and holds scratch
@@ -50,6 +55,7 @@ struct Sequence {
   std::unique_ptr<SequenceMemory, SequenceMemoryDeleter> memory;  // from admission to the end
 
   const Request& request() const { return handle->request; }
+  int32_t prefill_rows() const { return prefill_len + probe_len; }
   int32_t num_generated() const { return static_cast<int32_t>(tokens.size()) - prompt_len; }
   // Entries the cache must have room for: the last token of the answer is never fed back.
   int32_t max_entries() const { return prompt_len + std::max(0, request().max_tokens - 1); }

@@ -20,7 +20,9 @@ struct SequenceMemory {
   PolicyRecipe recipe;         // of layers that score
   PolicyRecipe window_recipe;  // of windowed layers that hold their whole window: rows outside it go first
   CacheReservation reservation;
-  int32_t pin_stride = 0;  // pinned rows a head may have
+  int32_t prefill_len = 0;     // prompt tokens that prefill compresses
+  std::vector<int32_t> probe;  // token ids behind them
+  int32_t pin_stride = 0;      // pinned rows a head may have
 
   // From admission on.
   bool is_admitted = false;
@@ -29,6 +31,11 @@ struct SequenceMemory {
       was_cut;  // [L*K] a later cut leaves C_lh - stride, the first one the layer's stagger more
   std::vector<int32_t> pins, num_pins;  // [L, K, pin_stride] positions ascending, [L, K]
   std::vector<int32_t> summed_until;    // [L] h2o: queries at positions before are in the sums
+  // Every token appends one row to every head; only a cut changes what follows from the number of tokens.
+  int64_t num_gone = 0;                // rows that left, over all heads
+  std::vector<int32_t> full_at;        // [L] tokens with which a head of the layer is full; INT32_MAX: never
+  std::vector<int32_t> layer_longest;  // [L] longest head's kv_len minus the tokens
+  int32_t longest = 0;                 // of all layers
   CacheCounters counters;
 
   std::vector<uint64_t> prompt_tokens;        // [ceil(V/64)] bitmap; empty without penalties

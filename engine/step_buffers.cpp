@@ -27,7 +27,7 @@ StepBuffers StepBuffers::make(Arena& arena, const ModelConfig& config, const Eng
   buffers.k = arena.tensor(options.cache_dtype, rows, kv_cols);
   buffers.v = arena.tensor(options.cache_dtype, rows, kv_cols);
   for (Tensor& tail : buffers.tails)
-    tail = arena.tensor(DType::kF32, std::min<int64_t>(Evictor::kMaxWindow, max_model_len),
+    tail = arena.tensor(DType::kF32, std::min<int64_t>(Evictor::kMaxWindow, max_model_len) + kMaxProbeTokens,
                         config.num_heads * config.head_dim);
   for (Tensor& sums : buffers.sums) sums = arena.tensor(DType::kF32, config.num_kv_heads, max_model_len);
   buffers.cuts = arena.tensor(DType::kU8, 1, Evictor::workspace_bytes(config, max_model_len));

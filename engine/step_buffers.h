@@ -20,9 +20,10 @@ int64_t logit_rows(const EngineOptions& options);
 
 // The buffers of a step beside the transformer's own. R = max_num_batched_tokens.
 struct StepBuffers {
-  Tensor residual;                            // [R, M]
-  Tensor k, v;                                // [R, K*D] of a step's prompts, in the cache's type
-  std::array<Tensor, kMaxPrefills> tails;     // [W, H*D] last queries, by the slot of a long prompt in work
+  Tensor residual;  // [R, M]
+  Tensor k, v;      // [R, K*D] of a step's prompt rows, in the cache's type
+  std::array<Tensor, kMaxPrefills>
+      tails;  // [W + probe, H*D] last queries, by the slot of a long prompt in work
   std::array<Tensor, kMaxPrefills + 1> sums;  // [K, max_model_len] h2o's sums; the last one is the steps'
   Tensor cuts;                                // [1, bytes] u8 workspace of the evictor
 

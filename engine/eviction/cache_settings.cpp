@@ -248,8 +248,10 @@ Result<CacheSettings> resolve_cache_settings(const CacheRequest& request, const 
   if (s.policy == PolicyKind::kRestkv && s.preset == Preset::kDefault && s.compress_at) {
     s.probe.kind = ProbeSpec::Kind::kFacts;
   }
-  if (request.probe && s.policy == PolicyKind::kRestkv) s.probe = *request.probe;
-  if (s.policy != PolicyKind::kRestkv) s.probe = {};
+  if (request.probe && s.policy == PolicyKind::kRestkv) {
+    s.probe = *request.probe;
+    s.is_probe_default = false;
+  }
   if (!read.status().ok()) return read.status();
 
   if (s.decode == DecodeMode::kGrow && !limits.allow_grow) {
@@ -282,9 +284,10 @@ Result<CacheSettings> resolve_cache_settings(const CacheRequest& request, const 
     return bad_field("stride", "is " + std::to_string(*s.stride) + ", h2o takes at most the window of " +
                                    std::to_string(s.window));
   }
-  if (s.probe.kind == ProbeSpec::Kind::kTokens && (s.probe.tokens.empty() || s.probe.tokens.size() > 256)) {
-    return bad_field("probe",
-                     "has " + std::to_string(s.probe.tokens.size()) + " tokens, must be between 1 and 256");
+  if (s.probe.kind == ProbeSpec::Kind::kTokens &&
+      (s.probe.tokens.empty() || s.probe.tokens.size() > kMaxProbeTokens)) {
+    return bad_field("probe", "has " + std::to_string(s.probe.tokens.size()) +
+                                  " tokens, must be between 1 and " + std::to_string(kMaxProbeTokens));
   }
   if (s.probe.kind == ProbeSpec::Kind::kText && (s.probe.text.empty() || s.probe.text.size() > 4096)) {
     return bad_field("probe",
@@ -336,6 +339,15 @@ int32_t smallest_budget(const CacheSettings& settings) {
   int64_t low = 1;
   while (low < enough && !is_legal(settings, static_cast<int32_t>(low))) ++low;
   return static_cast<int32_t>(low);
+}
+
+int64_t prefill_tokens(const CacheSettings& settings, int64_t prompt_len) {
+  return std::min<int64_t>(settings.compress_at.value_or(INT32_MAX), prompt_len);
+}
+
+ProbeSpec probe_for_prompt(const CacheSettings& settings, int64_t prompt_len) {
+  if (settings.is_probe_default && prefill_tokens(settings, prompt_len) == prompt_len) return {};
+  return settings.probe;
 }
 
 int32_t budget_for_prompt(const CacheSettings& settings, int64_t prompt_len) {

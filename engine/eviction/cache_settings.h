@@ -37,8 +37,9 @@ struct ProbeSpec {
   enum class Kind : uint8_t { kNone, kFacts, kSummary, kText, kTokens };
   Kind kind = Kind::kNone;
   std::string text;             // kText
-  std::vector<int32_t> tokens;  // kTokens
+  std::vector<int32_t> tokens;  // kTokens; of the others once somebody with a tokenizer has filled them in
 };
+inline constexpr int32_t kMaxProbeTokens = 256;
 // The text of kFacts, kSummary or kText; empty for the others.
 std::string_view probe_text(const ProbeSpec& probe);
 
@@ -81,8 +82,9 @@ struct CacheSettings {
   std::optional<int32_t> kernel;  // empty: by pool and C
   float tau = 1.0f;
   bool normalize = false;
-  ProbeSpec probe;
-  std::optional<int32_t> pin;  // rows a head that pooling brought in; empty: C/4 where C >= 256 and pooled
+  ProbeSpec probe;               // what a prompt gets of it: probe_for_prompt
+  bool is_probe_default = true;  // not asked for: only where compress_at has an effect
+  std::optional<int32_t> pin;    // rows a head that pooling brought in; empty: C/4 where C >= 256 and pooled
   int32_t pin_head = 0, pin_tail = 0;  // rows of the prompt's beginning and end
   int32_t scale = 2000;
   float alpha = 0.3f;
@@ -107,6 +109,10 @@ int32_t stride_of(const CacheSettings& settings, int32_t budget);
 int32_t pin_rows(const CacheSettings& settings, int32_t budget);
 // The smallest C with protected + stride <= C (decode: grow: protected + 1).
 int32_t smallest_budget(const CacheSettings& settings);
+// Tokens of a prompt that go through prefill: compress_at, where it is less than the prompt.
+int64_t prefill_tokens(const CacheSettings& settings, int64_t prompt_len);
+// The probe behind a prompt of that length.
+ProbeSpec probe_for_prompt(const CacheSettings& settings, int64_t prompt_len);
 // C of a prompt: the budget, or the fraction of the prompt.
 int32_t budget_for_prompt(const CacheSettings& settings, int64_t prompt_len);
 

@@ -35,6 +35,7 @@ struct PolicyRecipe {
   int32_t scale = 2000;
   bool uses_projection = false;  // R_g of the output projection
   bool needs_drift = false;      // observe's mean_index with C - W rows
+  bool takes_probe = false;
 
   bool needs_queries() const { return queries != QueryNeed::kNone; }
   bool needs_sums() const { return queries == QueryNeed::kAll; }

@@ -30,6 +30,7 @@ PolicyRecipe restkv_recipe(const CacheSettings& settings, int32_t budget) {
   recipe.recent = settings.window;
   recipe.uses_projection = settings.output_projection;
   recipe.scale = settings.scale;
+  recipe.takes_probe = true;
   recipe.kernel = settings.kernel.value_or(5);
   switch (settings.pool) {
     case PoolMode::kNone: recipe.pool = PoolKind::kNone; break;

@@ -83,18 +83,34 @@ void Transformer::project(int64_t layer, const LayerRows& rows) {
                            .cache = rows.cache});
 }
 
+AttentionShape Transformer::attention_shape(int64_t layer) const {
+  const ModelConfig& c = model_.config;
+  return {.num_heads = static_cast<int32_t>(c.num_heads),
+          .num_kv_heads = static_cast<int32_t>(c.num_kv_heads),
+          .head_dim = static_cast<int32_t>(c.head_dim),
+          .scale = static_cast<float>(c.attention_scale),
+          .softcap = static_cast<float>(c.attention_softcap),
+          .window = c.layers[static_cast<size_t>(layer)].window};
+}
+
+void Transformer::attend_pages(int64_t layer, std::span<const int32_t> positions,
+                               std::span<const DecodeSegment> segments, const PagedCacheView& cache) {
+  const auto count = static_cast<int64_t>(positions.size());
+  backend_.decode_attention({.shape = attention_shape(layer),
+                             .q = first_rows(q_, count),
+                             .positions = positions,
+                             .segments = segments,
+                             .cache = cache,
+                             .out = first_rows(attended_, count)});
+}
+
 void Transformer::attend(int64_t layer, const LayerRows& rows) {
   const ModelConfig& c = model_.config;
   const LayerWeights& w = model_.weights.layers[static_cast<size_t>(layer)];
   const int64_t count = rows.residual.rows;
   const auto eps = static_cast<float>(c.norm_eps);
   const auto offset = static_cast<float>(c.norm_offset);
-  const AttentionShape shape = {.num_heads = static_cast<int32_t>(c.num_heads),
-                                .num_kv_heads = static_cast<int32_t>(c.num_kv_heads),
-                                .head_dim = static_cast<int32_t>(c.head_dim),
-                                .scale = static_cast<float>(c.attention_scale),
-                                .softcap = static_cast<float>(c.attention_softcap),
-                                .window = c.layers[static_cast<size_t>(layer)].window};
+  const AttentionShape shape = attention_shape(layer);
   const Tensor q = first_rows(q_, count), attended = first_rows(attended_, count);
   const Tensor hidden = first_rows(hidden_, count), delta = first_rows(delta_, count);
   const Tensor gate = first_rows(gate_, count), up = first_rows(up_, count);
@@ -108,14 +124,7 @@ void Transformer::attend(int64_t layer, const LayerRows& rows) {
                                 .out = attended,
                                 .lse = {}});
   }
-  if (!rows.decodes.empty()) {
-    backend_.decode_attention({.shape = shape,
-                               .q = q,
-                               .positions = rows.positions,
-                               .segments = rows.decodes,
-                               .cache = rows.cache,
-                               .out = attended});
-  }
+  if (!rows.decodes.empty()) attend_pages(layer, rows.positions, rows.decodes, rows.cache);
   const bool post_norms = c.norms == NormPlacement::kPreAndPost;
   const MatmulOutput o = {w.o, w.o_bias, delta};
   backend_.matmul({.x = attended, .outputs = {&o, 1}});

@@ -41,6 +41,9 @@ class Transformer {
     after_store();
     attend(layer, rows);
   }
+  // Attention of rows of the layer in work over their pages, from `after_store`: for rows that need more than one call.
+  void attend_pages(int64_t layer, std::span<const int32_t> positions,
+                    std::span<const DecodeSegment> segments, const PagedCacheView& cache);
   // Rotated queries [count, H*D] of rows [begin, begin + count) of the last run_layer.
   ConstTensor queries(int64_t begin, int64_t count) const { return q_.row_range(begin, count); }
   // Logits [n, V] of the given rows of `residual`; n <= max_logit_rows. Valid until the next call.
@@ -53,6 +56,7 @@ class Transformer {
  private:
   void project(int64_t layer, const LayerRows& rows);
   void attend(int64_t layer, const LayerRows& rows);
+  AttentionShape attention_shape(int64_t layer) const;
   Tensor first_rows(const Tensor& buffer, int64_t count) const { return buffer.row_range(0, count); }
 
   const Model& model_;

@@ -54,7 +54,7 @@ std::unique_ptr<Sequence> sequence(int32_t prompt_len, int32_t max_tokens, int32
   request.priority = priority;
   auto s = std::make_unique<Sequence>();
   s->tokens = request.prompt;
-  s->prompt_len = prompt_len;
+  s->prompt_len = s->prefill_len = prompt_len;
   s->handle = std::make_shared<RequestHandle>(std::move(request), nullptr);
   return s;
 }

@@ -44,6 +44,7 @@ CacheRequest cache_request(const nlohmann::json& c) {
   read(c, "alpha", r.alpha);
   read(c, "normalize", r.normalize);
   read(c, "output_projection", r.output_projection);
+  if (c.contains("probe") && c["probe"] == "none") r.probe = ProbeSpec{};
   if (c.contains("probe") && c["probe"].is_array()) {
     r.probe = ProbeSpec{
         .kind = ProbeSpec::Kind::kTokens, .text = {}, .tokens = c["probe"].get<std::vector<int32_t>>()};
