@@ -111,15 +111,7 @@ Status LocalEngine::submit(const std::shared_ptr<RequestHandle>& handle) {
     if (is_broken_) return {StatusCode::kUnavailable, "the engine failed; see the log"};
     if (is_draining_ || is_stopping_) return {StatusCode::kUnavailable, "the server is shutting down"};
     const auto tokens = static_cast<int64_t>(choices * request.prompt.size());
-    const bool queue_is_empty = stats_.waiting == 0;
-    // A request whose choices alone are more than the queue takes may wait in an empty one.
-    if ((stats_.waiting + request.num_choices > options_.max_queue_requests ||
-         stats_.waiting_tokens + tokens > options_.max_queue_tokens) &&
-        !queue_is_empty) {
-      return Status(StatusCode::kResourceExhausted,
-                    "the queue is full (" + std::to_string(stats_.waiting) + " waiting); try again later")
-          .with_reason("queue_full");
-    }
+    if (Status s = core_.check_queue(request, stats_.waiting, stats_.waiting_tokens); !s.ok()) return s;
     const int32_t limit =
         request.max_owner_requests > 0 ? request.max_owner_requests : options_.max_owner_requests;
     int32_t& num_of_owner = num_by_owner_[request.owner];

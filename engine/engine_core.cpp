@@ -223,7 +223,27 @@ Status EngineCore::check(const Request& request) const {
         .with_param("cache.budget")
         .with_reason("context_length_exceeded");
   }
+  // All choices are admitted together.
+  const int64_t largest = std::min<int64_t>(options_.max_num_seqs, plan_.pages / pages);
+  if (request.num_choices > largest) {
+    return invalid_argument("n is " + std::to_string(request.num_choices) + ", and " +
+                            std::to_string(largest) + (largest == 1 ? " choice" : " choices") +
+                            " of this length fit at once; lower n, max_tokens or cache.budget")
+        .with_param("n")
+        .with_reason("invalid_value");
+  }
   return {};
+}
+
+Status EngineCore::check_queue(const Request& request, int64_t waiting, int64_t waiting_tokens) const {
+  const auto tokens = static_cast<int64_t>(request.prompt.size()) * request.num_choices;
+  // A request that alone is more than the queue takes may wait in an empty one.
+  if (waiting == 0 || (waiting + request.num_choices <= options_.max_queue_requests &&
+                       waiting_tokens + tokens <= options_.max_queue_tokens))
+    return {};
+  return Status(StatusCode::kResourceExhausted,
+                "the queue is full (" + std::to_string(waiting) + " waiting); try again later")
+      .with_reason("queue_full");
 }
 
 void EngineCore::deliver(const StepResult& result) {

@@ -30,6 +30,8 @@ class EngineCore {
   void fit_costs();
   // What can never run: INVALID_ARGUMENT. Any thread; reads nothing that changes.
   Status check(const Request& request) const;
+  // What has to come again later: RESOURCE_EXHAUSTED, with so many sequences and prompt tokens waiting. Any thread.
+  Status check_queue(const Request& request, int64_t waiting, int64_t waiting_tokens) const;
   // A checked request joins the queue.
   void accept(const std::shared_ptr<RequestHandle>& handle);
   // One turn. `finished` gets the requests whose last choice ended.
