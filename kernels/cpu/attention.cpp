@@ -26,6 +26,8 @@ namespace restkv::cpu::HWY_NAMESPACE {
 
 inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 inline constexpr int kGroup = 3;  // queries side by side
+// With more queries than these the tile is read often enough from the first-level cache to hide its first reading.
+inline constexpr int64_t kMaxPrefetchQueries = 16;
 
 struct State {  // of one query; dim = D rounded up to whole vectors
   float span_max, span_sum;
@@ -45,23 +47,40 @@ struct Tile {
   const float* v[kAttentionTile];
 };
 
+struct EntryRows {
+  const std::byte* k;
+  const std::byte* v;
+};
+
+HWY_INLINE EntryRows rows_of(const AttentionEntries& entries, int64_t entry, int64_t row_bytes) {
+  if (entry >= entries.prefix_len) {
+    const int64_t row = entry - entries.prefix_len;
+    return {entries.k + row * entries.k_row_bytes, entries.v + row * entries.v_row_bytes};
+  }
+  const int32_t page = entries.pages[entry / entries.cache.slots];
+  const int64_t offset = entry % entries.cache.slots * row_bytes;
+  return {entries.cache.keys(page) + offset, entries.cache.values(page) + offset};
+}
+
+// A decode step reads each entry once, from memory, in pages too short for the hardware to see a stream: the next tile's
+// rows are asked for into the second-level cache.
+void prefetch_tile(const AttentionEntries& entries, int64_t head_dim, int64_t begin, int64_t end) {
+  const int64_t row_bytes = bytes_of(entries.dtype, head_dim);
+  for (int64_t entry = begin; entry < end; ++entry) {
+    const EntryRows rows = rows_of(entries, entry, row_bytes);
+    for (int64_t i = 0; i < row_bytes; i += 64) {
+      __builtin_prefetch(rows.k + i, 0, 2);
+      __builtin_prefetch(rows.v + i, 0, 2);
+    }
+  }
+}
+
 // Points the tile at rows of f32, through a padded copy where the rows are not whole vectors of f32.
 void gather_tile(const AttentionEntries& entries, int64_t head_dim, int64_t dim, float* copies, Tile& tile) {
-  const int64_t slots = entries.cache.slots;
   const int64_t row_bytes = bytes_of(entries.dtype, head_dim);
   const bool copy = entries.dtype != DType::kF32 || dim != head_dim;
   for (int64_t j = tile.begin; j < tile.end; ++j) {
-    const int64_t entry = tile.first + j;
-    const std::byte* k;
-    const std::byte* v;
-    if (entry < entries.prefix_len) {
-      const int32_t page = entries.pages[entry / slots];
-      k = entries.cache.keys(page) + entry % slots * row_bytes;
-      v = entries.cache.values(page) + entry % slots * row_bytes;
-    } else {
-      k = entries.k + (entry - entries.prefix_len) * entries.k_row_bytes;
-      v = entries.v + (entry - entries.prefix_len) * entries.v_row_bytes;
-    }
+    const auto [k, v] = rows_of(entries, tile.first + j, row_bytes);
     if (copy) {
       float* k_copy = copies + 2 * j * dim;
       float* v_copy = k_copy + dim;
@@ -200,6 +219,10 @@ void attend_tile(const AttentionShape& shape, const AttentionEntries& entries, S
   if (tile.begin >= tile.end)
     return;  // every query left has an empty range: all its entries are out of sight
   gather_tile(entries, shape.head_dim, dim, copies, tile);
+  const int64_t reach = states[num_queries - 1].end;
+  if (num_queries <= kMaxPrefetchQueries && last < reach) {
+    prefetch_tile(entries, shape.head_dim, last, std::min(last + kAttentionTile, reach));
+  }
   for (int64_t i = 0; i < num_queries; i += kGroup) {
     switch (std::min<int64_t>(kGroup, num_queries - i)) {
       case 1: score_group<1>(states + i, tile, dim); break;

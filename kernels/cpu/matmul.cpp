@@ -108,10 +108,18 @@ HWY_INLINE void decode_tile(const float* const* xs, const uint8_t* const* ws, in
 #pragma GCC unroll 8
     for (int line = 0; line < NW * Block::kBytes; line += 64) __builtin_prefetch(ahead + line);
     ahead += NW * Block::kBytes;
+    [[maybe_unused]] alignas(32) float scales[8];  // [NW, kScales]
+    if constexpr (requires { Block::kScales; }) {
+      Block::template convert_scales<NW>(ws, b * Block::kBytes, scales);
+    }
 #pragma GCC unroll 8
     for (int j = 0; j < NW; ++j) {
       V w[kVectors];
-      Block::decode(ws[j] + b * Block::kBytes, w);
+      if constexpr (requires { Block::kScales; }) {
+        Block::decode(ws[j] + b * Block::kBytes, scales + j * Block::kScales, w);
+      } else {
+        Block::decode(ws[j] + b * Block::kBytes, w);
+      }
 #pragma GCC unroll 8
       for (int n = 0; n < kVectors; ++n) {
 #pragma GCC unroll 8
