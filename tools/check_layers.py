@@ -30,11 +30,12 @@ LAYERS: dict[str, set[str]] = {
     "engine/eviction": BASE | {"kernels", "engine/model", "engine/cache"},
     "engine": BASE | {"kernels", "engine/model", "engine/cache", "engine/eviction"},
     "server/config": BASE | ENGINE,
+    "server/hub": BASE | ENGINE | {"server/config"},
     "server/chat": BASE | ENGINE | {"server/config"},
     "server/openai": BASE | ENGINE | {"server/config", "server/chat"},
     "server/http": BASE | ENGINE | {"server/config", "server/chat", "server/openai"},
-    "server/cli": BASE | ENGINE | {"server/config", "server/chat", "server/openai", "server/http"},
-    "server": BASE | ENGINE | {"server/config", "server/chat", "server/openai", "server/http", "server/cli"},
+    "server/cli": BASE | ENGINE | {"server/config", "server/hub", "server/chat", "server/openai", "server/http"},
+    "server": BASE | ENGINE | {"server/config", "server/hub", "server/chat", "server/openai", "server/http", "server/cli"},
 }
 
 # The only kernel headers that server code may name: errors and checks, and the sampling settings that are part of a
@@ -66,7 +67,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "prometheus/": ("server",),
     "google/protobuf": ("server",),
     "grpc": ("server",),
-    "curl/": ("server",),
+    "curl/": ("server/hub",),
     "openssl/": ("server",),
     "gtest/": (),
     "gmock/": (),

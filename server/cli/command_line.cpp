@@ -156,7 +156,7 @@ CommandLine parse_command_line(std::span<const std::string> arguments, const Env
       line.errors.push_back(status.message());
   }
   if (line.errors.empty() && line.verb->takes_model && loaded.settings.model.path.empty()) {
-    line.errors.push_back("MODEL is missing: a folder, a .gguf file or demo (restkv " +
+    line.errors.push_back("MODEL is missing: a folder, a .gguf file, ORG/REPO[:QUANT] or demo (restkv " +
                           std::string(line.verb->name) + " " + std::string(line.verb->synopsis) + ")");
   }
   return line;

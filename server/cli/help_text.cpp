@@ -58,7 +58,8 @@ std::string help_of_program() {
     text += line + std::string(verb.summary) + "\n";
   }
   return text +
-         "\nMODEL is a folder with config.json, a .gguf file, or demo.\n"
+         "\nMODEL is a folder with config.json, a .gguf file, ORG/REPO[:QUANT] of the Hugging Face hub, or "
+         "demo.\n"
          "restkv help COMMAND shows its flags.\n";
 }
 

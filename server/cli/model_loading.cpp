@@ -10,7 +10,7 @@
 namespace restkv {
 
 Result<std::shared_ptr<const Model>> load_model_of(const Settings& settings) {
-  const Result<std::string> path = resolve_model(settings.model.path);
+  const Result<std::string> path = resolve_model(settings.model);
   if (!path.ok()) return path.status();
   ProgressBar bar("loading weights");
   return load_model(*path, [&](int64_t done, int64_t total) { bar.update(done, total); });

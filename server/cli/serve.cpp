@@ -15,6 +15,7 @@
 #include "server/config/logging.h"
 #include "server/config/quantity.h"
 #include "server/http/server.h"
+#include "server/hub/repo_name.h"
 
 namespace restkv {
 namespace {
@@ -40,10 +41,13 @@ std::optional<int> poll_signal() {
   return signal > 0 ? std::optional(signal) : std::nullopt;
 }
 
-// Clients see no path of this machine: the default id is `demo` or the last part of the path.
+// Clients see no path of this machine: the default id is `demo`, ORG/REPO as given, or the last part of the path.
 std::string served_name(const Settings& settings, const Model& model) {
   if (!settings.model.served_name.empty()) return settings.model.served_name;
   if (settings.model.path == "demo") return "demo";
+  std::error_code error;
+  const bool is_path = std::filesystem::exists(settings.model.path, error);
+  if (!is_path && parse_repo_name(settings.model.path).ok()) return settings.model.path;
   const std::filesystem::path path = std::filesystem::path(model.path).lexically_normal();
   if (path.extension() == ".gguf") return path.stem().string();
   return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();

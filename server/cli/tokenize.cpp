@@ -16,7 +16,7 @@ int run_tokenize(const Invocation& invocation) {
   if (!output.file.empty() && !invocation.arguments.empty()) {
     return fail("TEXT and --file are both given; one is enough", kExitUsage);
   }
-  const Result<std::string> path = resolve_model(invocation.settings().model.path);
+  const Result<std::string> path = resolve_model(invocation.settings().model);
   if (!path.ok()) return fail(path.status());
   const Result<std::shared_ptr<const Tokenizer>> tokenizer = load_tokenizer(*path);
   if (!tokenizer.ok()) return fail(tokenizer.status());

@@ -55,6 +55,32 @@ constexpr VerbInfo kVerbs[] = {
      .min_arguments = 1,
      .max_arguments = 1,
      .run = run_bench},
+    {.name = "pull",
+     .bit = kPull,
+     .synopsis = "ORG/REPO[:QUANT]",
+     .summary = "Download a model of the Hugging Face hub, or what is missing of it",
+     .notes = "Prints where it is. The cache is shared with Hugging Face's tools; a download that was cut "
+              "goes on where it "
+              "ended.\n"
+              "Without :QUANT: the safetensors files, or else the GGUF file of the first type there is of "
+              "Q4_K_M, Q4_K_S, "
+              "Q4_0, Q4_1,\nQ5_K_M, Q5_K_S, Q6_K, Q8_0, BF16, F16, F32. QUANT may be the name of a .gguf "
+              "file, too.\n"
+              "Environment: HF_TOKEN, HF_TOKEN_PATH, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT, "
+              "HF_HUB_DOWNLOAD_TIMEOUT.",
+     .min_arguments = 1,
+     .max_arguments = 1,
+     .run = run_pull},
+    {.name = "ls", .bit = kList, .summary = "List the models that are on this machine", .run = run_ls},
+    {.name = "rm",
+     .bit = kRemove,
+     .synopsis = "ORG/REPO[:QUANT]",
+     .summary = "Remove a model from the hub's cache",
+     .notes = "With --revision that snapshot alone, with :QUANT its GGUF file alone. A file that another "
+              "snapshot needs stays.",
+     .min_arguments = 1,
+     .max_arguments = 1,
+     .run = run_rm},
     {.name = "config",
      .bit = kConfig,
      .synopsis = "check [FILE...] | show | schema",

@@ -31,6 +31,9 @@ enum Verb : uint32_t {
   kInspect = 1u << 4,
   kBench = 1u << 5,
   kConfig = 1u << 6,
+  kPull = 1u << 7,
+  kList = 1u << 8,
+  kRemove = 1u << 9,
 };
 
 // How an enum field is read and set by the index of its name in Option::choices.

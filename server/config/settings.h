@@ -40,8 +40,10 @@ struct ServerSettings {
 };
 
 struct ModelSettings {
-  std::string path;         // a folder, a .gguf or "demo"
-  std::string served_name;  // the id clients see; empty: the name of the file or folder
+  std::string path;          // a folder, a .gguf, "demo", or org/repo[:quant] of the hub
+  std::string revision;      // of a repository: branch, tag or commit; empty: main
+  std::string download_dir;  // the hub's cache; empty: by HF_HUB_CACHE and HF_HOME
+  std::string served_name;   // the id clients see; empty: the name of the file or folder
 };
 
 // What a request's `cache` object leaves open, and its ceilings.
@@ -88,6 +90,11 @@ struct BenchSettings {
   std::string prompt_file;  // empty: the built-in text, repeated
 };
 
+struct HubOptions {
+  int32_t max_workers = 4;  // files that are downloaded at the same time
+  bool yes = false;         // of `rm`: do not ask
+};
+
 struct OutputSettings {
   bool json = false;
   std::string file;             // input text of `tokenize`
@@ -104,6 +111,7 @@ struct Settings {
   LoggingSettings logging;
   CompleteSettings complete;
   BenchSettings bench;
+  HubOptions hub;
   OutputSettings output;
 };
 

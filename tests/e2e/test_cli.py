@@ -19,7 +19,7 @@ from conftest import ROOT, SHARED, BINARY, clean_environment, run_restkv
 
 pytestmark = pytest.mark.usefixtures("binary")
 
-VERBS = ["serve", "complete", "tokenize", "logits", "inspect", "bench", "config", "version"]
+VERBS = ["serve", "complete", "tokenize", "logits", "inspect", "bench", "pull", "ls", "rm", "config", "version"]
 
 
 def expect_failure(done, code, *words):

@@ -1,0 +1,3 @@
+if(TARGET restkv_hub_names)
+  restkv_fuzz(hub_listing_fuzz SOURCES hub_listing_fuzz.cpp LIBS restkv_hub_names)
+endif()
