@@ -24,11 +24,12 @@ std::string fitted(std::string text, size_t width) {
 }
 
 std::string bar_of(int64_t done, int64_t total) {
-  const double share = total > 0 ? std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0) : 1.0;
+  const double share =
+      total > 0 ? std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0) : 1.0;
   const auto filled = static_cast<size_t>(share * kBarCells);
   char text[64];
-  std::snprintf(text, sizeof text, "[%s%s] %3d %%", std::string(filled, '#').c_str(), std::string(kBarCells - filled, '.').c_str(),
-                static_cast<int>(share * 100));
+  std::snprintf(text, sizeof text, "[%s%s] %3d %%", std::string(filled, '#').c_str(),
+                std::string(kBarCells - filled, '.').c_str(), static_cast<int>(share * 100));
   return text;
 }
 
@@ -36,8 +37,8 @@ std::string clock_text(double seconds) {
   const auto whole = static_cast<int64_t>(std::clamp(seconds, 0.0, 359'999.0));
   char text[32];
   if (whole >= 3600) {
-    std::snprintf(text, sizeof text, "%d:%02d:%02d", static_cast<int>(whole / 3600), static_cast<int>(whole / 60 % 60),
-                  static_cast<int>(whole % 60));
+    std::snprintf(text, sizeof text, "%d:%02d:%02d", static_cast<int>(whole / 3600),
+                  static_cast<int>(whole / 60 % 60), static_cast<int>(whole % 60));
   } else {
     std::snprintf(text, sizeof text, "%d:%02d", static_cast<int>(whole / 60), static_cast<int>(whole % 60));
   }
@@ -62,8 +63,8 @@ void DownloadView::on_plan(const RepoName& name, std::span<const RepoFile> files
     total_ += file.size;
   }
   start_ = shown_ = Clock::now();
-  print_line("pulling " + title_ + ": " + std::to_string(files.size()) + (files.size() == 1 ? " file, " : " files, ") +
-             rounded_size_text(total_));
+  print_line("pulling " + title_ + ": " + std::to_string(files.size()) +
+             (files.size() == 1 ? " file, " : " files, ") + rounded_size_text(total_));
 }
 
 void DownloadView::on_bytes(size_t index, int64_t done) {
@@ -100,9 +101,10 @@ std::string DownloadView::total_text() const {
 }
 
 void DownloadView::print_progress() {
-  std::fprintf(stderr, "pulling %s: %d %%, %s\n", title_.c_str(),
-               static_cast<int>(total_ > 0 ? 100.0 * static_cast<double>(done_) / static_cast<double>(total_) : 100.0),
-               total_text().c_str());
+  std::fprintf(
+      stderr, "pulling %s: %d %%, %s\n", title_.c_str(),
+      static_cast<int>(total_ > 0 ? 100.0 * static_cast<double>(done_) / static_cast<double>(total_) : 100.0),
+      total_text().c_str());
 }
 
 void DownloadView::print_line(const std::string& line) {
@@ -120,7 +122,8 @@ void DownloadView::draw_bars() {
   size_t num_bars = 0;
   for (const File& file : files_) {
     if (!file.is_started || file.is_finished || num_bars++ == kMaxBars) continue;
-    draw(fitted(file.name, kNameWidth) + " " + bar_of(file.done, file.size) + " of " + rounded_size_text(file.size));
+    draw(fitted(file.name, kNameWidth) + " " + bar_of(file.done, file.size) + " of " +
+         rounded_size_text(file.size));
   }
   draw(fitted("in all", kNameWidth) + " " + bar_of(done_, total_) + "  " + total_text());
 }

@@ -35,26 +35,31 @@ Row row_of(const CachedSnapshot& snapshot) {
   for (const std::string& file : snapshot.files) {
     if (file.ends_with(".gguf")) quants.push_back(quant_of_file(file).empty() ? file : quant_of_file(file));
   }
-  const bool has_weights = std::any_of(snapshot.files.begin(), snapshot.files.end(),
-                                       [](const std::string& file) { return file.ends_with(".safetensors"); });
+  const bool has_weights =
+      std::any_of(snapshot.files.begin(), snapshot.files.end(),
+                  [](const std::string& file) { return file.ends_with(".safetensors"); });
   Row row{.model = snapshot.name.full(), .path = snapshot.path.string(), .size = snapshot.size};
   row.kind = has_weights ? "safetensors" : quants.empty() ? "no weights" : joined(quants, ",");
-  row.revision = snapshot.commit.substr(0, 8) + (snapshot.refs.empty() ? "" : " (" + joined(snapshot.refs, ", ") + ")");
-  row.details = {{"repo", row.model},   {"commit", snapshot.commit}, {"refs", snapshot.refs}, {"size", snapshot.size},
-                 {"quants", quants},    {"files", snapshot.files},   {"path", row.path}};
+  row.revision =
+      snapshot.commit.substr(0, 8) + (snapshot.refs.empty() ? "" : " (" + joined(snapshot.refs, ", ") + ")");
+  row.details = {{"repo", row.model},     {"commit", snapshot.commit}, {"refs", snapshot.refs},
+                 {"size", snapshot.size}, {"quants", quants},          {"files", snapshot.files},
+                 {"path", row.path}};
   return row;
 }
 
 }  // namespace
 
 int run_ls(const Invocation& invocation) {
-  const Result<HubSettings> hub = read_hub_settings(process_environment(), invocation.settings().model.download_dir);
+  const Result<HubSettings> hub =
+      read_hub_settings(process_environment(), invocation.settings().model.download_dir);
   if (!hub.ok()) return fail(hub.status());
   std::vector<Row> rows;
   std::error_code error;
   if (const std::string demo = demo_model_path(); std::filesystem::is_regular_file(demo, error)) {
     const auto size = static_cast<int64_t>(std::filesystem::file_size(demo, error));
-    rows.push_back({"demo", quant_of_file(demo), "-", demo, {{"repo", "demo"}, {"size", size}, {"path", demo}}, size});
+    rows.push_back(
+        {"demo", quant_of_file(demo), "-", demo, {{"repo", "demo"}, {"size", size}, {"path", demo}}, size});
   }
   for (const CachedSnapshot& snapshot : HubCache(hub->cache).list()) rows.push_back(row_of(snapshot));
 
@@ -66,7 +71,8 @@ int run_ls(const Invocation& invocation) {
     return kExitOk;
   }
   if (rows.empty()) {
-    std::fprintf(stderr, "no models in %s; restkv pull ORG/REPO gets one\n", escape_text(hub->cache.string()).c_str());
+    std::fprintf(stderr, "no models in %s; restkv pull ORG/REPO gets one\n",
+                 escape_text(hub->cache.string()).c_str());
     return kExitOk;
   }
   size_t model_width = 5, kind_width = 4;
@@ -74,10 +80,12 @@ int run_ls(const Invocation& invocation) {
     model_width = std::max(model_width, row.model.size());
     kind_width = std::max(kind_width, std::min<size_t>(row.kind.size(), 40));
   }
-  std::printf("%-*s  %-*s  %10s  %s\n", static_cast<int>(model_width), "MODEL", static_cast<int>(kind_width), "TYPE", "SIZE", "REVISION");
+  std::printf("%-*s  %-*s  %10s  %s\n", static_cast<int>(model_width), "MODEL", static_cast<int>(kind_width),
+              "TYPE", "SIZE", "REVISION");
   for (const Row& row : rows) {
-    std::printf("%-*s  %-*s  %10s  %s\n", static_cast<int>(model_width), row.model.c_str(), static_cast<int>(kind_width),
-                escape_text(row.kind).c_str(), rounded_size_text(row.size).c_str(), escape_text(row.revision).c_str());
+    std::printf("%-*s  %-*s  %10s  %s\n", static_cast<int>(model_width), row.model.c_str(),
+                static_cast<int>(kind_width), escape_text(row.kind).c_str(),
+                rounded_size_text(row.size).c_str(), escape_text(row.revision).c_str());
   }
   return kExitOk;
 }

@@ -27,8 +27,8 @@ int run_pull(const Invocation& invocation) {
     const int code = fail(pulled.status());
     return InterruptGuard::is_interrupted() ? kExitInterrupted : code;
   }
-  std::fprintf(stderr, "%s is complete: %s, commit %.8s\n", name->text().c_str(), rounded_size_text(pulled->size).c_str(),
-               pulled->commit.c_str());
+  std::fprintf(stderr, "%s is complete: %s, commit %.8s\n", name->text().c_str(),
+               rounded_size_text(pulled->size).c_str(), pulled->commit.c_str());
   std::printf("%s\n", pulled->path.c_str());
   return kExitOk;
 }

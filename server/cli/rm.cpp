@@ -36,7 +36,8 @@ int run_rm(const Invocation& invocation) {
   const Result<CacheRemoval> removal = cache.plan_removal(*name, revision);
   if (!removal.ok()) return fail(removal.status());
 
-  const std::string what = name->text() + (revision.empty() ? "" : " at " + revision) + ", " + rounded_size_text(removal->size);
+  const std::string what =
+      name->text() + (revision.empty() ? "" : " at " + revision) + ", " + rounded_size_text(removal->size);
   if (!settings.hub.yes) {
     if (::isatty(STDIN_FILENO) != 1) return fail("nothing was removed (" + what + "): say --yes", kExitUsage);
     std::fprintf(stderr, "%s in %s\n", what.c_str(), escape_text(cache.repo_path(*name).string()).c_str());

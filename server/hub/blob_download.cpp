@@ -49,10 +49,12 @@ Status io_error(const std::string& what, const fs::path& path) {
 
 void pause(milliseconds duration, const StopFlag& is_stopped) {
   const auto end = std::chrono::steady_clock::now() + duration;
-  while (!is_stopped() && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(milliseconds(50));
+  while (!is_stopped() && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(milliseconds(50));
 }
 
-Status wait_for_lock(int lock, const std::string& file, const BlobEvents& events, const StopFlag& is_stopped) {
+Status wait_for_lock(int lock, const std::string& file, const BlobEvents& events,
+                     const StopFlag& is_stopped) {
   bool is_told = false;
   while (::flock(lock, LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK && errno != EINTR) return {};  // a file system without locks
@@ -66,9 +68,13 @@ Status wait_for_lock(int lock, const std::string& file, const BlobEvents& events
 
 class Download {
  public:
-  Download(HubClient& client, const BlobRequest& request, const BlobEvents& events, const StopFlag& is_stopped,
-           fs::path path, int descriptor)
-      : client_(client), request_(request), events_(events), is_stopped_(is_stopped), path_(std::move(path)),
+  Download(HubClient& client, const BlobRequest& request, const BlobEvents& events,
+           const StopFlag& is_stopped, fs::path path, int descriptor)
+      : client_(client),
+        request_(request),
+        events_(events),
+        is_stopped_(is_stopped),
+        path_(std::move(path)),
         descriptor_(descriptor) {}
 
   Status run(const HubSettings& settings) {
@@ -124,7 +130,8 @@ class Download {
     if (error || file().size - there <= static_cast<int64_t>(space.available)) return {};
     return Status(StatusCode::kFailedPrecondition,
                   name() + " needs " + std::to_string((file().size - there) >> 20) + " MiB and " +
-                      std::to_string(space.available >> 20) + " MiB are free in " + escape_text(path_.parent_path().string()) +
+                      std::to_string(space.available >> 20) + " MiB are free in " +
+                      escape_text(path_.parent_path().string()) +
                       "; free some space (restkv rm), or choose another place with HF_HUB_CACHE");
   }
 
@@ -138,10 +145,12 @@ class Download {
       }
       const bool is_other_size = reply.total_size >= 0 && reply.total_size != file().size;
       if (reply.status == 206 && (reply.first_byte != done_ || is_other_size))
-        return Status(StatusCode::kFailedPrecondition, name() + ": the server sent another part than the one asked for");
+        return Status(StatusCode::kFailedPrecondition,
+                      name() + ": the server sent another part than the one asked for");
     }
     if (static_cast<int64_t>(bytes.size()) > file().size - done_) {
-      return Status(StatusCode::kFailedPrecondition, name() + ": the server sent more than the " + std::to_string(file().size) +
+      return Status(StatusCode::kFailedPrecondition, name() + ": the server sent more than the " +
+                                                         std::to_string(file().size) +
                                                          " bytes that the hub's list says");
     }
     for (std::span<const char> rest = bytes; !rest.empty();) {
@@ -157,7 +166,8 @@ class Download {
   }
 
   Status fetch_rest(const HubSettings& settings) {
-    const std::string path = "/" + request_.name.full() + "/resolve/" + request_.commit + "/" + escape_path(file().name);
+    const std::string path =
+        "/" + request_.name.full() + "/resolve/" + request_.commit + "/" + escape_path(file().name);
     int tries = 0;
     milliseconds wait = kFirstPause;
     while (done_ < file().size || (file().size == 0 && tries == 0)) {
@@ -180,13 +190,16 @@ class Download {
         const bool is_well = reply->status >= 200 && reply->status <= 299;
         if (is_well && done_ == file().size) break;
         if (reply->status == 416) {  // the server has less than it said: nothing of ours can be right
-          if (has_seen_416_) return Status(StatusCode::kFailedPrecondition, name() + ": the server has no such part of it");
+          if (has_seen_416_)
+            return Status(StatusCode::kFailedPrecondition, name() + ": the server has no such part of it");
           has_seen_416_ = true;
           if (Status status = start_over(); !status.ok()) return status;
           continue;
         }
-        if (!is_well && reply->status != 429 && reply->status < 500) return hub_refusal(*reply, request_.name, name(), settings);
-        why = is_well ? "the server ended after " + std::to_string(done_) + " of " + std::to_string(file().size) + " bytes"
+        if (!is_well && reply->status != 429 && reply->status < 500)
+          return hub_refusal(*reply, request_.name, name(), settings);
+        why = is_well ? "the server ended after " + std::to_string(done_) + " of " +
+                            std::to_string(file().size) + " bytes"
                       : "the server answered " + std::to_string(reply->status);
         asked = milliseconds(1000) * std::min<int64_t>(reply->retry_after, 60);
       } else {
@@ -197,7 +210,8 @@ class Download {
         wait = kFirstPause;
       }
       if (++tries >= kMaxTries) {
-        return Status(StatusCode::kUnavailable, name() + ": " + why + "; given up after " + std::to_string(kMaxTries) +
+        return Status(StatusCode::kUnavailable, name() + ": " + why + "; given up after " +
+                                                    std::to_string(kMaxTries) +
                                                     " tries, what came is kept: run it again to go on");
       }
       events_.on_message(name() + ": " + why + ", trying again");
@@ -212,9 +226,10 @@ class Download {
     hash_.reset();
     has_wrong_hash_ = digest != file().digest;
     if (!has_wrong_hash_) return {};
-    return Status(StatusCode::kFailedPrecondition, name() + ": the content does not have the hash that the hub's list says (" +
-                                                       digest.substr(0, 12) + " instead of " + file().digest.substr(0, 12) +
-                                                       "); it was thrown away: run it again");
+    return Status(StatusCode::kFailedPrecondition,
+                  name() + ": the content does not have the hash that the hub's list says (" +
+                      digest.substr(0, 12) + " instead of " + file().digest.substr(0, 12) +
+                      "); it was thrown away: run it again");
   }
 
   HubClient& client_;
@@ -238,12 +253,13 @@ bool has_blob(const HubCache& cache, const RepoName& name, const RepoFile& file)
   return fs::is_regular_file(path, error) && static_cast<int64_t>(fs::file_size(path, error)) == file.size;
 }
 
-Status download_blob(HubClient& client, const HubCache& cache, const BlobRequest& request, const BlobEvents& events,
-                     const StopFlag& is_stopped) {
+Status download_blob(HubClient& client, const HubCache& cache, const BlobRequest& request,
+                     const BlobEvents& events, const StopFlag& is_stopped) {
   const fs::path lock_path = cache.lock_path(request.name, request.file.digest);
   const Descriptor lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
   if (lock.get() < 0) return io_error("open", lock_path);
-  if (Status status = wait_for_lock(lock.get(), request.name.full() + "/" + request.file.name, events, is_stopped);
+  if (Status status =
+          wait_for_lock(lock.get(), request.name.full() + "/" + request.file.name, events, is_stopped);
       !status.ok()) {
     return status;
   }
@@ -265,26 +281,32 @@ Status download_blob(HubClient& client, const HubCache& cache, const BlobRequest
   return {};
 }
 
-Status hub_refusal(const HubReply& reply, const RepoName& name, const std::string& what, const HubSettings& settings) {
+Status hub_refusal(const HubReply& reply, const RepoName& name, const std::string& what,
+                   const HubSettings& settings) {
   const std::string page = settings.endpoint + "/" + name.full();
-  const std::string login = "log in: put a token of " + settings.endpoint +
-                            "/settings/tokens in HF_TOKEN, or run 'hf auth login'";
+  const std::string login =
+      "log in: put a token of " + settings.endpoint + "/settings/tokens in HF_TOKEN, or run 'hf auth login'";
   const std::string said = reply.error_message.empty() ? "" : " (" + reply.error_message + ")";
   const bool has_token = !settings.token.empty();
   if (reply.error_code == "GatedRepo" || reply.status == 403) {
     return Status(StatusCode::kPermissionDenied,
-                  what + " is gated or closed to " + (has_token ? "this token" : "who is not logged in") + said + ": ask for access at " + page +
+                  what + " is gated or closed to " + (has_token ? "this token" : "who is not logged in") +
+                      said + ": ask for access at " + page +
                       (has_token ? ", with the account of the token in HF_TOKEN" : ", then " + login));
   }
-  if (reply.error_code == "RevisionNotFound") return not_found(what + ": there is no such revision; see " + page + "/tree/main");
+  if (reply.error_code == "RevisionNotFound")
+    return not_found(what + ": there is no such revision; see " + page + "/tree/main");
   if (reply.error_code == "EntryNotFound") return not_found(what + ": there is no such file" + said);
   if (reply.status == 401) {
     return Status(StatusCode::kUnauthenticated,
-                  "there is no " + what + " at " + settings.endpoint + ", or it is private" + said + ": check the name; if it is private, " +
+                  "there is no " + what + " at " + settings.endpoint + ", or it is private" + said +
+                      ": check the name; if it is private, " +
                       (has_token ? "the token in HF_TOKEN (or the token file) has no access to it" : login));
   }
-  if (reply.status == 404) return not_found("there is no " + what + " at " + settings.endpoint + said + ": check the name");
-  return Status(StatusCode::kUnavailable, settings.endpoint + " answered " + std::to_string(reply.status) + " for " + what + said);
+  if (reply.status == 404)
+    return not_found("there is no " + what + " at " + settings.endpoint + said + ": check the name");
+  return Status(StatusCode::kUnavailable,
+                settings.endpoint + " answered " + std::to_string(reply.status) + " for " + what + said);
 }
 
 }  // namespace restkv

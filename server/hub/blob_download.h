@@ -24,11 +24,12 @@ struct BlobEvents {
 };
 
 // Waits for another process that downloads the same blob. Error: which file, and what to do.
-Status download_blob(HubClient& client, const HubCache& cache, const BlobRequest& request, const BlobEvents& events,
-                     const StopFlag& is_stopped);
+Status download_blob(HubClient& client, const HubCache& cache, const BlobRequest& request,
+                     const BlobEvents& events, const StopFlag& is_stopped);
 bool has_blob(const HubCache& cache, const RepoName& name, const RepoFile& file);
 
 // What an answer that is no 2xx means to the user, by status and X-Error-Code; `what`: "org/repo" or a file of it.
-Status hub_refusal(const HubReply& reply, const RepoName& name, const std::string& what, const HubSettings& settings);
+Status hub_refusal(const HubReply& reply, const RepoName& name, const std::string& what,
+                   const HubSettings& settings);
 
 }  // namespace restkv

@@ -13,7 +13,8 @@ struct ContentHash::Context {
 
 ContentHash::ContentHash(const std::string& digest, int64_t size) : context_(std::make_unique<Context>()) {
   const bool is_git = digest.size() == 40;
-  CHECK(EVP_DigestInit_ex(context_->md, is_git ? EVP_sha1() : EVP_sha256(), nullptr) == 1) << "no hash in OpenSSL";
+  CHECK(EVP_DigestInit_ex(context_->md, is_git ? EVP_sha1() : EVP_sha256(), nullptr) == 1)
+      << "no hash in OpenSSL";
   if (!is_git) return;
   const std::string header = "blob " + std::to_string(size);
   append({header.c_str(), header.size() + 1});  // with its NUL

@@ -14,9 +14,9 @@ namespace {
 
 // Beside the weights, where the repository has them: what the loaders of configuration, tokenizer and template read.
 constexpr std::string_view kSideFiles[] = {
-    "config.json",        "generation_config.json",  "tokenizer.json",    "tokenizer.model",
-    "tekken.json",        "tokenizer_config.json",   "added_tokens.json", "special_tokens_map.json",
-    "chat_template.json", "chat_template.jinja",     "vocab.json",        "merges.txt",
+    "config.json",        "generation_config.json", "tokenizer.json",    "tokenizer.model",
+    "tekken.json",        "tokenizer_config.json",  "added_tokens.json", "special_tokens_map.json",
+    "chat_template.json", "chat_template.jinja",    "vocab.json",        "merges.txt",
     "restkv.json"};
 constexpr std::string_view kWeights = "model.safetensors";
 constexpr JsonLimits kIndexLimits{.max_depth = 8, .max_keys = 2'000'000};
@@ -50,7 +50,8 @@ struct GgufName {
 GgufName gguf_name(std::string_view name) {
   GgufName result;
   result.stem = upper(name.substr(name.rfind('/') + 1));  // npos + 1 is 0
-  result.stem.resize(result.stem.size() - std::min<size_t>(result.stem.size(), std::string_view(".GGUF").size()));
+  result.stem.resize(result.stem.size() -
+                     std::min<size_t>(result.stem.size(), std::string_view(".GGUF").size()));
   result.is_part = strip_part_number(result.stem);
   return result;
 }
@@ -63,7 +64,8 @@ bool is_quant(std::string_view text) {
   size_t at = text.starts_with("IQ") || text.starts_with("TQ") ? 2 : text.starts_with("Q") ? 1 : 0;
   if (at == 0 || at >= text.size() || !is_digit(text[at])) return false;
   for (++at; at < text.size(); ++at) {
-    if (!is_digit(text[at]) && text[at] != '_' && !std::isupper(static_cast<unsigned char>(text[at]))) return false;
+    if (!is_digit(text[at]) && text[at] != '_' && !std::isupper(static_cast<unsigned char>(text[at])))
+      return false;
   }
   return text.back() != '_';
 }
@@ -77,7 +79,8 @@ bool is_model_gguf(std::string_view name) {
 
 std::string list_of(std::span<const std::string> names) {
   std::string list;
-  for (size_t i = 0; i < std::min(names.size(), kMaxListed); ++i) list += (i ? ", " : "") + escape_text(names[i]);
+  for (size_t i = 0; i < std::min(names.size(), kMaxListed); ++i)
+    list += (i ? ", " : "") + escape_text(names[i]);
   return list + (names.size() > kMaxListed ? ", ..." : "");
 }
 
@@ -91,9 +94,10 @@ std::string gguf_choices(std::span<const std::string> files) {
 
 Result<FileChoice> take_gguf(std::span<const std::string> names, const std::string& file) {
   if (gguf_name(file).is_part) {
-    return unimplemented("'" + escape_text(file) +
-                         "' is one part of a split GGUF, which is not read; take another type, or download the parts and "
-                         "join them with llama-gguf-split --merge");
+    return unimplemented(
+        "'" + escape_text(file) +
+        "' is one part of a split GGUF, which is not read; take another type, or download the parts and "
+        "join them with llama-gguf-split --merge");
   }
   FileChoice choice{.names = {file}, .gguf = file};
   const std::string allocation = file + ".restkv.json";
@@ -111,7 +115,8 @@ std::vector<std::string> with_quant(std::span<const std::string> files, std::str
 
 Result<FileChoice> choose_gguf(std::span<const std::string> names, std::span<const std::string> files,
                                std::string_view quant) {
-  if (files.empty()) return not_found("the repository has no .gguf file: leave out ':" + escape_text(quant) + "'");
+  if (files.empty())
+    return not_found("the repository has no .gguf file: leave out ':" + escape_text(quant) + "'");
   const auto named = std::find(files.begin(), files.end(), quant);
   if (named != files.end()) return take_gguf(names, *named);
   std::vector<std::string> found;
@@ -126,13 +131,15 @@ Result<FileChoice> choose_gguf(std::span<const std::string> names, std::span<con
     }
   }
   if (found.empty()) {
-    return not_found((quant.empty() ? std::string("which GGUF file? Name one")
-                                    : "the repository has no GGUF file of type '" + escape_text(quant) + "'; there are") +
-                     " (ORG/REPO:NAME): " + gguf_choices(files));
+    return not_found(
+        (quant.empty() ? std::string("which GGUF file? Name one")
+                       : "the repository has no GGUF file of type '" + escape_text(quant) + "'; there are") +
+        " (ORG/REPO:NAME): " + gguf_choices(files));
   }
   // The parts of one split file are refused by their first.
   if (found.size() > 1 && !gguf_name(found[0]).is_part) {
-    return invalid_argument("several GGUF files are of that type; name one (ORG/REPO:FILE): " + list_of(found));
+    return invalid_argument("several GGUF files are of that type; name one (ORG/REPO:FILE): " +
+                            list_of(found));
   }
   return take_gguf(names, found[0]);
 }
@@ -162,7 +169,8 @@ Result<FileChoice> choose_files(std::span<const std::string> names, std::string_
   if (!quant.empty() || (!has_weights && !ggufs.empty())) return choose_gguf(names, ggufs, quant);
   if (!has_weights) {
     std::string message = "the repository has neither model.safetensors nor a .gguf file";
-    for (const std::string_view other : {"pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors"}) {
+    for (const std::string_view other :
+         {"pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors"}) {
       if (all.contains(other)) message += "; " + std::string(other) + " is not read";
     }
     return not_found(message);
@@ -192,8 +200,10 @@ Result<std::vector<std::string>> shards_of_index(std::string_view index, std::sp
   for (const nlohmann::json& shard : (*root)["weight_map"]) {
     if (!shard.is_string()) return invalid_argument(where + ": a shard's name is not a string");
     const std::string& name = shard.get_ref<const std::string&>();
-    if (Status status = check_file_name(name); !status.ok()) return invalid_argument(where + ": " + status.message());
-    if (!all.contains(name)) return not_found("the shard '" + escape_text(name) + "' is missing, but " + where + " names it");
+    if (Status status = check_file_name(name); !status.ok())
+      return invalid_argument(where + ": " + status.message());
+    if (!all.contains(name))
+      return not_found("the shard '" + escape_text(name) + "' is missing, but " + where + " names it");
     shards.insert(name);
   }
   return std::vector<std::string>(shards.begin(), shards.end());

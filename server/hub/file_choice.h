@@ -13,14 +13,14 @@
 
 namespace restkv {
 
-inline constexpr std::string_view kPreferredQuants[] = {"Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "Q5_K_M", "Q5_K_S",
-                                                        "Q6_K",   "Q8_0",   "BF16", "F16",  "F32"};
+inline constexpr std::string_view kPreferredQuants[] = {
+    "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "BF16", "F16", "F32"};
 inline constexpr std::string_view kShardIndex = "model.safetensors.index.json";
 
 struct FileChoice {
   std::vector<std::string> names = {};  // without the shards that kShardIndex names
   std::string gguf = {};                // the model is this file; empty: it is the folder
-  bool has_shard_index = false;    // read it, then add shards_of_index
+  bool has_shard_index = false;         // read it, then add shards_of_index
 };
 
 // `names`: every file of the repository (or of a snapshot in the cache). Errors say what there is to choose from.

@@ -19,7 +19,8 @@ namespace fs = std::filesystem;
 constexpr size_t kMaxRefBytes = 64;
 
 Status failed(const std::string& what, const fs::path& path, const std::error_code& error) {
-  return Status(StatusCode::kFailedPrecondition, "cannot " + what + " " + escape_text(path.string()) + ": " + error.message());
+  return Status(StatusCode::kFailedPrecondition,
+                "cannot " + what + " " + escape_text(path.string()) + ": " + error.message());
 }
 
 // Unique beside `path`: a rename within one folder is one step.
@@ -39,8 +40,8 @@ fs::path link_target(const RepoFile& file) {
 std::vector<fs::path> entries_below(const fs::path& folder) {
   std::vector<fs::path> found;
   std::error_code error;
-  for (auto it = fs::recursive_directory_iterator(folder, error); !error && it != fs::recursive_directory_iterator();
-       it.increment(error)) {
+  for (auto it = fs::recursive_directory_iterator(folder, error);
+       !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
     std::error_code ignored;
     if (!it->is_directory(ignored) || it->is_symlink(ignored)) found.push_back(it->path());
   }
@@ -51,7 +52,8 @@ std::vector<fs::path> entries_below(const fs::path& folder) {
 std::vector<fs::path> folders_in(const fs::path& folder) {
   std::vector<fs::path> found;
   std::error_code error;
-  for (auto it = fs::directory_iterator(folder, error); !error && it != fs::directory_iterator(); it.increment(error)) {
+  for (auto it = fs::directory_iterator(folder, error); !error && it != fs::directory_iterator();
+       it.increment(error)) {
     std::error_code ignored;
     if (it->is_directory(ignored) && !it->is_symlink(ignored)) found.push_back(it->path());
   }
@@ -108,8 +110,8 @@ fs::path HubCache::snapshot_path(const RepoName& name, const std::string& commit
 }
 
 Status HubCache::prepare(const RepoName& name) const {
-  for (const fs::path& folder :
-       {repo_path(name) / "blobs", repo_path(name) / "refs", repo_path(name) / "snapshots", lock_path(name, "x").parent_path()}) {
+  for (const fs::path& folder : {repo_path(name) / "blobs", repo_path(name) / "refs",
+                                 repo_path(name) / "snapshots", lock_path(name, "x").parent_path()}) {
     std::error_code error;
     fs::create_directories(folder, error);
     if (error) return failed("make the folder", folder, error);
@@ -133,7 +135,8 @@ Status HubCache::link(const RepoName& name, const std::string& commit, const Rep
   return {};
 }
 
-Status HubCache::write_ref(const RepoName& name, const std::string& revision, const std::string& commit) const {
+Status HubCache::write_ref(const RepoName& name, const std::string& revision,
+                           const std::string& commit) const {
   if (is_commit(revision)) return {};
   const fs::path path = repo_path(name) / "refs" / revision;
   if (read_ref(path) == commit) return {};
@@ -216,7 +219,8 @@ Result<CacheRemoval> HubCache::plan_removal(const RepoName& name, const std::str
       ++removal.num_snapshots;
     }
   }
-  if (removal.paths.empty()) return not_found(name.text() + " is not in the cache " + escape_text(root_.string()));
+  if (removal.paths.empty())
+    return not_found(name.text() + " is not in the cache " + escape_text(root_.string()));
   for (const auto& [ref, target] : refs_of(repo)) {
     if (name.quant.empty() && target == commit) removal.paths.push_back(repo / "refs" / ref);
   }

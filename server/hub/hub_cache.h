@@ -21,7 +21,7 @@ struct CachedSnapshot {
   std::string commit = {};
   std::vector<std::string> refs = {};   // branches and tags that stand for it
   std::vector<std::string> files = {};  // complete ones, sorted
-  int64_t size = 0;                // bytes of those files
+  int64_t size = 0;                     // bytes of those files
   std::filesystem::path path = {};
 };
 

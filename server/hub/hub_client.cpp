@@ -22,9 +22,12 @@ void set_up_curl() {
 struct Origin {
   std::string scheme, host, port;
   bool operator==(const Origin&) const = default;
-  std::string text() const { return scheme + "://" + host + (port == "443" || port == "80" ? "" : ":" + port); }
+  std::string text() const {
+    return scheme + "://" + host + (port == "443" || port == "80" ? "" : ":" + port);
+  }
   bool is_loopback() const {
-    return host == "localhost" || host == "[::1]" || (host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string::npos);
+    return host == "localhost" || host == "[::1]" ||
+           (host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string::npos);
   }
 };
 
@@ -58,7 +61,8 @@ bool has_name(std::string_view line, std::string_view name, std::string_view* va
   if (strncasecmp(line.data(), name.data(), name.size()) != 0) return false;
   *value = line.substr(name.size() + 1);
   while (!value->empty() && (value->front() == ' ' || value->front() == '\t')) value->remove_prefix(1);
-  while (!value->empty() && (value->back() == '\r' || value->back() == '\n' || value->back() == ' ')) value->remove_suffix(1);
+  while (!value->empty() && (value->back() == '\r' || value->back() == '\n' || value->back() == ' '))
+    value->remove_suffix(1);
   return true;
 }
 
@@ -111,7 +115,8 @@ struct HubClient::Connection {
   }
 };
 
-HubClient::HubClient(const HubSettings& settings) : connection_(std::make_unique<Connection>()), settings_(settings) {
+HubClient::HubClient(const HubSettings& settings)
+    : connection_(std::make_unique<Connection>()), settings_(settings) {
   set_up_curl();
   CURL* curl = connection_->curl = curl_easy_init();
   CHECK(curl != nullptr) << "libcurl gives no handle";
@@ -154,7 +159,8 @@ Result<HubReply> HubClient::get(const std::string& path, int64_t offset, const S
     curl_slist* headers = nullptr;
     if (!settings_.token.empty() && may_tell && origin == home)
       headers = curl_slist_append(headers, ("Authorization: Bearer " + settings_.token).c_str());
-    if (offset > 0) headers = curl_slist_append(headers, ("Range: bytes=" + std::to_string(offset) + "-").c_str());
+    if (offset > 0)
+      headers = curl_slist_append(headers, ("Range: bytes=" + std::to_string(offset) + "-").c_str());
     connection.reply = {};
     connection.error[0] = '\0';
     curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
@@ -166,21 +172,26 @@ Result<HubReply> HubClient::get(const std::string& path, int64_t offset, const S
       return Status(StatusCode::kCancelled, "the download was stopped");
     if (code != CURLE_OK) {
       const bool is_trust = code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE;
-      return Status(is_trust ? StatusCode::kFailedPrecondition : StatusCode::kUnavailable,
-                    origin.text() + ": " + escape_text(connection.error[0] != '\0' ? connection.error : curl_easy_strerror(code)))
-          .with_reason(code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST ? "no_connection" : "");
+      return Status(
+                 is_trust ? StatusCode::kFailedPrecondition : StatusCode::kUnavailable,
+                 origin.text() + ": " +
+                     escape_text(connection.error[0] != '\0' ? connection.error : curl_easy_strerror(code)))
+          .with_reason(code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST ? "no_connection"
+                                                                                           : "");
     }
     long status = 0;
     curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
     connection.reply.status = static_cast<int>(status);
-    const bool is_redirect = status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
+    const bool is_redirect =
+        status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
     if (!is_redirect) return connection.reply;
     const char* next = nullptr;
     curl_easy_getinfo(curl, CURLINFO_REDIRECT_URL, &next);
     if (next == nullptr) return Status(StatusCode::kUnavailable, origin.text() + ": a redirect to nowhere");
     url = next;
   }
-  return Status(StatusCode::kFailedPrecondition, home.text() + ": more than " + std::to_string(kMaxRedirects) + " redirects");
+  return Status(StatusCode::kFailedPrecondition,
+                home.text() + ": more than " + std::to_string(kMaxRedirects) + " redirects");
 }
 
 std::string escape_path(std::string_view path) {
@@ -188,8 +199,8 @@ std::string escape_path(std::string_view path) {
   std::string result;
   for (const char c : path) {
     const auto byte = static_cast<unsigned char>(c);
-    const bool is_plain = (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') ||
-                          std::strchr("-._~/", c) != nullptr;
+    const bool is_plain = (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') ||
+                          (byte >= '0' && byte <= '9') || std::strchr("-._~/", c) != nullptr;
     if (is_plain && c != '\0') {
       result += c;
     } else {

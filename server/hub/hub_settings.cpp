@@ -31,7 +31,8 @@ fs::path expand_home(const std::string& path, const Environment& environment) {
 
 fs::path hub_home(const Environment& environment) {
   if (const auto home = environment("HF_HOME")) return expand_home(*home, environment);
-  if (const auto cache = environment("XDG_CACHE_HOME")) return expand_home(*cache, environment) / "huggingface";
+  if (const auto cache = environment("XDG_CACHE_HOME"))
+    return expand_home(*cache, environment) / "huggingface";
   if (const auto home = environment("HOME")) return fs::path(*home) / ".cache" / "huggingface";
   return {};
 }
@@ -71,9 +72,11 @@ Result<HubSettings> read_hub_settings(const Environment& environment, const std:
   HubSettings settings;
   if (const auto endpoint = environment("HF_ENDPOINT")) settings.endpoint = *endpoint;
   while (settings.endpoint.ends_with('/')) settings.endpoint.pop_back();
-  const bool has_scheme = settings.endpoint.starts_with("https://") || settings.endpoint.starts_with("http://");
-  const bool is_plain = std::all_of(settings.endpoint.begin(), settings.endpoint.end(),
-                                    [](char c) { return c > ' ' && c < 0x7f && c != '@' && c != '?' && c != '#'; });
+  const bool has_scheme =
+      settings.endpoint.starts_with("https://") || settings.endpoint.starts_with("http://");
+  const bool is_plain = std::all_of(settings.endpoint.begin(), settings.endpoint.end(), [](char c) {
+    return c > ' ' && c < 0x7f && c != '@' && c != '?' && c != '#';
+  });
   if (!has_scheme || !is_plain) {
     return invalid_argument("HF_ENDPOINT: '" + escape_text(settings.endpoint.substr(0, 100)) +
                             "' is not an address such as https://huggingface.co");

@@ -24,7 +24,8 @@ constexpr int kListingTries = 3;
 
 Result<RepoListing> fetch_listing(HubClient& client, const RepoName& name, const std::string& revision,
                                   const StopFlag& is_stopped) {
-  const std::string path = "/api/models/" + name.full() + "/revision/" + escape_path(revision) + "?blobs=true";
+  const std::string path =
+      "/api/models/" + name.full() + "/revision/" + escape_path(revision) + "?blobs=true";
   Status last;
   for (int attempt = 0; attempt < kListingTries && !is_stopped(); ++attempt) {
     if (attempt > 0) std::this_thread::sleep_for(std::chrono::milliseconds(500 * attempt));
@@ -40,7 +41,8 @@ Result<RepoListing> fetch_listing(HubClient& client, const RepoName& name, const
         is_stopped);
     if (is_too_long) return invalid_argument("the hub's answer about " + name.full() + " is too long");
     if (reply.ok() && reply->status == 200) return parse_repo_listing(body);
-    last = reply.ok() ? hub_refusal(*reply, name, name.full() + (revision == kDefaultRevision ? "" : " at " + revision),
+    last = reply.ok() ? hub_refusal(*reply, name,
+                                    name.full() + (revision == kDefaultRevision ? "" : " at " + revision),
                                     client.settings())
                       : reply.status();
     const bool is_worth_it = last.code() == StatusCode::kUnavailable && last.reason() != "no_connection";
@@ -68,8 +70,9 @@ Status with_name(const RepoName& name, const Status& status) {
 }
 
 // Downloads every file on `max_workers` threads; the first error stops the others.
-Status download_all(const HubSettings& settings, const HubCache& cache, const RepoName& name, const std::string& commit,
-                    std::span<const RepoFile> files, PullObserver& observer, const StopFlag& is_stopped) {
+Status download_all(const HubSettings& settings, const HubCache& cache, const RepoName& name,
+                    const std::string& commit, std::span<const RepoFile> files, PullObserver& observer,
+                    const StopFlag& is_stopped) {
   std::mutex mutex;  // of observer and first_error
   Status first_error;
   std::atomic<size_t> next{0};
@@ -105,32 +108,38 @@ Status download_all(const HubSettings& settings, const HubCache& cache, const Re
   return first_error;
 }
 
-Status download_missing(const HubSettings& settings, const HubCache& cache, const RepoName& name, const RepoListing& listing,
-                        std::span<const std::string> names, PullObserver& observer, const StopFlag& is_stopped) {
+Status download_missing(const HubSettings& settings, const HubCache& cache, const RepoName& name,
+                        const RepoListing& listing, std::span<const std::string> names,
+                        PullObserver& observer, const StopFlag& is_stopped) {
   std::vector<RepoFile> missing;
   for (const std::string& file_name : names) {
     const RepoFile& file = *listing.find(file_name);
     const bool is_there = has_blob(cache, name, file) ||
-                          std::any_of(missing.begin(), missing.end(), [&](const RepoFile& other) { return other.digest == file.digest; });
+                          std::any_of(missing.begin(), missing.end(),
+                                      [&](const RepoFile& other) { return other.digest == file.digest; });
     if (!is_there) missing.push_back(file);
   }
   if (!missing.empty()) {
     // Large files first: the small ones fill the gaps.
-    std::stable_sort(missing.begin(), missing.end(), [](const RepoFile& a, const RepoFile& b) { return a.size > b.size; });
+    std::stable_sort(missing.begin(), missing.end(),
+                     [](const RepoFile& a, const RepoFile& b) { return a.size > b.size; });
     observer.on_plan(name, missing);
-    if (Status status = download_all(settings, cache, name, listing.commit, missing, observer, is_stopped); !status.ok())
+    if (Status status = download_all(settings, cache, name, listing.commit, missing, observer, is_stopped);
+        !status.ok())
       return status;
   }
   for (const std::string& file_name : names) {
-    if (Status status = cache.link(name, listing.commit, *listing.find(file_name)); !status.ok()) return status;
+    if (Status status = cache.link(name, listing.commit, *listing.find(file_name)); !status.ok())
+      return status;
   }
   return {};
 }
 
 }  // namespace
 
-Result<PulledModel> pull_model(const HubSettings& settings, const RepoName& name, const std::string& revision_or_empty,
-                               PullObserver& observer, const StopFlag& is_stopped) {
+Result<PulledModel> pull_model(const HubSettings& settings, const RepoName& name,
+                               const std::string& revision_or_empty, PullObserver& observer,
+                               const StopFlag& is_stopped) {
   const std::string revision = revision_or_empty.empty() ? kDefaultRevision : revision_or_empty;
   if (Status status = check_revision(revision); !status.ok()) return status;
   if (settings.offline)
@@ -146,9 +155,11 @@ Result<PulledModel> pull_model(const HubSettings& settings, const RepoName& name
   if (Status status = cache.prepare(name); !status.ok()) return status;
   if (choice->has_shard_index) {
     const RepoFile& index = *listing->find(kShardIndex);
-    if (index.size > kMaxIndexBytes) return with_name(name, invalid_argument(std::string(kShardIndex) + " is too long"));
+    if (index.size > kMaxIndexBytes)
+      return with_name(name, invalid_argument(std::string(kShardIndex) + " is too long"));
     const BlobEvents events{[](int64_t) {}, [&](const std::string& line) { observer.on_message(line); }};
-    if (Status status = download_blob(client, cache, {name, listing->commit, index}, events, is_stopped); !status.ok())
+    if (Status status = download_blob(client, cache, {name, listing->commit, index}, events, is_stopped);
+        !status.ok())
       return status;
     const Result<std::string> text = read_index(cache.blob_path(name, index.digest));
     if (!text.ok()) return with_name(name, text.status());
@@ -156,7 +167,8 @@ Result<PulledModel> pull_model(const HubSettings& settings, const RepoName& name
     if (!shards.ok()) return with_name(name, shards.status());
     choice->names.insert(choice->names.end(), shards->begin(), shards->end());
   }
-  if (Status status = download_missing(settings, cache, name, *listing, choice->names, observer, is_stopped); !status.ok())
+  if (Status status = download_missing(settings, cache, name, *listing, choice->names, observer, is_stopped);
+      !status.ok())
     return status;
   if (Status status = cache.write_ref(name, revision, listing->commit); !status.ok()) return status;
   PulledModel model{model_path(cache.snapshot_path(name, listing->commit), *choice), listing->commit, 0};
@@ -164,14 +176,17 @@ Result<PulledModel> pull_model(const HubSettings& settings, const RepoName& name
   return model;
 }
 
-Result<PulledModel> find_pulled_model(const HubSettings& settings, const RepoName& name, const std::string& revision_or_empty) {
+Result<PulledModel> find_pulled_model(const HubSettings& settings, const RepoName& name,
+                                      const std::string& revision_or_empty) {
   const std::string revision = revision_or_empty.empty() ? kDefaultRevision : revision_or_empty;
   if (Status status = check_revision(revision); !status.ok()) return status;
   const HubCache cache(settings.cache);
   const std::string commit = cache.find_commit(name, revision);
-  const std::string what_to_do = "; get it with: restkv pull " + name.text() + (revision == kDefaultRevision ? "" : " --revision " + revision);
+  const std::string what_to_do = "; get it with: restkv pull " + name.text() +
+                                 (revision == kDefaultRevision ? "" : " --revision " + revision);
   if (commit.empty()) {
-    return not_found(name.full() + " at " + revision + " is not in the cache " + escape_text(settings.cache.string()) + what_to_do);
+    return not_found(name.full() + " at " + revision + " is not in the cache " +
+                     escape_text(settings.cache.string()) + what_to_do);
   }
   const std::vector<std::string> files = cache.files_of(name, commit);
   const std::filesystem::path snapshot = cache.snapshot_path(name, commit);
@@ -184,20 +199,25 @@ Result<PulledModel> find_pulled_model(const HubSettings& settings, const RepoNam
     status = shards.status();
     if (shards.ok()) choice->names.insert(choice->names.end(), shards->begin(), shards->end());
   }
-  if (!status.ok()) return Status(status.code(), name.text() + ", as far as it is in the cache: " + status.message() + what_to_do);
+  if (!status.ok())
+    return Status(status.code(),
+                  name.text() + ", as far as it is in the cache: " + status.message() + what_to_do);
   PulledModel model{model_path(snapshot, *choice), commit, 0};
   std::error_code error;
-  for (const std::string& file : choice->names) model.size += static_cast<int64_t>(std::filesystem::file_size(snapshot / file, error));
+  for (const std::string& file : choice->names)
+    model.size += static_cast<int64_t>(std::filesystem::file_size(snapshot / file, error));
   return model;
 }
 
-Result<PulledModel> pull_or_find_model(const HubSettings& settings, const RepoName& name, const std::string& revision,
-                                       PullObserver& observer, const StopFlag& is_stopped) {
+Result<PulledModel> pull_or_find_model(const HubSettings& settings, const RepoName& name,
+                                       const std::string& revision, PullObserver& observer,
+                                       const StopFlag& is_stopped) {
   if (settings.offline) return find_pulled_model(settings, name, revision);
   Result<PulledModel> pulled = pull_model(settings, name, revision, observer, is_stopped);
   if (pulled.ok() || pulled.status().code() != StatusCode::kUnavailable) return pulled;
   Result<PulledModel> found = find_pulled_model(settings, name, revision);
-  if (!found.ok()) return Status(pulled.status().code(), pulled.status().message() + "; and " + found.status().message());
+  if (!found.ok())
+    return Status(pulled.status().code(), pulled.status().message() + "; and " + found.status().message());
   observer.on_message(pulled.status().message() + "; taking what is in the cache");
   return found;
 }

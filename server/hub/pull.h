@@ -24,9 +24,9 @@ class PullObserver {
 };
 
 struct PulledModel {
-  std::string path;    // a snapshot's folder, or the .gguf file in it: what load_model takes
+  std::string path;  // a snapshot's folder, or the .gguf file in it: what load_model takes
   std::string commit;
-  int64_t size = 0;    // bytes of the model's files
+  int64_t size = 0;  // bytes of the model's files
 };
 
 // With the hub's help. `revision`: a branch, tag or commit; empty: main. A true `is_stopped` ends it (kCancelled); what came is
@@ -35,11 +35,13 @@ Result<PulledModel> pull_model(const HubSettings& settings, const RepoName& name
                                PullObserver& observer, const StopFlag& is_stopped);
 
 // From the cache alone. Error: what is missing.
-Result<PulledModel> find_pulled_model(const HubSettings& settings, const RepoName& name, const std::string& revision);
+Result<PulledModel> find_pulled_model(const HubSettings& settings, const RepoName& name,
+                                      const std::string& revision);
 
 // What a verb with a MODEL does: from the cache alone when offline; else pulled, and from the cache with a message where
 // the hub cannot be reached.
-Result<PulledModel> pull_or_find_model(const HubSettings& settings, const RepoName& name, const std::string& revision,
-                                       PullObserver& observer, const StopFlag& is_stopped);
+Result<PulledModel> pull_or_find_model(const HubSettings& settings, const RepoName& name,
+                                       const std::string& revision, PullObserver& observer,
+                                       const StopFlag& is_stopped);
 
 }  // namespace restkv

@@ -52,8 +52,9 @@ Result<RepoFile> read_file(const json& entry) {
 }  // namespace
 
 const RepoFile* RepoListing::find(std::string_view name) const {
-  const auto found = std::lower_bound(files.begin(), files.end(), name,
-                                      [](const RepoFile& file, std::string_view key) { return file.name < key; });
+  const auto found =
+      std::lower_bound(files.begin(), files.end(), name,
+                       [](const RepoFile& file, std::string_view key) { return file.name < key; });
   return found != files.end() && found->name == name ? &*found : nullptr;
 }
 
@@ -78,8 +79,9 @@ Result<RepoListing> parse_repo_listing(std::string_view text) {
   }
   const auto by_name = [](const RepoFile& a, const RepoFile& b) { return a.name < b.name; };
   std::sort(listing.files.begin(), listing.files.end(), by_name);
-  const auto twice = std::adjacent_find(listing.files.begin(), listing.files.end(),
-                                        [](const RepoFile& a, const RepoFile& b) { return a.name == b.name; });
+  const auto twice =
+      std::adjacent_find(listing.files.begin(), listing.files.end(),
+                         [](const RepoFile& a, const RepoFile& b) { return a.name == b.name; });
   if (twice != listing.files.end()) return bad_answer("the file '" + twice->name + "' is there twice");
   return listing;
 }

@@ -48,7 +48,8 @@ Result<RepoName> parse_repo_name(std::string_view text) {
     name.repo = full.substr(slash + 1);
   }
   if (!is_hub_name(name.org) || !is_hub_name(name.repo) || full.ends_with(".gguf")) {
-    return bad_name("the name", text, "is not ORG/REPO[:QUANT], as in bartowski/SmolLM2-135M-Instruct-GGUF:Q4_K_M");
+    return bad_name("the name", text,
+                    "is not ORG/REPO[:QUANT], as in bartowski/SmolLM2-135M-Instruct-GGUF:Q4_K_M");
   }
   if (colon != std::string_view::npos) {
     name.quant = text.substr(colon + 1);
@@ -69,7 +70,8 @@ std::optional<RepoName> repo_of_folder(std::string_view folder) {
 }
 
 Status check_file_name(std::string_view name) {
-  if (name.empty() || name.size() > kMaxPathLen) return bad_name("the file name", name, "is empty or too long");
+  if (name.empty() || name.size() > kMaxPathLen)
+    return bad_name("the file name", name, "is empty or too long");
   for (const char c : name) {
     if (static_cast<unsigned char>(c) < ' ' || c == 0x7f || c == '\\') {
       return bad_name("the file name", name, "has a character that no file name may have");

@@ -12,7 +12,8 @@ namespace restkv {
 
 struct RepoName {
   std::string org, repo;
-  std::string quant;  // what stands behind ':': a GGUF type such as Q4_K_M, or the name of a .gguf file; may be empty
+  std::string
+      quant;  // what stands behind ':': a GGUF type such as Q4_K_M, or the name of a .gguf file; may be empty
 
   std::string full() const { return org + "/" + repo; }
   std::string text() const { return quant.empty() ? full() : full() + ":" + quant; }

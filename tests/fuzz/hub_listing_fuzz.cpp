@@ -21,7 +21,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CHECK(listing->find(file.name) == &file);
   }
   const std::vector<std::string> names = listing->names();
-  for (const std::string& quant : {std::string(), std::string("Q4_0"), names.empty() ? std::string("x") : names.back()}) {
+  for (const std::string& quant :
+       {std::string(), std::string("Q4_0"), names.empty() ? std::string("x") : names.back()}) {
     const Result<FileChoice> choice = choose_files(names, quant);
     if (!choice.ok()) continue;
     for (const std::string& name : choice->names) {

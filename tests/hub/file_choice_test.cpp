@@ -13,20 +13,33 @@ using Names = std::vector<std::string>;
 
 TEST(FileChoice, TypeOfAName) {
   const std::pair<std::string_view, std::string_view> cases[] = {
-      {"Llama-3.2-1B-Instruct-Q4_K_M.gguf", "Q4_K_M"}, {"model.Q4_1.gguf", "Q4_1"},        {"sub/tiny_q8_0.GGUF", "Q8_0"},
-      {"Qwen2.5-0.5B-IQ4_XS.gguf", "IQ4_XS"},          {"x-BF16.gguf", "BF16"},           {"x-f16.gguf", "F16"},
-      {"Q4_0.gguf", "Q4_0"},                           {"x-UD-Q4_K_XL.gguf", "Q4_K_XL"},  {"x-Q2_K-00001-of-00003.gguf", "Q2_K"},
-      {"x-MXFP4_MOE.gguf", "MXFP4_MOE"},               {"model.gguf", ""},                {"Q.gguf", ""},
-      {"Qwen.gguf", ""},                               {".gguf", ""},                     {"x-Q4_.gguf", ""},
-      {"x", ""},                                       {"", ""}};
+      {"Llama-3.2-1B-Instruct-Q4_K_M.gguf", "Q4_K_M"},
+      {"model.Q4_1.gguf", "Q4_1"},
+      {"sub/tiny_q8_0.GGUF", "Q8_0"},
+      {"Qwen2.5-0.5B-IQ4_XS.gguf", "IQ4_XS"},
+      {"x-BF16.gguf", "BF16"},
+      {"x-f16.gguf", "F16"},
+      {"Q4_0.gguf", "Q4_0"},
+      {"x-UD-Q4_K_XL.gguf", "Q4_K_XL"},
+      {"x-Q2_K-00001-of-00003.gguf", "Q2_K"},
+      {"x-MXFP4_MOE.gguf", "MXFP4_MOE"},
+      {"model.gguf", ""},
+      {"Q.gguf", ""},
+      {"Qwen.gguf", ""},
+      {".gguf", ""},
+      {"x-Q4_.gguf", ""},
+      {"x", ""},
+      {"", ""}};
   for (const auto& [name, quant] : cases) EXPECT_EQ(quant_of_file(name), quant) << name;
 }
 
 TEST(FileChoice, SafetensorsWinUnlessATypeIsNamed) {
-  const Names names = {"a-Q8_0.gguf", "config.json", "model.safetensors", "README.md", "tokenizer.json", "x.tiktoken"};
+  const Names names = {"a-Q8_0.gguf", "config.json",    "model.safetensors",
+                       "README.md",   "tokenizer.json", "x.tiktoken"};
   const Result<FileChoice> folder = choose_files(names, "");
   ASSERT_TRUE(folder.ok());
-  EXPECT_THAT(folder->names, UnorderedElementsAre("config.json", "model.safetensors", "tokenizer.json", "x.tiktoken"));
+  EXPECT_THAT(folder->names,
+              UnorderedElementsAre("config.json", "model.safetensors", "tokenizer.json", "x.tiktoken"));
   EXPECT_EQ(folder->gguf, "");
   const Result<FileChoice> file = choose_files(names, "Q8_0");
   ASSERT_TRUE(file.ok());
@@ -64,7 +77,8 @@ TEST(FileChoice, NothingOrTooMuch) {
   EXPECT_THAT(choose_files(Names{}, "").status().message(), HasSubstr("neither"));
   EXPECT_THAT(choose_files(Names{"model.safetensors"}, "").status().message(), HasSubstr("config.json"));
   EXPECT_THAT(choose_files(Names{"x-Q4_0.gguf"}, "Q8_0").status().message(), HasSubstr("Q4_0"));
-  EXPECT_THAT(choose_files(Names{"a-Q4_0.gguf", "b-Q4_0.gguf"}, "Q4_0").status().message(), HasSubstr("b-Q4_0.gguf"));
+  EXPECT_THAT(choose_files(Names{"a-Q4_0.gguf", "b-Q4_0.gguf"}, "Q4_0").status().message(),
+              HasSubstr("b-Q4_0.gguf"));
   EXPECT_THAT(choose_files(Names{"a.gguf", "b.gguf"}, "").status().message(), HasSubstr("a.gguf, b.gguf"));
   EXPECT_EQ(choose_files(Names{"a.gguf", "mmproj-a.gguf"}, "")->gguf, "a.gguf");
 }
@@ -74,12 +88,13 @@ TEST(FileChoice, Shards) {
   const Result<FileChoice> choice = choose_files(names, "");
   ASSERT_TRUE(choice.ok());
   EXPECT_TRUE(choice->has_shard_index);
-  const Result<Names> shards =
-      shards_of_index(R"({"weight_map": {"a": "m-2.safetensors", "b": "m-1.safetensors", "c": "m-2.safetensors"}})", names);
+  const Result<Names> shards = shards_of_index(
+      R"({"weight_map": {"a": "m-2.safetensors", "b": "m-1.safetensors", "c": "m-2.safetensors"}})", names);
   ASSERT_TRUE(shards.ok());
   EXPECT_THAT(*shards, ElementsAre("m-1.safetensors", "m-2.safetensors"));
-  for (const std::string_view bad : {"", "{}", R"({"weight_map": {}})", R"({"weight_map": {"a": 1}})",
-                                     R"({"weight_map": {"a": "m-3.safetensors"}})", R"({"weight_map": {"a": "../m-1.safetensors"}})"}) {
+  for (const std::string_view bad :
+       {"", "{}", R"({"weight_map": {}})", R"({"weight_map": {"a": 1}})",
+        R"({"weight_map": {"a": "m-3.safetensors"}})", R"({"weight_map": {"a": "../m-1.safetensors"}})"}) {
     EXPECT_FALSE(shards_of_index(bad, names).ok()) << bad;
   }
 }

@@ -33,7 +33,8 @@ class HubCacheTest : public testing::Test {
   fs::path root_;
   const RepoName name_ = *parse_repo_name("org/repo");
   const std::string first_ = std::string(40, '1'), second_ = std::string(40, '2');
-  const RepoFile shared_{"config.json", 3, std::string(40, 'a')}, nested_{"a/b/w.gguf", 5, std::string(64, 'b')};
+  const RepoFile shared_{"config.json", 3, std::string(40, 'a')},
+      nested_{"a/b/w.gguf", 5, std::string(64, 'b')};
 };
 
 TEST_F(HubCacheTest, LinksAreRelative) {

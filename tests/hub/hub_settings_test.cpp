@@ -17,7 +17,8 @@ Result<HubSettings> read(const Variables& variables, const std::string& folder =
   return read_hub_settings(
       [&](const std::string& name) -> std::optional<std::string> {
         const auto found = variables.find(name);
-        return found == variables.end() || found->second.empty() ? std::nullopt : std::optional(found->second);
+        return found == variables.end() || found->second.empty() ? std::nullopt
+                                                                 : std::optional(found->second);
       },
       folder);
 }
@@ -39,8 +40,10 @@ TEST(HubSettings, CacheFolder) {
 TEST(HubSettings, Endpoint) {
   const Variables home = {{"HOME", "/home/a"}};
   EXPECT_EQ(read(home)->endpoint, "https://huggingface.co");
-  EXPECT_EQ(read({{"HOME", "/h"}, {"HF_ENDPOINT", "http://mirror:8080/hf//"}})->endpoint, "http://mirror:8080/hf");
-  for (const std::string bad : {"mirror", "ftp://mirror", "https://a b", "https://user:secret@mirror", "https://m?x=1"}) {
+  EXPECT_EQ(read({{"HOME", "/h"}, {"HF_ENDPOINT", "http://mirror:8080/hf//"}})->endpoint,
+            "http://mirror:8080/hf");
+  for (const std::string bad :
+       {"mirror", "ftp://mirror", "https://a b", "https://user:secret@mirror", "https://m?x=1"}) {
     const Result<HubSettings> settings = read({{"HOME", "/h"}, {"HF_ENDPOINT", bad}});
     ASSERT_FALSE(settings.ok()) << bad;
     EXPECT_THAT(settings.status().message(), HasSubstr("HF_ENDPOINT"));
@@ -49,7 +52,8 @@ TEST(HubSettings, Endpoint) {
 
 TEST(HubSettings, Switches) {
   EXPECT_FALSE(read({{"HOME", "/h"}})->offline);
-  for (const std::string yes : {"1", "true", "YES", "On"}) EXPECT_TRUE(read({{"HOME", "/h"}, {"HF_HUB_OFFLINE", yes}})->offline) << yes;
+  for (const std::string yes : {"1", "true", "YES", "On"})
+    EXPECT_TRUE(read({{"HOME", "/h"}, {"HF_HUB_OFFLINE", yes}})->offline) << yes;
   EXPECT_FALSE(read({{"HOME", "/h"}, {"HF_HUB_OFFLINE", "0"}})->offline);
   EXPECT_EQ(read({{"HOME", "/h"}, {"HF_HUB_DOWNLOAD_TIMEOUT", "7"}})->stall_timeout.count(), 7);
   EXPECT_FALSE(read({{"HOME", "/h"}, {"HF_HUB_DOWNLOAD_TIMEOUT", "0"}}).ok());

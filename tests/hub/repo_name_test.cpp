@@ -22,8 +22,9 @@ TEST(RepoName, Parts) {
 
 TEST(RepoName, Refused) {
   for (const std::string_view text :
-       {"", "/", "a", "a/", "/b", "a/b/c", "./b", "a/..", "../b", "a/b:", "a/b:/x", "a/b:../x", "a/b:x/../y", "a/b c",
-        "a--b/c", "a/-b", "a/b.", "models/x.gguf", "a/b\n", "a/\xc3\xa4", "~/model"}) {
+       {"",      "/",          "a",        "a/",         "/b",    "a/b/c",  "./b",  "a/..", "../b",
+        "a/b:",  "a/b:/x",     "a/b:../x", "a/b:x/../y", "a/b c", "a--b/c", "a/-b", "a/b.", "models/x.gguf",
+        "a/b\n", "a/\xc3\xa4", "~/model"}) {
     EXPECT_FALSE(parse_repo_name(text).ok()) << text;
   }
   EXPECT_FALSE(parse_repo_name(std::string("a/b\0c", 5)).ok());
@@ -36,16 +37,19 @@ TEST(RepoName, FolderAndBack) {
   const std::optional<RepoName> back = repo_of_folder(name.folder());
   ASSERT_TRUE(back.has_value());
   EXPECT_EQ(back->full(), name.full());
-  for (const std::string_view folder : {"", "models--", "models--a", "models--..--a", "datasets--a--b", "models--a--b--c"}) {
+  for (const std::string_view folder :
+       {"", "models--", "models--a", "models--..--a", "datasets--a--b", "models--a--b--c"}) {
     EXPECT_FALSE(repo_of_folder(folder).has_value()) << folder;
   }
 }
 
 TEST(FileName, PathsStayInside) {
-  for (const std::string_view good : {"a", "a/b/c.gguf", "...", "a..b", ".hidden", "with space", "\xc3\xa4.json"}) {
+  for (const std::string_view good :
+       {"a", "a/b/c.gguf", "...", "a..b", ".hidden", "with space", "\xc3\xa4.json"}) {
     EXPECT_TRUE(check_file_name(good).ok()) << good;
   }
-  for (const std::string_view bad : {"", "/", "/a", "a/", "a//b", ".", "..", "a/..", "a/./b", "../a", "a\\b", "a\nb", "\x7f"}) {
+  for (const std::string_view bad :
+       {"", "/", "/a", "a/", "a//b", ".", "..", "a/..", "a/./b", "../a", "a\\b", "a\nb", "\x7f"}) {
     EXPECT_FALSE(check_file_name(bad).ok()) << bad;
   }
   EXPECT_FALSE(check_file_name(std::string("a\0b", 3)).ok());
@@ -64,7 +68,8 @@ TEST(FileName, MessagesAreOneLine) {
 }
 
 TEST(Revision, BranchesTagsCommits) {
-  for (const std::string_view good : {"main", "v1.0", "refs/pr/1", "0123456789abcdef0123456789abcdef01234567"}) {
+  for (const std::string_view good :
+       {"main", "v1.0", "refs/pr/1", "0123456789abcdef0123456789abcdef01234567"}) {
     EXPECT_TRUE(check_revision(good).ok()) << good;
   }
   for (const std::string_view bad : {"", "..", "a/../b", "/etc", "a b", "a?b", "a#b", "a%2e"}) {
