@@ -20,5 +20,7 @@ struct JsonLimits {
 
 // The value, or an error with line and column; the error never quotes the text (a request body is private).
 Result<nlohmann::json> parse_json(std::string_view text, const JsonLimits& limits = {});
+// The same with objects in the order of the text: chat templates print tools as the client wrote them.
+Result<nlohmann::ordered_json> parse_ordered_json(std::string_view text, const JsonLimits& limits = {});
 
 }  // namespace restkv
