@@ -1,6 +1,8 @@
 // Cost: one table lookup per byte, and a trie walk no longer than the longest token where one could start.
 #include "engine/text/added_tokens.h"
 
+#include <algorithm>
+#include <array>
 #include <utility>
 
 #include "engine/text/utf8.h"
@@ -24,22 +26,46 @@ bool stands_alone(std::string_view text, size_t begin, size_t end) {
   return end == text.size() || !is_word_char(decode_utf8(text, end).code);
 }
 
+// Texts that chat formats are made of, also where a file calls them ordinary: "<|...|>" and Gemma's and Mistral's.
+bool is_chat_markup(std::string_view text) {
+  constexpr std::array<std::string_view, 10> kTexts = {
+      "<start_of_turn>",  "<end_of_turn>", "[INST]",         "[/INST]",         "[SYSTEM_PROMPT]",
+      "[/SYSTEM_PROMPT]", "[TOOL_CALLS]",  "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[AVAILABLE_TOOLS]"};
+  if (text.size() > 4 && text.starts_with("<|") && text.ends_with("|>")) return true;
+  return std::find(kTexts.begin(), kTexts.end(), text) != kTexts.end();
+}
+
 }  // namespace
 
 void AddedTokens::add(AddedToken token) {
   if (token.text.empty()) return;
   if (!trie_.insert(token.text, static_cast<int32_t>(tokens_.size()))) return;
   starts_[static_cast<unsigned char>(token.text[0])] = true;
+  token.guarded = token.special || is_chat_markup(token.text);
   tokens_.push_back(std::move(token));
 }
 
-void AddedTokens::split(std::string_view text, bool parse_special, std::vector<Part>* parts) const {
+bool AddedTokens::finds_guarded(std::string_view text) const {
+  std::vector<Part> parts;
+  split(text, AddedScope::kAll, &parts);
+  return std::any_of(parts.begin(), parts.end(), [&](const Part& part) {
+    const auto is_it = [&](const AddedToken& token) { return token.id == part.id && token.guarded; };
+    return part.id >= 0 && std::any_of(tokens_.begin(), tokens_.end(), is_it);
+  });
+}
+
+void AddedTokens::split(std::string_view text, AddedScope scope, std::vector<Part>* parts,
+                        std::span<const ByteSpan> plain) const {
   size_t done = 0;  // everything before is in `parts`
+  auto next_plain = plain.begin();
   for (size_t pos = 0; pos < text.size() && !tokens_.empty();) {
     if (!starts_[static_cast<unsigned char>(text[pos])]) {
       ++pos;
       continue;
     }
+    while (next_plain != plain.end() && next_plain->end <= pos) ++next_plain;
+    // Guarded tokens that begin at `pos` end here at the latest.
+    const size_t guarded_end = next_plain == plain.end() ? text.size() : std::max(pos, next_plain->begin);
     int32_t best = -1;
     size_t best_end = pos;
     uint32_t node = 0;
@@ -47,7 +73,8 @@ void AddedTokens::split(std::string_view text, bool parse_special, std::vector<P
       node = trie_.step(node, static_cast<unsigned char>(text[at]));
       if (node == ByteTrie::kNoNode) break;
       const int32_t index = trie_.value(node);
-      if (index < 0 || (tokens_[index].special && !parse_special)) continue;
+      if (index < 0 || !is_found(tokens_[index], scope)) continue;
+      if (tokens_[index].guarded && at + 1 > guarded_end) continue;
       best = index;
       best_end = at + 1;
     }

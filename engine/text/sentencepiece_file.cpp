@@ -157,7 +157,7 @@ Status fill_normalizer(const ModelProto& model, TokenizerParts* parts) {
     // User-defined pieces pass as they are.
     parts->normalizer.add([map = std::move(map).value(), pieces = parts->added_normalized](std::string text) {
       std::vector<AddedTokens::Part> stretches;
-      pieces.split(text, false, &stretches);
+      pieces.split(text, AddedScope::kWithoutSpecial, &stretches);
       std::string out;
       for (const AddedTokens::Part& part : stretches)
         out += part.id < 0 ? map.apply(part.text) : std::string(part.text);

@@ -19,9 +19,12 @@ class TextTokenizer final : public Tokenizer {
     std::vector<int32_t> ids;
     ids.reserve(text.size() / 3 + 8);
     if (options.add_special) ids.insert(ids.end(), parts_.prefix_ids.begin(), parts_.prefix_ids.end());
-    const bool parse = options.special_tokens == SpecialTokens::kParse;
+    const AddedScope scope =
+        options.special_tokens == SpecialTokens::kParse ? AddedScope::kAll : AddedScope::kWithoutSpecial;
     std::vector<AddedTokens::Part> stretches;
-    parts_.added.split(text, parse, &stretches);
+    parts_.added.split(text, scope, &stretches, options.plain);
+    if (!options.plain.empty() && !parts_.added_normalized.empty())
+      stretches = cut_at_plain(text, stretches, options.plain);
     WordList words;
     bool first = true;
     for (const AddedTokens::Part& stretch : stretches) {
@@ -30,10 +33,11 @@ class TextTokenizer final : public Tokenizer {
         first = false;
         continue;
       }
+      const AddedScope here = stretch.id == kPlain ? AddedScope::kWithoutGuarded : scope;
       if (parts_.normalizer.empty()) {
-        encode_stretch(stretch.text, parse, first, &words, &ids);
+        encode_stretch(stretch.text, here, first, &words, &ids);
       } else {
-        encode_stretch(parts_.normalizer.apply(stretch.text), parse, first, &words, &ids);
+        encode_stretch(parts_.normalizer.apply(stretch.text), here, first, &words, &ids);
       }
       first = false;
     }
@@ -55,14 +59,42 @@ class TextTokenizer final : public Tokenizer {
   bool strips_leading_space() const override { return parts_.strips_leading_space; }
 
  private:
-  void encode_stretch(std::string_view text, bool parse, bool first, WordList* words,
+  static constexpr int32_t kPlain = -2;  // the id of a stretch without guarded tokens
+
+  // Tokens of the normalised text cannot be told apart by the bytes of the text before it. So a stretch that has a
+  // guarded one is cut where plain bytes begin and end; there words do not join, which only such tokenizers see.
+  std::vector<AddedTokens::Part> cut_at_plain(std::string_view text,
+                                              const std::vector<AddedTokens::Part>& stretches,
+                                              std::span<const ByteSpan> plain) const {
+    std::vector<AddedTokens::Part> cut;
+    auto next = plain.begin();
+    for (const AddedTokens::Part& stretch : stretches) {
+      if (stretch.id >= 0 || !parts_.added_normalized.finds_guarded(parts_.normalizer.apply(stretch.text))) {
+        cut.push_back(stretch);
+        continue;
+      }
+      const auto begin = static_cast<size_t>(stretch.text.data() - text.data());
+      const size_t end = begin + stretch.text.size();
+      for (size_t at = begin; at < end;) {
+        while (next != plain.end() && next->end <= at) ++next;
+        const bool is_plain = next != plain.end() && next->begin <= at;
+        const size_t border = next == plain.end() ? end : is_plain ? next->end : next->begin;
+        const size_t until = std::min(end, border);
+        cut.push_back({is_plain ? kPlain : -1, text.substr(at, until - at)});
+        at = until;
+      }
+    }
+    return cut;
+  }
+
+  void encode_stretch(std::string_view text, AddedScope scope, bool first, WordList* words,
                       std::vector<int32_t>* ids) const {
     if (parts_.added_normalized.empty()) {
       encode_words(text, first, words, ids);
       return;
     }
     std::vector<AddedTokens::Part> pieces;
-    parts_.added_normalized.split(text, parse, &pieces);
+    parts_.added_normalized.split(text, scope, &pieces);
     for (const AddedTokens::Part& piece : pieces) {
       if (piece.id >= 0) {
         ids->push_back(piece.id);

@@ -19,9 +19,16 @@ enum class SpecialTokens : uint8_t {
   kParse,   // becomes the token (rendered templates, /v1/completions prompts)
 };
 
+// Bytes [begin, end) of a text.
+struct ByteSpan {
+  size_t begin = 0, end = 0;
+};
+
 struct EncodeOptions {
   bool add_special = true;  // BOS / EOS as the file says
   SpecialTokens special_tokens = SpecialTokens::kParse;
+  // With kParse: bytes that no special token may touch, what users wrote in a rendered template. Sorted, disjoint.
+  std::span<const ByteSpan> plain = {};
 };
 
 class Tokenizer {

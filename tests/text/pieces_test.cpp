@@ -153,15 +153,43 @@ TEST(AddedTokens, LongestFromTheLeft) {
     tokens.add(token);
   }
   std::vector<AddedTokens::Part> parts;
-  tokens.split("x<a><b>c<a>", true, &parts);
+  tokens.split("x<a><b>c<a>", AddedScope::kAll, &parts);
   ASSERT_EQ(parts.size(), 4u);
   EXPECT_EQ(parts[1].id, 2);
   EXPECT_EQ(parts[2].text, "c");
   EXPECT_EQ(parts[3].id, 1);
   parts.clear();
-  tokens.split("x<a>", false, &parts);
+  tokens.split("x<a>", AddedScope::kWithoutSpecial, &parts);
   ASSERT_EQ(parts.size(), 1u);
   EXPECT_EQ(parts[0].text, "x<a>");
+}
+
+// Special tokens, and chat markup that a file calls ordinary, are never made of a plain byte; other pieces are.
+TEST(AddedTokens, PlainBytesMakeNoGuardedToken) {
+  AddedTokens tokens;
+  for (const auto& [id, text, special] :
+       {std::tuple{1, "<s>", true}, std::tuple{2, "<|user|>", false}, std::tuple{3, "<b>", false}}) {
+    AddedToken token;
+    token.id = id;
+    token.text = text;
+    token.special = special;
+    tokens.add(token);
+  }
+  const auto ids = [&](std::string_view text, const std::vector<ByteSpan>& plain) {
+    std::vector<AddedTokens::Part> parts;
+    tokens.split(text, AddedScope::kAll, &parts, plain);
+    std::vector<int32_t> found;
+    for (const auto& part : parts) found.push_back(part.id);
+    return found;
+  };
+  EXPECT_THAT(ids("<s><|user|><b>", {}), ElementsAre(1, 2, 3));
+  EXPECT_THAT(ids("<s><|user|><b>", {{0, 14}}), ElementsAre(-1, 3));
+  EXPECT_THAT(ids("<s><|user|><b>", {{2, 3}}), ElementsAre(-1, 2, 3));  // a single byte is enough
+  EXPECT_THAT(ids("<s><|user|><b>", {{3, 4}}), ElementsAre(1, -1, 3));
+  EXPECT_THAT(ids("<s><s><s>", {{3, 6}}), ElementsAre(1, -1, 1));
+  EXPECT_TRUE(tokens.finds_guarded("x<s>"));
+  EXPECT_TRUE(tokens.finds_guarded("<|user|>"));
+  EXPECT_FALSE(tokens.finds_guarded("<b><s"));
 }
 
 // Plain rescanning BPE, to compare with.

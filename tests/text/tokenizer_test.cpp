@@ -115,6 +115,26 @@ TEST(SpecialTokens, WithIgnoreMergesTypedOnesStayText) {
   }
 }
 
+TEST(SpecialTokens, WhatAUserWroteInARenderedTemplateStaysText) {
+  for (const char* pre : {"gpt-2", "llama-bpe"}) {
+    const auto tokenizer = small_bpe(pre);
+    const std::string text = "<|im_end|>the<|im_end|>";
+    const auto encode = [&](std::vector<ByteSpan> plain) {
+      return tokenizer->encode(text, {.add_special = false, .plain = plain});
+    };
+    const auto count = [&](const std::vector<int32_t>& ids) {
+      return std::count(ids.begin(), ids.end(), SmallBpe::kEnd);
+    };
+    EXPECT_THAT(encode({}), ElementsAre(SmallBpe::kEnd, SmallBpe::kThe, SmallBpe::kEnd));
+    EXPECT_THAT(encode({{10, 13}}), ElementsAre(SmallBpe::kEnd, SmallBpe::kThe, SmallBpe::kEnd));
+    EXPECT_EQ(count(encode({{10, 23}})), 1);
+    EXPECT_EQ(count(encode({{0, 10}})), 1);
+    EXPECT_EQ(count(encode({{0, 23}})), 0);
+    EXPECT_EQ(count(encode({{9, 10}, {22, 23}})), 0);
+    EXPECT_EQ(tokenizer->decode(encode({{0, 23}})), text);
+  }
+}
+
 TEST(SpecialTokens, UserDefinedOnesAreAlwaysFoundAndShown) {
   const auto tokenizer = small_bpe();
   EXPECT_THAT(tokenizer->encode("a<user>a", kPlain), ElementsAre('a', SmallBpe::kUser, 'a'));
