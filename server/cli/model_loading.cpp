@@ -23,7 +23,10 @@ Result<LoadedModel> load_model_and_tokenizer(const Settings& settings) {
   Result<std::shared_ptr<const Tokenizer>> tokenizer =
       loaded.gguf ? load_gguf_tokenizer(*loaded.gguf) : load_tokenizer(loaded.path);
   if (!tokenizer.ok()) return tokenizer.status();
-  return LoadedModel{*std::move(model), *std::move(tokenizer)};
+  Result<std::shared_ptr<const ChatFormat>> chat_format =
+      load_chat_format(loaded.path, loaded.gguf.get(), **tokenizer, settings.model.chat_template);
+  if (!chat_format.ok()) return chat_format.status();
+  return LoadedModel{*std::move(model), *std::move(tokenizer), *std::move(chat_format)};
 }
 
 Result<TokenRecord> run_request(Engine& engine, Request request,

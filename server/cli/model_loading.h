@@ -8,6 +8,7 @@
 
 #include "engine/engine.h"
 #include "engine/text/tokenizer.h"
+#include "server/chat/chat_format.h"
 #include "server/config/settings.h"
 
 namespace restkv {
@@ -15,6 +16,7 @@ namespace restkv {
 struct LoadedModel {
   std::shared_ptr<const Model> model;
   std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const ChatFormat> chat_format;
 };
 
 // With a progress bar on a terminal.

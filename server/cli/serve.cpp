@@ -109,7 +109,8 @@ int run_serve(const Invocation& invocation) {
   Result<std::unique_ptr<Engine>> started = Engine::start(loaded->model, settings.engine);
   if (!started.ok()) return fail(started.status());
   const std::shared_ptr<Engine> engine = *std::move(started);
-  const ServedModel model{served_name(settings, *loaded->model), engine, loaded->tokenizer};
+  const ServedModel model{served_name(settings, *loaded->model), engine, loaded->tokenizer,
+                          loaded->chat_format};
 
   const MemoryPlan& plan = engine->memory_plan();
   log_event(LogLevel::kInfo, "model loaded",
@@ -125,6 +126,11 @@ int run_serve(const Invocation& invocation) {
              {"sequences", plan.max_sequences},
              {"tokens_each", plan.max_model_len}});
   log_event(LogLevel::kInfo, cache_message(settings.engine.cache));
+  if (const Status status = loaded->chat_format->status(); !status.ok()) {
+    log_event(LogLevel::kWarning, "no chat: " + status.message());
+  } else {
+    log_event(LogLevel::kInfo, "chat template", {{"from", loaded->chat_format->origin()}});
+  }
 
   Result<std::unique_ptr<HttpServer>> listening = HttpServer::start(settings, model);
   if (!listening.ok()) return fail(listening.status());

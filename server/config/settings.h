@@ -34,16 +34,19 @@ struct ServerSettings {
   milliseconds idle_timeout{60'000};   // between two requests of a connection
   milliseconds write_timeout{30'000};  // a client that takes nothing for so long is dropped
   milliseconds ping_interval{
-      10'000};                      // a comment on a stream that has nothing to send, so that nobody gives up
-  milliseconds request_timeout{0};  // running time of a request; 0: none
+      10'000};  // a comment on a stream that has nothing to send, so that nobody gives up
+  int32_t default_max_tokens =
+      4096;  // of a chat answer whose request says nothing, as far as the context reaches
+  milliseconds request_timeout{0};     // running time of a request; 0: none
   milliseconds drain_timeout{30'000};  // after SIGTERM, for the requests that run
 };
 
 struct ModelSettings {
-  std::string path;          // a folder, a .gguf, "demo", or org/repo[:quant] of the hub
-  std::string revision;      // of a repository: branch, tag or commit; empty: main
-  std::string download_dir;  // the hub's cache; empty: by HF_HUB_CACHE and HF_HOME
-  std::string served_name;   // the id clients see; empty: the name of the file or folder
+  std::string path;           // a folder, a .gguf, "demo", or org/repo[:quant] of the hub
+  std::string revision;       // of a repository: branch, tag or commit; empty: main
+  std::string download_dir;   // the hub's cache; empty: by HF_HUB_CACHE and HF_HOME
+  std::string served_name;    // the id clients see; empty: the name of the file or folder
+  std::string chat_template;  // a file; empty: the template of the model's own files
 };
 
 // What a request's `cache` object leaves open, and its ceilings.

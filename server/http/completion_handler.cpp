@@ -32,7 +32,8 @@ class Completion {
         server_(connection.server()),
         tokenizer_(*server_.model.tokenizer),
         job_(std::move(job)),
-        header_{server_.new_id("cmpl-"), server_.model.name, unix_seconds()},
+        header_{job_.api, server_.new_id(job_.api == CompletionApi::kChat ? "chatcmpl-" : "cmpl-"),
+                server_.model.name, unix_seconds()},
         events_(header_, tokenizer_, job_.include_usage) {}
   // Whatever ends this early: nothing goes on computing for it.
   ~Completion() { cancel(); }
@@ -100,7 +101,10 @@ Status Completion::submit() {
     if (!job_.has_seed) request.sampling.seed = server_.new_seed();
     auto wake = [event = connection_.event(), list = connection_.wake_list()] { list->wake(event); };
     auto handle = std::make_shared<RequestHandle>(std::move(request), std::move(wake));
-    if (Status status = server_.model.engine->submit(handle); !status.ok()) return status;
+    if (Status status = server_.model.engine->submit(handle); !status.ok()) {
+      const bool is_prompt = status.param() == "prompt" && job_.api == CompletionApi::kChat;
+      return is_prompt ? std::move(status).with_param("messages") : status;
+    }
     Running& r = running_.emplace_back();
     r.assembler =
         std::make_unique<OutputAssembler>(tokenizer_, job_.output, *handle, std::move(job_.prompt_texts[i]));
@@ -172,9 +176,7 @@ asio::awaitable<void> Completion::answer() {
                                completion_body(header_, choices, usage(), tokenizer_));
 }
 
-}  // namespace
-
-asio::awaitable<void> handle_completions(Connection& connection) {
+asio::awaitable<void> handle(Connection& connection, CompletionApi api) {
   ServerState& server = connection.server();
   const EngineOptions& options = server.model.engine->options();
   // Cheap refusals first: a full queue answers before anything is parsed.
@@ -195,11 +197,15 @@ asio::awaitable<void> handle_completions(Connection& connection) {
                                   .served_name = server.model.name,
                                   .max_model_len = server.model.engine->memory_plan().max_model_len,
                                   .max_token_bytes = server.max_token_bytes,
+                                  .default_max_tokens = server.settings.server.default_max_tokens,
                                   .strict_params = server.settings.server.strict_params,
+                                  .sampling = server.sampling,
+                                  .end_tokens = server.end_tokens,
+                                  .chat_format = server.model.chat_format.get(),
                                   .cache = server.settings.cache.defaults,
                                   .cache_limits = server.settings.cache.limits()};
   Result<CompletionJob> job =
-      co_await connection.offload([&] { return read_completion_job(connection.body(), context); });
+      co_await connection.offload([&] { return read_completion_job(connection.body(), api, context); });
   if (server.settings.logging.log_content) {
     const std::string_view shown = std::string_view(connection.body()).substr(0, kMaxLoggedBody);
     log_event(LogLevel::kInfo, "request body", {{"id", connection.request_id()}, {"body", shown}});
@@ -222,6 +228,16 @@ asio::awaitable<void> handle_completions(Connection& connection) {
   } else {
     co_await completion.answer();
   }
+}
+
+}  // namespace
+
+asio::awaitable<void> handle_completions(Connection& connection) {
+  co_await handle(connection, CompletionApi::kText);
+}
+
+asio::awaitable<void> handle_chat_completions(Connection& connection) {
+  co_await handle(connection, CompletionApi::kChat);
 }
 
 }  // namespace restkv

@@ -52,32 +52,29 @@ asio::awaitable<void> respond_result(Connection& c, Result<std::string> body) {
   }
 }
 
-asio::awaitable<void> handle_tokenize(Connection& c) {
+// Tokenising and rendering, on a worker.
+asio::awaitable<void> handle_text(Connection& c,
+                                  Result<std::string> (*make_body)(RequestJson, const TokenizeContext&)) {
   const ServerState& server = c.server();
   std::vector<std::string> unknown;
+  const TokenizeContext context{
+      .tokenizer = server.model.tokenizer.get(),
+      .served_name = server.model.name,
+      .max_model_len = model_card(server).max_model_len,
+      .chat_format = server.model.chat_format.get(),
+      .fields = {.strict = server.settings.server.strict_params, .unknown = &unknown}};
   Result<std::string> body = co_await c.offload([&]() -> Result<std::string> {
-    Result<nlohmann::json> request = parse_json(c.body());
+    Result<RequestJson> request = parse_ordered_json(c.body());
     if (!request.ok()) return request.status();
-    return tokenize_body(*std::move(request), *server.model.tokenizer, model_card(server).max_model_len,
-                         server.model.name,
-                         {.strict = server.settings.server.strict_params, .unknown = &unknown});
+    return make_body(*std::move(request), context);
   });
   c.server().warn_unknown_fields(unknown);
   co_await respond_result(c, std::move(body));
 }
 
-asio::awaitable<void> handle_detokenize(Connection& c) {
-  const ServerState& server = c.server();
-  std::vector<std::string> unknown;
-  Result<std::string> body = co_await c.offload([&]() -> Result<std::string> {
-    Result<nlohmann::json> request = parse_json(c.body());
-    if (!request.ok()) return request.status();
-    return detokenize_body(*std::move(request), *server.model.tokenizer, server.model.name,
-                           {.strict = server.settings.server.strict_params, .unknown = &unknown});
-  });
-  c.server().warn_unknown_fields(unknown);
-  co_await respond_result(c, std::move(body));
-}
+asio::awaitable<void> handle_tokenize(Connection& c) { co_await handle_text(c, tokenize_body); }
+asio::awaitable<void> handle_detokenize(Connection& c) { co_await handle_text(c, detokenize_body); }
+asio::awaitable<void> handle_apply_template(Connection& c) { co_await handle_text(c, apply_template_body); }
 
 asio::awaitable<void> handle_ready(Connection& c) {
   const ServerState& server = c.server();
@@ -104,20 +101,14 @@ asio::awaitable<void> handle_metrics(Connection& c) {
   co_await c.respond(200, kMetricsType, metrics_text(server.model.engine->stats(), server.model.name));
 }
 
-asio::awaitable<void> handle_chat(Connection& c) {
-  const Status status = unimplemented(
-      "chat completions need chat templates, which this server does not have yet; "
-      "POST /v1/completions takes a prompt");
-  co_await c.respond_error(api_error(status));
-}
-
 const Route kRoutes[] = {
     {"POST", "/v1/completions", false, handle_completions},
-    {"POST", "/v1/chat/completions", false, handle_chat},
+    {"POST", "/v1/chat/completions", false, handle_chat_completions},
     {"GET", "/v1/models", false, handle_models},
     {"GET", "/v1/models/{id}", false, handle_model},
     {"POST", "/tokenize", false, handle_tokenize},
     {"POST", "/detokenize", false, handle_detokenize},
+    {"POST", "/apply-template", false, handle_apply_template},
     {"GET", "/health", true, handle_ready},
     {"GET", "/health/ready", true, handle_ready},
     {"GET", "/health/live", true, handle_live},

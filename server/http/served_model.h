@@ -6,6 +6,7 @@
 
 #include "engine/engine.h"
 #include "engine/text/tokenizer.h"
+#include "server/chat/chat_format.h"
 
 namespace restkv {
 
@@ -13,6 +14,7 @@ struct ServedModel {
   std::string name;  // the id clients see
   std::shared_ptr<Engine> engine;
   std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const ChatFormat> chat_format = nullptr;  // null: no chat template
 };
 
 }  // namespace restkv

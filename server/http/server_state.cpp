@@ -5,6 +5,7 @@
 #include <random>
 
 #include "server/config/logging.h"
+#include "server/openai/completion_job.h"
 
 namespace restkv {
 namespace {
@@ -17,6 +18,14 @@ size_t longest_token(const Tokenizer& tokenizer) {
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id)
     longest = std::max(longest, tokenizer.token_bytes(id).size());
   return longest;
+}
+
+// A tokenizer may have more tokens than the model has rows (a padding token added later).
+std::vector<int32_t> end_tokens_of(const ServedModel& model) {
+  std::vector<int32_t> ids = model.tokenizer->eos_ids();
+  const int64_t num_rows = model.engine->model().config.vocab_size;
+  std::erase_if(ids, [&](int32_t id) { return id >= num_rows; });
+  return ids;
 }
 
 uint64_t random_bits() {
@@ -45,6 +54,8 @@ ServerState::ServerState(const Settings& settings, ServedModel model)
       limits(http_limits(settings.server, this->model.engine->memory_plan().max_model_len)),
       created(unix_seconds()),
       max_token_bytes(longest_token(*this->model.tokenizer)),
+      sampling(default_sampling(this->model.engine->model().config.sampling)),
+      end_tokens(end_tokens_of(this->model)),
       workers(kNumWorkers),
       random_key_(random_bits()) {}
 

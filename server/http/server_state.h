@@ -26,8 +26,10 @@ struct ServerState {
   const Settings settings;
   const ServedModel model;
   const HttpLimits limits;
-  const int64_t created;         // Unix seconds
-  const size_t max_token_bytes;  // of the vocabulary's longest token
+  const int64_t created;                  // Unix seconds
+  const size_t max_token_bytes;           // of the vocabulary's longest token
+  const SamplingParams sampling;          // what requests leave open, as the model's files say
+  const std::vector<int32_t> end_tokens;  // of the tokenizer, those that the model has
   std::atomic<bool> is_draining{false};
   std::atomic<int64_t> num_connections{0};
   std::atomic<int64_t> num_active{0};  // requests between their last byte and the end of their answer

@@ -5,7 +5,7 @@
 namespace restkv {
 namespace {
 
-using nlohmann::json;
+using json = RequestJson;
 using Field = RequestField<CacheRequest>;
 using R = CacheRequest;
 

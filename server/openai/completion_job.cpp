@@ -1,8 +1,9 @@
 // From JSON to token ids.
 #include "server/openai/completion_job.h"
 
+#include <algorithm>
+
 #include "engine/model/json_reader.h"
-#include "server/openai/completion_request.h"
 #include "server/openai/tokenize_api.h"
 
 namespace restkv {
@@ -10,28 +11,82 @@ namespace {
 
 // Longest-token bound: a text of so many bytes cannot have fewer tokens than the context takes, so it need not be
 // tokenised to be refused.
-Status check_prompt_size(const Prompt& prompt, const std::string& path, const CompletionContext& context) {
-  if (!prompt.is_text) return {};
-  const size_t least = prompt.text.size() / std::max<size_t>(1, context.max_token_bytes);
+Status check_prompt_size(const std::string& text, const std::string& path, const CompletionContext& context) {
+  const size_t least = text.size() / std::max<size_t>(1, context.max_token_bytes);
   if (least <= static_cast<size_t>(context.max_model_len)) return {};
-  return invalid_argument("'" + path + "' has " + std::to_string(prompt.text.size()) +
+  return invalid_argument("'" + path + "' has " + std::to_string(text.size()) +
                           " bytes, which are at least " + std::to_string(least) +
                           " tokens; this server takes at most " + std::to_string(context.max_model_len))
       .with_param(path)
       .with_reason("context_length_exceeded");
 }
 
+Status no_tokens(const std::string& path) {
+  return invalid_argument("'" + path + "' has no tokens").with_param(path);
+}
+
+// Prompts of /v1/completions to token ids, and the texts that echo shows.
+Status tokenize_prompts(CompletionRequest& r, const CompletionContext& context,
+                        std::vector<std::vector<int32_t>>& ids, std::vector<std::string>& texts) {
+  for (size_t i = 0; i < r.prompts.size(); ++i) {
+    Prompt& prompt = r.prompts[i];
+    const std::string path = r.prompts.size() == 1 ? "prompt" : "prompt[" + std::to_string(i) + "]";
+    if (prompt.is_text) {
+      if (Status status = check_prompt_size(prompt.text, path, context); !status.ok()) return status;
+      prompt.ids = context.tokenizer->encode(
+          prompt.text, {.add_special = r.add_special_tokens, .special_tokens = SpecialTokens::kParse});
+    }
+    if (prompt.ids.empty()) return no_tokens(path);
+    std::string& text = texts.emplace_back();
+    if (r.echo) text = prompt.is_text ? std::move(prompt.text) : context.tokenizer->decode(prompt.ids);
+    ids.push_back(std::move(prompt.ids));
+  }
+  return {};
+}
+
+// A conversation to token ids. Its answer has `default_max_tokens`, where the request says nothing and the context has as
+// many left; a prompt that fills the context is the engine's error.
+Status tokenize_chat(CompletionRequest& r, const CompletionContext& context,
+                     std::vector<std::vector<int32_t>>& ids) {
+  const bool add_special_tokens = r.chat.add_special_tokens;
+  const Result<RenderedPrompt> prompt =
+      render_chat(std::move(r.chat), {context.chat_format, render_limits(context.max_model_len)});
+  if (!prompt.ok()) return prompt.status();
+  if (Status status = check_prompt_size(prompt->text, "messages", context); !status.ok()) return status;
+  ids.push_back(encode_chat(*prompt, *context.tokenizer, add_special_tokens));
+  if (ids[0].empty()) return no_tokens("messages");
+  const int64_t room = context.max_model_len - static_cast<int64_t>(ids[0].size());
+  if (!r.max_tokens) {
+    r.max_tokens = static_cast<int32_t>(std::clamp<int64_t>(room, 1, context.default_max_tokens));
+    r.min_tokens = std::min(r.min_tokens, *r.max_tokens);
+  }
+  return {};
+}
+
 }  // namespace
 
-Result<CompletionJob> read_completion_job(std::string_view body, const CompletionContext& context) {
-  Result<nlohmann::json> json = parse_json(body);
+SamplingParams default_sampling(const ModelConfig::SamplingDefaults& model) {
+  SamplingParams sampling;
+  if (model.temperature) sampling.temperature = sampling_temperature(*model.temperature);
+  if (model.top_p && *model.top_p > 0) sampling.top_p = static_cast<float>(*model.top_p);
+  if (model.min_p) sampling.min_p = static_cast<float>(*model.min_p);
+  if (model.repetition_penalty) sampling.repetition_penalty = static_cast<float>(*model.repetition_penalty);
+  if (model.top_k) sampling.top_k = static_cast<int32_t>(*model.top_k);
+  return sampling;
+}
+
+Result<CompletionJob> read_completion_job(std::string_view body, CompletionApi api,
+                                          const CompletionContext& context) {
+  Result<RequestJson> json = parse_ordered_json(body);
   if (!json.ok()) return json.status();
   CompletionJob job;
-  const FieldOptions options{.strict = context.strict_params, .unknown = &job.unknown_fields};
-  Result<CompletionRequest> parsed =
-      parse_completion_request(*std::move(json), context.tokenizer->vocab_size(), options);
-  if (!parsed.ok()) return parsed.status();
-  CompletionRequest& r = *parsed;
+  job.api = api;
+  CompletionRequest r;
+  r.api = api;
+  r.vocab_size = context.tokenizer->vocab_size();
+  r.field_options = {.strict = context.strict_params, .unknown = &job.unknown_fields};
+  r.sampling = context.sampling;
+  if (Status status = parse_completion_request(*std::move(json), r); !status.ok()) return status;
   if (Status status = check_model_name(r.model, context.served_name); !status.ok()) return status;
 
   Result<CacheSettings> cache = resolve_cache_settings(overlay(context.cache, r.cache), context.cache_limits);
@@ -39,6 +94,12 @@ Result<CompletionJob> read_completion_job(std::string_view body, const Completio
     Status status = cache.status();
     return std::move(status).with_reason("invalid_value");
   }
+
+  std::vector<std::vector<int32_t>> prompts;
+  Status status = api == CompletionApi::kChat ? tokenize_chat(r, context, prompts)
+                                              : tokenize_prompts(r, context, prompts, job.prompt_texts);
+  if (!status.ok()) return status;
+  job.prompt_texts.resize(prompts.size());
 
   job.stream = r.stream;
   job.include_usage = r.include_usage;
@@ -52,20 +113,12 @@ Result<CompletionJob> read_completion_job(std::string_view body, const Completio
                 .echo = r.echo};
   r.sampling.seed = r.seed.value_or(0);
   r.sampling.num_logprobs = r.logprobs;
-  for (size_t i = 0; i < r.prompts.size(); ++i) {
-    Prompt& prompt = r.prompts[i];
-    const std::string path = r.prompts.size() == 1 ? "prompt" : "prompt[" + std::to_string(i) + "]";
-    if (Status status = check_prompt_size(prompt, path, context); !status.ok()) return status;
-    if (prompt.is_text) {
-      prompt.ids = context.tokenizer->encode(
-          prompt.text, {.add_special = r.add_special_tokens, .special_tokens = SpecialTokens::kParse});
-    }
-    if (prompt.ids.empty()) return invalid_argument("'" + path + "' has no tokens").with_param(path);
-    std::string& text = job.prompt_texts.emplace_back();
-    if (r.echo) text = prompt.is_text ? std::move(prompt.text) : context.tokenizer->decode(prompt.ids);
+  if (!r.ignore_eos)
+    r.stop_token_ids.insert(r.stop_token_ids.end(), context.end_tokens.begin(), context.end_tokens.end());
+  for (std::vector<int32_t>& ids : prompts) {
     Request& request = job.requests.emplace_back();
-    request.prompt = std::move(prompt.ids);
-    request.max_tokens = r.max_tokens;
+    request.prompt = std::move(ids);
+    request.max_tokens = *r.max_tokens;
     request.min_tokens = r.min_tokens;
     request.num_choices = r.num_choices;
     request.priority = r.priority;

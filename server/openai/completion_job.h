@@ -1,4 +1,5 @@
-// A body of POST /v1/completions, parsed, checked and tokenised: one engine request a prompt. Runs on a worker thread.
+// A body of POST /v1/completions or /v1/chat/completions, parsed, checked and tokenised: one engine request a prompt. Runs
+// on a worker thread.
 #pragma once
 
 #include <cstdint>
@@ -6,8 +7,10 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/model/model_config.h"
 #include "engine/request.h"
 #include "engine/text/tokenizer.h"
+#include "server/openai/completion_request.h"
 #include "server/openai/output_assembler.h"
 
 namespace restkv {
@@ -17,12 +20,19 @@ struct CompletionContext {
   std::string served_name;
   int64_t max_model_len = 0;
   size_t max_token_bytes = 0;  // of the vocabulary's longest token: bounds the tokens of a text from below
+  int32_t default_max_tokens =
+      4096;  // of a chat request that says nothing, at most what the context has left
   bool strict_params = false;
+  SamplingParams sampling = {};  // what requests leave open
+  std::span<const int32_t> end_tokens =
+      {};  // that the tokenizer's files name; those of the model's the engine knows
+  const ChatFormat* chat_format = nullptr;
   CacheRequest cache = {};  // the server's defaults, under the request's fields
   CacheLimits cache_limits = {};
 };
 
 struct CompletionJob {
+  CompletionApi api = CompletionApi::kText;
   bool stream = false, include_usage = false;
   bool has_seed = false;  // else the caller gives each request its own
   OutputOptions output;
@@ -31,6 +41,10 @@ struct CompletionJob {
   std::vector<std::string> unknown_fields;  // that were ignored
 };
 
-Result<CompletionJob> read_completion_job(std::string_view body, const CompletionContext& context);
+Result<CompletionJob> read_completion_job(std::string_view body, CompletionApi api,
+                                          const CompletionContext& context);
+
+// The built-in defaults under those of the model's generation_config.json.
+SamplingParams default_sampling(const ModelConfig::SamplingDefaults& model);
 
 }  // namespace restkv

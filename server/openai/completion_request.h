@@ -1,8 +1,9 @@
-// POST /v1/completions as the client meant it, before tokenising. Filled by the field table of completion_fields.cpp.
+// POST /v1/completions and /v1/chat/completions as the client meant them, before tokenising. Filled by the field tables:
+// generation_fields.cpp has the rows of both, completion_fields.cpp and chat_fields.cpp those of one.
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -11,11 +12,13 @@
 
 #include "engine/eviction/cache_settings.h"
 #include "kernels/base/sampling.h"
+#include "server/openai/chat_prompt.h"
 #include "server/openai/field_table.h"
 
 namespace restkv {
 
 inline constexpr size_t kMaxPrompts = 1024;
+inline constexpr int32_t kDefaultMaxTokens = 16;  // of /v1/completions, as OpenAI has it
 inline constexpr size_t kMaxStops = 4;
 inline constexpr size_t kMaxStopBytes = 256;
 
@@ -25,33 +28,61 @@ struct Prompt {
   bool is_text = true;
 };
 
+enum class CompletionApi : uint8_t { kText, kChat };  // /v1/completions, /v1/chat/completions
+
 struct CompletionRequest {
   // Set before parsing:
+  CompletionApi api = CompletionApi::kText;
   int32_t vocab_size = 0;      // bounds of token ids
   FieldOptions field_options;  // for objects in the body
+  SamplingParams sampling;     // the model's defaults; without seed and num_logprobs
 
-  std::string model;  // empty: not given
-  std::vector<Prompt> prompts;
+  std::string model;            // empty: not given
+  std::vector<Prompt> prompts;  // kText
+  ChatPrompt chat;              // kChat
   bool stream = false, include_usage = false, has_stream_options = false;
   bool echo = false;
   bool add_special_tokens = true, skip_special_tokens = true, include_stop_string = false;
   bool ignore_eos = false;
-  int32_t max_tokens = 16, min_tokens = 0, num_choices = 1, priority = 0;
-  int32_t best_of = 0;    // 0: not given
-  int32_t logprobs = -1;  // -1: none
+  std::optional<int32_t> max_tokens, max_completion_tokens;  // not given: the default of the route
+  int32_t min_tokens = 0, num_choices = 1, priority = 0;
+  int32_t best_of = 0;                 // 0: not given
+  int32_t logprobs = -1;               // -1: none
+  std::optional<bool> wants_logprobs;  // kChat: logprobs, top_logprobs
+  std::optional<int32_t> top_logprobs;
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   std::optional<uint64_t> seed;
-  SamplingParams sampling;  // without seed and num_logprobs
   CacheRequest cache;
 };
 
+// Tables of whole routes.
 std::span<const RequestField<CompletionRequest>> completion_fields();
+std::span<const RequestField<CompletionRequest>> chat_fields();
+// The rows both have.
+std::span<const RequestField<CompletionRequest>> generation_fields();
 // Of the object `cache`; their names begin with "cache.". Bounds are resolve_cache_settings's.
 std::span<const RequestField<CacheRequest>> cache_fields();
 
+// What a request's temperature means: one that is tiny is greedy, dividing logits by it would overflow.
+float sampling_temperature(double temperature);
+
 // `body` is taken apart: its strings are moved, not copied. Errors name the field.
-Result<CompletionRequest> parse_completion_request(nlohmann::json body, int32_t vocab_size,
-                                                   const FieldOptions& options);
+Status parse_completion_request(RequestJson body, CompletionRequest& request);
+
+// Setters of plain members, for the tables.
+template <auto Member>
+Status set_bool_field(RequestJson& value, CompletionRequest& r) {
+  r.*Member = value.get<bool>();
+  return {};
+}
+template <auto Member>
+Status set_int_field(RequestJson& value, CompletionRequest& r) {
+  int64_t number = 0;
+  CHECK(read_integer(value, number)) << "checked by the table";
+  r.*Member = static_cast<int32_t>(number);
+  return {};
+}
+inline constexpr double kMaxInt32Field = std::numeric_limits<int32_t>::max();
 
 }  // namespace restkv

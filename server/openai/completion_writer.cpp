@@ -1,4 +1,4 @@
-// Chunks and bodies of /v1/completions.
+// Chunks and bodies of both routes; a choice looks different in each, all around it is the same.
 #include "server/openai/completion_writer.h"
 
 #include "server/openai/json_text.h"
@@ -75,13 +75,40 @@ void append_logprobs(std::string& out, const Tokenizer& tokenizer, const OutputD
   out += '}';
 }
 
-// Everything of a choice behind its index: ,"text":...,"finish_reason":...}
-void append_choice(std::string& out, const Tokenizer& tokenizer, const OutputDelta& delta,
-                   const OutputOptions& options) {
-  out += ",\"text\":";
-  append_json_string(out, delta.text);
-  out += ",\"logprobs\":";
-  append_logprobs(out, tokenizer, delta, options);
+// "token":...,"logprob":...,"bytes":[...]
+void append_chat_token(std::string& out, const Tokenizer& tokenizer, int32_t token, float logprob) {
+  out += "\"token\":";
+  append_token_text(out, tokenizer, token);
+  out += ",\"logprob\":";
+  append_json_number(out, static_cast<double>(logprob));
+  out += ",\"bytes\":";
+  append_list(out, tokenizer.token_bytes(token),
+              [&](char c) { append_json_number(out, static_cast<int64_t>(static_cast<unsigned char>(c))); });
+}
+
+void append_chat_logprobs(std::string& out, const Tokenizer& tokenizer, const OutputDelta& delta,
+                          const OutputOptions& options) {
+  if (options.logprobs < 0) {
+    out += "null";
+    return;
+  }
+  out += "{\"content\":";
+  append_list(out, delta.tokens, [&](const TokenOutput& token) {
+    out += '{';
+    append_chat_token(out, tokenizer, token.token, token.logprob);
+    out += ",\"top_logprobs\":";
+    append_list(out, token.top, [&](const TokenLogprob& top) {
+      out += '{';
+      append_chat_token(out, tokenizer, top.token, top.logprob);
+      out += '}';
+    });
+    out += '}';
+  });
+  out += ",\"refusal\":null}";
+}
+
+// ,"finish_reason":...}
+void append_finish(std::string& out, const OutputDelta& delta, const OutputOptions& options) {
   if (delta.finish == FinishReason::kNone) {
     out += ",\"finish_reason\":null}";
     return;
@@ -99,10 +126,32 @@ void append_choice(std::string& out, const Tokenizer& tokenizer, const OutputDel
   out += '}';
 }
 
-void append_header(std::string& out, const CompletionHeader& header) {
+// Everything of a choice behind its index: ,"text":...,"finish_reason":...}
+void append_choice(std::string& out, const Tokenizer& tokenizer, const OutputDelta& delta,
+                   const OutputOptions& options) {
+  out += ",\"text\":";
+  append_json_string(out, delta.text);
+  out += ",\"logprobs\":";
+  append_logprobs(out, tokenizer, delta, options);
+  append_finish(out, delta, options);
+}
+
+// ,"message":{...},"finish_reason":...}
+void append_chat_choice(std::string& out, const Tokenizer& tokenizer, const OutputDelta& delta,
+                        const OutputOptions& options) {
+  out += ",\"message\":{\"role\":\"assistant\",\"content\":";
+  append_json_string(out, delta.text);
+  out += ",\"refusal\":null},\"logprobs\":";
+  append_chat_logprobs(out, tokenizer, delta, options);
+  append_finish(out, delta, options);
+}
+
+void append_header(std::string& out, const CompletionHeader& header, std::string_view object) {
   out += "{\"id\":";
   append_json_string(out, header.id);
-  out += ",\"object\":\"text_completion\",\"created\":";
+  out += ",\"object\":\"";
+  out += object;
+  out += "\",\"created\":";
   append_json_number(out, header.created);
   out += ",\"model\":";
   append_json_string(out, header.model);
@@ -196,13 +245,14 @@ OutputUsage& operator+=(OutputUsage& sum, const OutputUsage& usage) {
 
 std::string completion_body(const CompletionHeader& header, std::span<const CompletionChoice> choices,
                             const OutputUsage& usage, const Tokenizer& tokenizer) {
+  const bool is_chat = header.api == CompletionApi::kChat;
   std::string out;
-  append_header(out, header);
+  append_header(out, header, is_chat ? "chat.completion" : "text_completion");
   out += ",\"choices\":";
   append_list(out, choices, [&](const CompletionChoice& choice) {
     out += "{\"index\":";
     append_json_number(out, static_cast<int64_t>(choice.index));
-    append_choice(out, tokenizer, choice.output, *choice.options);
+    (is_chat ? append_chat_choice : append_choice)(out, tokenizer, choice.output, *choice.options);
   });
   out += ',';
   append_usage_members(out, usage);
@@ -212,19 +262,49 @@ std::string completion_body(const CompletionHeader& header, std::span<const Comp
 
 CompletionEvents::CompletionEvents(const CompletionHeader& header, const Tokenizer& tokenizer,
                                    bool include_usage)
-    : tokenizer_(&tokenizer) {
+    : api_(header.api), tokenizer_(&tokenizer) {
   prefix_ = "data: ";
-  append_header(prefix_, header);
+  append_header(prefix_, header, api_ == CompletionApi::kChat ? "chat.completion.chunk" : "text_completion");
   usage_prefix_ = prefix_ + ",\"choices\":[],";
   prefix_ += ",\"choices\":[{\"index\":";
   suffix_ = include_usage ? "],\"usage\":null}\n\n" : "]}\n\n";
 }
 
 void CompletionEvents::append_chunk(std::string& out, int32_t index, const OutputDelta& delta,
-                                    const OutputOptions& options) const {
+                                    const OutputOptions& options) {
+  if (api_ == CompletionApi::kChat) return append_chat_chunk(out, index, delta, options);
   out += prefix_;
   append_json_number(out, static_cast<int64_t>(index));
   append_choice(out, *tokenizer_, delta, options);
+  out += suffix_;
+}
+
+void CompletionEvents::append_chat_chunk(std::string& out, int32_t index, const OutputDelta& delta,
+                                         const OutputOptions& options) {
+  const auto begin = [&](std::string_view text) {
+    out += prefix_;
+    append_json_number(out, static_cast<int64_t>(index));
+    out += ",\"delta\":";
+    out += text;
+  };
+  const auto at = static_cast<size_t>(index);
+  if (at >= has_role_.size()) has_role_.resize(at + 1);
+  if (!has_role_[at]) {
+    has_role_[at] = true;
+    begin("{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}");
+    out += suffix_;
+  }
+  if (!delta.text.empty() || !delta.tokens.empty()) {
+    begin("{\"content\":");
+    append_json_string(out, delta.text);
+    out += "},\"logprobs\":";
+    append_chat_logprobs(out, *tokenizer_, delta, options);
+    out += ",\"finish_reason\":null}";
+    out += suffix_;
+  }
+  if (delta.finish == FinishReason::kNone) return;
+  begin("{},\"logprobs\":null");
+  append_finish(out, delta, options);
   out += suffix_;
 }
 

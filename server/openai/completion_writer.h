@@ -1,18 +1,22 @@
-// The JSON of /v1/completions, whole and as server-sent events. What does not change between chunks is prepared once.
+// The JSON of /v1/completions and /v1/chat/completions, whole and as server-sent events. What does not change between chunks
+// is prepared once.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "server/openai/api_error.h"
+#include "server/openai/completion_request.h"
 #include "server/openai/output_assembler.h"
 
 namespace restkv {
 
 struct CompletionHeader {
-  std::string id;       // "cmpl-..."
+  CompletionApi api = CompletionApi::kText;
+  std::string id;       // "cmpl-...", "chatcmpl-..."
   std::string model;    // served name
   int64_t created = 0;  // Unix seconds
 };
@@ -33,18 +37,23 @@ class CompletionEvents {
  public:
   CompletionEvents(const CompletionHeader& header, const Tokenizer& tokenizer, bool include_usage);
 
-  // Each appends whole events, "data: ...\n\n".
-  void append_chunk(std::string& out, int32_t index, const OutputDelta& delta,
-                    const OutputOptions& options) const;
+  // Each appends whole events, "data: ...\n\n". A chat's choice has a first one with the role and a last one with the
+  // finish reason and no text.
+  void append_chunk(std::string& out, int32_t index, const OutputDelta& delta, const OutputOptions& options);
   void append_usage(std::string& out, const OutputUsage& usage) const;
   static void append_error(std::string& out, const ApiError& error);
   static void append_done(std::string& out) { out += "data: [DONE]\n\n"; }
   static void append_ping(std::string& out) { out += ": ping\n\n"; }
 
  private:
+  void append_chat_chunk(std::string& out, int32_t index, const OutputDelta& delta,
+                         const OutputOptions& options);
+
+  CompletionApi api_;
   const Tokenizer* tokenizer_;
-  std::string prefix_;  // up to the choice's index
-  std::string suffix_;  // behind the choice
+  std::vector<bool> has_role_;  // [choices that had a chunk]
+  std::string prefix_;          // up to the choice's index
+  std::string suffix_;          // behind the choice
   std::string usage_prefix_;
 };
 

@@ -7,7 +7,7 @@
 namespace restkv {
 namespace {
 
-using nlohmann::json;
+using json = RequestJson;
 
 std::string_view type_name(const json& value) {
   switch (value.type()) {

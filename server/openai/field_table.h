@@ -14,6 +14,9 @@
 
 namespace restkv {
 
+// Of request bodies: objects keep the client's order, which chat templates print (tools).
+using RequestJson = nlohmann::ordered_json;
+
 enum class FieldType : uint8_t {
   kBool,
   kInteger,  // min, max: bounds, kUnbounded: the setter checks them; 5.0 is an integer
@@ -40,7 +43,7 @@ template <class T>
 struct RequestField {
   FieldSpec spec;
   // Null: the field is known, but this server does not do what it asks for; any value but a neutral one is refused.
-  Status (*set)(nlohmann::json& value, T& target) = nullptr;
+  Status (*set)(RequestJson& value, T& target) = nullptr;
 };
 
 struct FieldOptions {
@@ -50,22 +53,22 @@ struct FieldOptions {
 };
 
 // Type and bounds. The error names the field, what is allowed and what was found; never a text of the client.
-Status check_field(const FieldSpec& spec, const nlohmann::json& value);
+Status check_field(const FieldSpec& spec, const RequestJson& value);
 // What `spec` allows, in words: "an integer between 1 and 16".
 std::string allowed_text(const FieldSpec& spec);
 // null, false, "", [] and {}: fields of other servers that ask for nothing.
-bool is_neutral(const nlohmann::json& value);
+bool is_neutral(const RequestJson& value);
 Status unsupported_field(std::string_view name);
 Status unknown_field(std::string_view name);
 
 // Integers of a value already checked or of a list's item; nothing if it is not an integer of 64 bits.
-bool read_integer(const nlohmann::json& value, int64_t& out);
+bool read_integer(const RequestJson& value, int64_t& out);
 // A list of token ids, each in [0, vocab_size).
-Status read_token_ids(const nlohmann::json& list, const std::string& path, int32_t vocab_size,
+Status read_token_ids(const RequestJson& list, const std::string& path, int32_t vocab_size,
                       std::vector<int32_t>& out);
 
 template <class T>
-Status read_fields(nlohmann::json& body, std::span<const RequestField<T>> fields, const FieldOptions& options,
+Status read_fields(RequestJson& body, std::span<const RequestField<T>> fields, const FieldOptions& options,
                    T& target) {
   if (!body.is_object()) return invalid_argument("the body must be a JSON object");
   for (auto& [key, value] : body.items()) {

@@ -1,4 +1,4 @@
-// Both shapes of tokenize and detokenize.
+// Both shapes of tokenize and detokenize; conversations as chat completions read them.
 #include "server/openai/tokenize_api.h"
 
 #include <optional>
@@ -8,7 +8,7 @@
 namespace restkv {
 namespace {
 
-using nlohmann::json;
+using json = RequestJson;
 
 constexpr double kMaxListItems = 1 << 24;  // the body limit bounds it first
 constexpr double kMaxTextBytes = 1 << 30;
@@ -19,6 +19,12 @@ struct TokenizeRequest {
   std::optional<bool> add_special_tokens, add_special;
   bool parse_special = true;
   bool with_pieces = false, with_strings = false;
+  ChatPrompt chat;
+};
+
+struct TemplateRequest {
+  std::string model;
+  ChatPrompt chat;
 };
 
 struct DetokenizeRequest {
@@ -40,7 +46,7 @@ Status set_string(json& value, R& r) {
 }
 
 using T = TokenizeRequest;
-const RequestField<T> kTokenizeFields[] = {
+const RequestField<T> kTokenizeRows[] = {
     {{.name = "model", .type = FieldType::kString, .max = 1024, .help = "the served model's id"},
      set_string<T, &T::model>},
     {{.name = "prompt", .type = FieldType::kString, .max = kMaxTextBytes, .help = "the text (vLLM)"},
@@ -72,8 +78,30 @@ const RequestField<T> kTokenizeFields[] = {
       .default_json = "false",
       .help = "token_strs as well"},
      set_bool<T, &T::with_strings>},
-    {{.name = "messages"}},
 };
+
+template <class R>
+std::vector<RequestField<R>> with_chat_fields(std::span<const RequestField<R>> rows) {
+  std::vector<RequestField<R>> all = chat_prompt_fields<R>();
+  all.insert(all.end(), rows.begin(), rows.end());
+  return all;
+}
+
+std::span<const RequestField<T>> tokenize_fields() {
+  static const std::vector<RequestField<T>> fields = with_chat_fields<T>(kTokenizeRows);
+  return fields;
+}
+
+using A = TemplateRequest;
+const RequestField<A> kTemplateRows[] = {
+    {{.name = "model", .type = FieldType::kString, .max = 1024, .help = "the served model's id"},
+     set_string<A, &A::model>},
+};
+
+std::span<const RequestField<A>> template_fields() {
+  static const std::vector<RequestField<A>> fields = with_chat_fields<A>(kTemplateRows);
+  return fields;
+}
 
 using D = DetokenizeRequest;
 const RequestField<D> kDetokenizeFields[] = {
@@ -112,23 +140,47 @@ Status check_model_name(const std::string& name, const std::string& served_name)
       .with_reason("model_not_found");
 }
 
-Result<std::string> tokenize_body(json request, const Tokenizer& tokenizer, int64_t max_model_len,
-                                  const std::string& served_name, const FieldOptions& options) {
-  TokenizeRequest r;
-  if (Status status = read_fields<T>(request, kTokenizeFields, options, r); !status.ok()) return status;
-  if (Status status = check_model_name(r.model, served_name); !status.ok()) return status;
+namespace {
+
+Result<std::vector<int32_t>> encode_request(T& r, const TokenizeContext& context) {
+  const Tokenizer& tokenizer = *context.tokenizer;
+  if (r.chat.has_messages) {
+    if (r.prompt || r.content) {
+      return invalid_argument("'messages' and a text are both given; one is enough")
+          .with_param("messages")
+          .with_reason("invalid_value");
+    }
+    if (Status status = check_chat_prompt(r.chat); !status.ok()) return status;
+    const Result<RenderedPrompt> prompt =
+        render_chat(std::move(r.chat), {context.chat_format, render_limits(context.max_model_len)});
+    if (!prompt.ok()) return prompt.status();
+    return encode_chat(*prompt, tokenizer, r.add_special_tokens.value_or(r.add_special.value_or(false)));
+  }
   if (!r.prompt && !r.content) return missing("prompt");
   const bool is_vllm = r.prompt.has_value();
-  const std::string& text = is_vllm ? *r.prompt : *r.content;
   const bool add_special = is_vllm ? r.add_special_tokens.value_or(r.add_special.value_or(true))
                                    : r.add_special.value_or(r.add_special_tokens.value_or(false));
-  const std::vector<int32_t> ids = tokenizer.encode(
-      text, {.add_special = add_special,
-             .special_tokens = r.parse_special ? SpecialTokens::kParse : SpecialTokens::kAsText});
+  return tokenizer.encode(
+      is_vllm ? *r.prompt : *r.content,
+      {.add_special = add_special,
+       .special_tokens = r.parse_special ? SpecialTokens::kParse : SpecialTokens::kAsText});
+}
+
+}  // namespace
+
+Result<std::string> tokenize_body(json request, const TokenizeContext& context) {
+  T r;
+  if (Status status = read_fields<T>(request, tokenize_fields(), context.fields, r); !status.ok())
+    return status;
+  if (Status status = check_model_name(r.model, context.served_name); !status.ok()) return status;
+  const Tokenizer& tokenizer = *context.tokenizer;
+  const Result<std::vector<int32_t>> encoded = encode_request(r, context);
+  if (!encoded.ok()) return encoded.status();
+  const std::vector<int32_t>& ids = *encoded;
   std::string out = "{\"count\":";
   append_json_number(out, static_cast<int64_t>(ids.size()));
   out += ",\"max_model_len\":";
-  append_json_number(out, max_model_len);
+  append_json_number(out, context.max_model_len);
   out += ",\"tokens\":[";
   for (size_t i = 0; i < ids.size(); ++i) {
     if (i > 0) out += ',';
@@ -152,14 +204,29 @@ Result<std::string> tokenize_body(json request, const Tokenizer& tokenizer, int6
   return out;
 }
 
-Result<std::string> detokenize_body(json request, const Tokenizer& tokenizer, const std::string& served_name,
-                                    const FieldOptions& options) {
-  DetokenizeRequest r;
-  r.vocab_size = tokenizer.vocab_size();
-  if (Status status = read_fields<D>(request, kDetokenizeFields, options, r); !status.ok()) return status;
-  if (Status status = check_model_name(r.model, served_name); !status.ok()) return status;
+Result<std::string> apply_template_body(json request, const TokenizeContext& context) {
+  A r;
+  if (Status status = read_fields<A>(request, template_fields(), context.fields, r); !status.ok())
+    return status;
+  if (Status status = check_model_name(r.model, context.served_name); !status.ok()) return status;
+  if (Status status = check_chat_prompt(r.chat); !status.ok()) return status;
+  const Result<RenderedPrompt> prompt =
+      render_chat(std::move(r.chat), {context.chat_format, render_limits(context.max_model_len)});
+  if (!prompt.ok()) return prompt.status();
+  std::string out = "{\"prompt\":";
+  append_json_string(out, prompt->text);
+  out += '}';
+  return out;
+}
+
+Result<std::string> detokenize_body(json request, const TokenizeContext& context) {
+  D r;
+  r.vocab_size = context.tokenizer->vocab_size();
+  if (Status status = read_fields<D>(request, kDetokenizeFields, context.fields, r); !status.ok())
+    return status;
+  if (Status status = check_model_name(r.model, context.served_name); !status.ok()) return status;
   if (!r.has_tokens) return missing("tokens");
-  const std::string text = tokenizer.decode(r.tokens);
+  const std::string text = context.tokenizer->decode(r.tokens);
   std::string out = "{\"prompt\":";
   append_json_string(out, text);
   out += ",\"content\":";

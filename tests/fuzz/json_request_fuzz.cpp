@@ -1,5 +1,5 @@
-// Any bytes as the body of POST /v1/completions, /tokenize and /detokenize: an error, or requests within their bounds whose
-// answers are JSON, whatever text the tokens make.
+// Any bytes as the body of POST /v1/completions, /v1/chat/completions, /tokenize, /detokenize and /apply-template: an error,
+// or requests within their bounds whose answers are JSON, whatever text the tokens make.
 #include <cstdint>
 #include <string_view>
 
@@ -14,6 +14,12 @@ namespace {
 using namespace restkv;
 
 const ByteTokenizer kTokenizer({"hello", " wor", "ld"});
+const ChatFormat kFormat(
+    "a test",
+    {{"default",
+      "{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.tool_calls | tojson }}"
+      "{{ eos_token }}{% endfor %}{{ tools | tojson }}{{ enable_thinking }}"}},
+    "<s>", "</s>");
 
 void check_json(std::string_view text) {
   JsonLimits limits;
@@ -26,15 +32,20 @@ void check_json(std::string_view text) {
 void answer(const CompletionJob& job, Request request, const std::string& prompt_text) {
   RequestHandle handle(std::move(request), [] {});
   OutputAssembler assembler(kTokenizer, job.output, handle, prompt_text);
-  const CompletionEvents events({"cmpl-1", "model", 1}, kTokenizer, job.include_usage);
+  const CompletionHeader header{job.api, "cmpl-1", "model", 1};
+  CompletionEvents events(header, kTokenizer, job.include_usage);
   CompletionChoice whole{.index = 0, .output = {}, .options = &job.output};
   const auto take = [&](const TokenRecord& record) {
     OutputDelta delta;
     assembler.append(record, delta);
     std::string event;
     events.append_chunk(event, 0, delta, job.output);
-    CHECK(event.starts_with("data: ") && event.ends_with("\n\n")) << event;
-    check_json(std::string_view(event).substr(6));
+    for (size_t at = 0; at < event.size();) {  // a chat's delta is up to three events
+      const size_t end = event.find("\n\n", at);
+      CHECK(end != std::string::npos && event.compare(at, 6, "data: ") == 0) << event;
+      check_json(std::string_view(event).substr(at + 6, end - at - 6));
+      at = end + 2;
+    }
     whole.output.text += delta.text;
   };
   TokenRecord record;
@@ -46,7 +57,7 @@ void answer(const CompletionJob& job, Request request, const std::string& prompt
   record.finish = FinishReason::kStop;
   record.token = ByteTokenizer::kEos;
   take(record);
-  check_json(completion_body({"cmpl-1", "model", 1}, {&whole, 1}, assembler.usage(), kTokenizer));
+  check_json(completion_body(header, {&whole, 1}, assembler.usage(), kTokenizer));
 }
 
 }  // namespace
@@ -57,9 +68,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                                   .served_name = "model",
                                   .max_model_len = 4096,
                                   .max_token_bytes = 5,
-                                  .strict_params = false};
-  const Result<CompletionJob> job = read_completion_job(body, context);
-  if (job.ok()) {
+                                  .strict_params = false,
+                                  .chat_format = &kFormat};
+  for (const CompletionApi api : {CompletionApi::kText, CompletionApi::kChat}) {
+    const Result<CompletionJob> job = read_completion_job(body, api, context);
+    if (!job.ok()) {
+      CHECK(!job.status().message().empty()) << "an error says what is wrong";
+      continue;
+    }
     CHECK(!job->requests.empty() && job->requests.size() == job->prompt_texts.size()) << job->requests.size();
     for (size_t i = 0; i < job->requests.size(); ++i) {
       const Request& request = job->requests[i];
@@ -69,14 +85,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         CHECK(token >= 0 && token < kTokenizer.vocab_size()) << token;
       if (i < 4 && request.prompt.size() <= 256) answer(*job, request, job->prompt_texts[i]);
     }
-  } else {
-    CHECK(!job.status().message().empty()) << "an error says what is wrong";
   }
-  Result<nlohmann::json> json = parse_json(body);
+  const Result<RequestJson> json = parse_ordered_json(body);
   if (!json.ok()) return 0;
-  const Result<std::string> tokens = tokenize_body(*json, kTokenizer, 4096, "model", {});
-  if (tokens.ok()) check_json(*tokens);
-  const Result<std::string> text = detokenize_body(*std::move(json), kTokenizer, "model", {});
-  if (text.ok()) check_json(*text);
+  const TokenizeContext texts{
+      .tokenizer = &kTokenizer, .served_name = "model", .max_model_len = 4096, .chat_format = &kFormat};
+  for (auto* make_body : {tokenize_body, detokenize_body, apply_template_body}) {
+    const Result<std::string> answer = make_body(*json, texts);
+    if (answer.ok()) check_json(*answer);
+  }
   return 0;
 }

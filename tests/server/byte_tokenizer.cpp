@@ -1,6 +1,8 @@
 // Bytes and a few pieces.
 #include "tests/server/byte_tokenizer.h"
 
+#include <algorithm>
+
 namespace restkv {
 
 ByteTokenizer::ByteTokenizer(std::vector<std::string> pieces) {
@@ -13,7 +15,23 @@ ByteTokenizer::ByteTokenizer(std::vector<std::string> pieces) {
 std::vector<int32_t> ByteTokenizer::encode(std::string_view text, const EncodeOptions& options) const {
   std::vector<int32_t> ids;
   if (options.add_special) ids.push_back(kBos);
-  for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+  const auto is_template = [&](size_t begin, size_t end) {
+    return std::none_of(options.plain.begin(), options.plain.end(),
+                        [&](const ByteSpan& span) { return span.begin < end && span.end > begin; });
+  };
+  for (size_t at = 0; at < text.size();) {
+    size_t len = 1;
+    int32_t id = static_cast<unsigned char>(text[at]);
+    for (const int32_t special : {kBos, kEos}) {
+      const std::string& name = tokens_[static_cast<size_t>(special)];
+      if (options.plain.empty() || !text.substr(at).starts_with(name) || !is_template(at, at + name.size()))
+        continue;
+      id = special;
+      len = name.size();
+    }
+    ids.push_back(id);
+    at += len;
+  }
   return ids;
 }
 

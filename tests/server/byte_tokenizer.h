@@ -1,4 +1,5 @@
-// A tokenizer whose tokens are bytes, for tests that need no vocabulary.
+// A tokenizer whose tokens are bytes, for tests that need no vocabulary. "<s>" and "</s>" are tokens where plain spans are
+// given (a rendered template) and none of them is touched.
 //   ids: 0..255 bytes | 256 "<s>" | 257 "</s>" | 258.. the pieces given
 #pragma once
 

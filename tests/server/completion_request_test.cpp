@@ -12,10 +12,18 @@ namespace {
 
 constexpr int32_t kVocab = 1000;
 
-Result<CompletionRequest> parse(const std::string& text, bool strict = false) {
-  Result<nlohmann::json> json = parse_json(text);
+Result<CompletionRequest> parse(const std::string& text, const FieldOptions& options) {
+  Result<RequestJson> json = parse_ordered_json(text);
   if (!json.ok()) return json.status();
-  return parse_completion_request(*std::move(json), kVocab, {.strict = strict});
+  CompletionRequest request;
+  request.vocab_size = kVocab;
+  request.field_options = options;
+  if (Status status = parse_completion_request(*std::move(json), request); !status.ok()) return status;
+  return request;
+}
+
+Result<CompletionRequest> parse(const std::string& text, bool strict = false) {
+  return parse(text, FieldOptions{.strict = strict});
 }
 
 // The parameter an error names; "ok" if there is none.
@@ -199,8 +207,8 @@ TEST(CacheFields, NotServedYet) {
 
 TEST(CacheFields, UnknownOnesAreNamedWhole) {
   std::vector<std::string> unknown;
-  const Result<CompletionRequest> r = parse_completion_request(
-      *parse_json(R"({"prompt":"x","cache":{"bugdet":64}})"), kVocab, {.unknown = &unknown});
+  const Result<CompletionRequest> r =
+      parse(R"({"prompt":"x","cache":{"bugdet":64}})", FieldOptions{.unknown = &unknown});
   ASSERT_TRUE(r.ok());
   EXPECT_EQ(unknown, std::vector<std::string>{"cache.bugdet"});
   EXPECT_EQ(parse(R"({"prompt":"x","cache":{"bugdet":64}})", true).status().param(), "cache.bugdet");
@@ -214,7 +222,8 @@ TEST(CompletionJob, CacheOverTheServersDefaults) {
   context.cache_limits.max_budget = 1024;
   context.cache_limits.allow_grow = false;
   const auto read = [&](const std::string& cache) {
-    return read_completion_job("{\"prompt\":\"ab\",\"cache\":{" + cache + "}}", context);
+    return read_completion_job("{\"prompt\":\"ab\",\"cache\":{" + cache + "}}", CompletionApi::kText,
+                               context);
   };
   EXPECT_EQ((*read("")).requests[0].cache.policy, PolicyKind::kRestkv);
   EXPECT_EQ((*read("")).requests[0].cache.budget, 128);
@@ -249,19 +258,23 @@ TEST(CompletionJob, TokenisesAndBoundsThePrompt) {
   const ByteTokenizer tokenizer;
   const CompletionContext context{
       .tokenizer = &tokenizer, .served_name = "m", .max_model_len = 64, .max_token_bytes = 4};
-  const CompletionJob job =
-      *read_completion_job(R"({"prompt":["ab","c"],"echo":true,"logprobs":2,"n":3})", context);
+  const CompletionJob job = *read_completion_job(R"({"prompt":["ab","c"],"echo":true,"logprobs":2,"n":3})",
+                                                 CompletionApi::kText, context);
   ASSERT_EQ(job.requests.size(), 2u);
   EXPECT_EQ(job.requests[0].prompt, (std::vector<int32_t>{256, 'a', 'b'}));
   EXPECT_EQ(job.requests[0].prompt_logprobs, 2);
   EXPECT_EQ(job.requests[1].num_choices, 3);
   EXPECT_EQ(job.prompt_texts[1], "c");
-  EXPECT_EQ(read_completion_job(R"({"prompt":"x","model":"other"})", context).status().code(),
-            StatusCode::kNotFound);
-  EXPECT_EQ(read_completion_job(R"({"prompt":"","add_special_tokens":false})", context).status().param(),
+  EXPECT_EQ(
+      read_completion_job(R"({"prompt":"x","model":"other"})", CompletionApi::kText, context).status().code(),
+      StatusCode::kNotFound);
+  EXPECT_EQ(read_completion_job(R"({"prompt":"","add_special_tokens":false})", CompletionApi::kText, context)
+                .status()
+                .param(),
             "prompt");
   const std::string long_text = "{\"prompt\":\"" + std::string(1000, 'x') + "\"}";
-  EXPECT_EQ(read_completion_job(long_text, context).status().reason(), "context_length_exceeded");
+  EXPECT_EQ(read_completion_job(long_text, CompletionApi::kText, context).status().reason(),
+            "context_length_exceeded");
 }
 
 }  // namespace

@@ -51,8 +51,8 @@ class HttpServerTest : public testing::Test {
 
   void start(FakeEngineOptions options = {}) {
     engine_ = std::make_shared<FakeEngine>(std::move(options));
-    Result<std::unique_ptr<HttpServer>> server =
-        HttpServer::start(settings_, {"test-model", engine_, std::make_shared<ByteTokenizer>()});
+    Result<std::unique_ptr<HttpServer>> server = HttpServer::start(
+        settings_, {"test-model", engine_, std::make_shared<ByteTokenizer>(), chat_format_});
     ASSERT_TRUE(server.ok()) << server.status().message();
     server_ = *std::move(server);
   }
@@ -94,6 +94,7 @@ class HttpServerTest : public testing::Test {
   }
 
   Settings settings_;
+  std::shared_ptr<const ChatFormat> chat_format_;
   std::shared_ptr<FakeEngine> engine_;
   std::unique_ptr<HttpServer> server_;
 };
@@ -112,6 +113,126 @@ TEST_F(HttpServerTest, Completion) {
   EXPECT_EQ(answer["usage"]["total_tokens"], 15);
   EXPECT_TRUE(answer.contains("timings"));
   EXPECT_EQ(complete_json(R"({"prompt":"hi","max_tokens":3})")["choices"][0]["finish_reason"], "length");
+}
+
+std::shared_ptr<const ChatFormat> small_format(
+    const std::string& source =
+        "{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }}{{ eos_token }}"
+        "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}") {
+  const std::map<std::string, std::string> sources = {{"default", source}};
+  return std::make_shared<const ChatFormat>("a test", sources, "<s>", "</s>");
+}
+
+TEST_F(HttpServerTest, ChatCompletion) {
+  chat_format_ = small_format();
+  start();
+  const auto chat = [&](const std::string& fields) {
+    const std::string response = exchange(
+        post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"hi</s>"}])" + fields + "}",
+             "Connection: close\r\n"));
+    EXPECT_EQ(status_of(response), 200) << response;
+    return json::parse(body_of(response));
+  };
+  const json answer = chat("");
+  EXPECT_EQ(answer["object"], "chat.completion");
+  EXPECT_TRUE(answer["id"].get<std::string>().starts_with("chatcmpl-"));
+  EXPECT_EQ(answer["choices"][0]["message"],
+            json::parse(R"({"role":"assistant","content":"hello world","refusal":null})"));
+  EXPECT_EQ(answer["choices"][0]["finish_reason"], "stop");
+  EXPECT_EQ(answer["choices"][0]["logprobs"], nullptr);
+  // <s> u s e r : h i < / s > (typed, so text) </s> a s s i s t a n t :
+  EXPECT_EQ(answer["usage"]["prompt_tokens"], 1 + 5 + 2 + 4 + 1 + 10);
+  const Request request = engine_->last_request();
+  EXPECT_EQ(std::count(request.prompt.begin(), request.prompt.end(), ByteTokenizer::kEos), 1);
+  EXPECT_EQ(std::count(request.prompt.begin(), request.prompt.end(), ByteTokenizer::kBos), 1);
+  EXPECT_EQ(request.max_tokens, 256 - static_cast<int32_t>(request.prompt.size()))
+      << "what the context has left";
+
+  const json few = chat(R"(,"max_completion_tokens":2,"logprobs":true,"top_logprobs":2,"n":2)");
+  ASSERT_EQ(few["choices"].size(), 2u);
+  EXPECT_EQ(few["choices"][1]["finish_reason"], "length");
+  EXPECT_EQ(few["choices"][1]["logprobs"]["content"],
+            json::parse(R"([{"token":"h","logprob":-0.5,"bytes":[104],"top_logprobs":[
+              {"token":"h","logprob":-0.5,"bytes":[104]},{"token":"i","logprob":-1.5,"bytes":[105]}]},
+              {"token":"e","logprob":-0.5,"bytes":[101],"top_logprobs":[
+              {"token":"e","logprob":-0.5,"bytes":[101]},{"token":"f","logprob":-1.5,"bytes":[102]}]}])"));
+}
+
+TEST_F(HttpServerTest, ChatStream) {
+  chat_format_ = small_format();
+  start();
+  const std::string response =
+      exchange(post("/v1/chat/completions",
+                    R"({"messages":[{"role":"user","content":"hi"}],"stream":true,"stop":"wor","n":2,
+                        "stream_options":{"include_usage":true}})",
+                    "Connection: close\r\n"));
+  const std::vector<std::string> data = events(response);
+  ASSERT_GT(data.size(), 6u);
+  EXPECT_EQ(data.back(), "[DONE]");
+  std::map<int, std::string> texts;
+  std::map<int, std::vector<json>> deltas;
+  for (size_t i = 0; i + 2 < data.size(); ++i) {
+    const json event = json::parse(data[i]);
+    EXPECT_EQ(event["object"], "chat.completion.chunk");
+    EXPECT_EQ(event["usage"], nullptr);
+    ASSERT_EQ(event["choices"].size(), 1u);
+    const json& choice = event["choices"][0];
+    deltas[choice["index"]].push_back(choice);
+    if (choice["delta"].contains("content")) texts[choice["index"]] += choice["delta"]["content"];
+  }
+  ASSERT_EQ(deltas.size(), 2u);
+  for (const auto& [index, choices] : deltas) {
+    EXPECT_EQ(choices.front()["delta"], json::parse(R"({"role":"assistant","content":""})")) << index;
+    EXPECT_EQ(choices.front()["finish_reason"], nullptr);
+    EXPECT_EQ(choices.back()["delta"], json::object());
+    EXPECT_EQ(choices.back()["finish_reason"], "stop");
+    EXPECT_EQ(choices.back()["stop_reason"], "wor");
+    for (size_t i = 1; i + 1 < choices.size(); ++i) EXPECT_EQ(choices[i]["finish_reason"], nullptr);
+    EXPECT_EQ(texts[index], "hello ");
+  }
+  const json usage = json::parse(data[data.size() - 2]);
+  EXPECT_EQ(usage["choices"], json::array());
+  EXPECT_GT(usage["usage"]["completion_tokens"], 0);
+}
+
+TEST_F(HttpServerTest, ChatErrors) {
+  const auto error_of = [&](const std::string& fields,
+                            const std::string& messages = R"([{"role":"user","content":"hi"}])") {
+    const std::string response = exchange(
+        post("/v1/chat/completions", "{\"messages\":" + messages + fields + "}", "Connection: close\r\n"));
+    EXPECT_EQ(status_of(response), 400) << response;
+    return json::parse(body_of(response))["error"];
+  };
+  start();
+  EXPECT_EQ(error_of("")["code"], "no_chat_template");
+  chat_format_ = small_format("{% for m in messages %}{{ m.content + 1 }}{% endfor %}");
+  start();
+  EXPECT_EQ(error_of("")["param"], "messages");
+  EXPECT_NE(error_of("")["message"].get<std::string>().find("line 1, column"), std::string::npos);
+  chat_format_ = small_format("{{ raise_exception('one role only') }}");
+  start();
+  EXPECT_EQ(error_of("")["message"], "one role only");
+  chat_format_ =
+      small_format("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}");
+  start();
+  EXPECT_EQ(error_of("")["code"], "template_limit");
+  chat_format_ = small_format();
+  start();
+  EXPECT_EQ(error_of("", R"([{"role":"user","content":")" + std::string(300, 'x') + "\"}]")["code"],
+            "context_length_exceeded");
+  EXPECT_EQ(error_of("", R"([{"role":"user","content":")" + std::string(300, 'x') + "\"}]")["param"],
+            "messages");
+}
+
+TEST_F(HttpServerTest, ChatErrorAfterTheStart) {
+  chat_format_ = small_format();
+  start({.nan_at = 3});
+  const std::vector<std::string> data = events(
+      exchange(post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"hi"}],"stream":true})",
+                    "Connection: close\r\n")));
+  ASSERT_GE(data.size(), 3u);
+  EXPECT_EQ(json::parse(data[data.size() - 2])["error"]["code"], "nan_logits");
+  EXPECT_EQ(data.back(), "[DONE]");
 }
 
 TEST_F(HttpServerTest, ChoicesOfSeveralPrompts) {
@@ -218,7 +339,7 @@ TEST_F(HttpServerTest, RoutesAndErrors) {
   const std::string close = "Connection: close\r\n";
   EXPECT_EQ(error_of(get("/nothing", close), 404)["type"], "not_found_error");
   EXPECT_EQ(error_of(get("/v1/completions", close), 405)["code"], "method_not_allowed");
-  EXPECT_EQ(error_of(post("/v1/chat/completions", "{}", close), 501)["type"], "not_implemented_error");
+  EXPECT_EQ(error_of(post("/v1/chat/completions", "{}", close), 400)["param"], "messages");
   EXPECT_EQ(error_of(get("/v1/models/other", close), 404)["code"], "model_not_found");
   EXPECT_EQ(error_of(post("/v1/completions", R"({"prompt":"a","model":"other"})", close), 404)["code"],
             "model_not_found");

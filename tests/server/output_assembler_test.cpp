@@ -158,7 +158,7 @@ TEST_F(OutputAssemblerTest, ErrorsPassThrough) {
 }
 
 TEST_F(OutputAssemblerTest, ChunksAreTheShapeOfOpenAi) {
-  const CompletionEvents events({"cmpl-1", "m\"odel", 7}, tokenizer_, true);
+  CompletionEvents events({CompletionApi::kText, "cmpl-1", "m\"odel", 7}, tokenizer_, true);
   OutputDelta delta;
   delta.text = "a\"\n";
   delta.tokens = {{0xE2, -0.25f, {{'a', -0.5f}}, 4}};
