@@ -53,8 +53,9 @@ Sources sources_of(const json& value) {
   if (!value.is_array()) return sources;
   for (const json& entry : value) {
     const auto text = [&](const char* key) {
-      return entry.is_object() && entry.contains(key) && entry[key].is_string() ? entry[key].get<std::string>()
-                                                                                : std::string();
+      return entry.is_object() && entry.contains(key) && entry[key].is_string()
+                 ? entry[key].get<std::string>()
+                 : std::string();
     };
     if (const std::string name = text("name"); !name.empty()) sources[name] = text("template");
   }
@@ -129,8 +130,8 @@ Found find_in_folder(const fs::path& folder, const Tokenizer& tokenizer) {
 
 }  // namespace
 
-ChatFormat::ChatFormat(std::string origin, const std::map<std::string, std::string>& sources, std::string bos_token,
-                       std::string eos_token)
+ChatFormat::ChatFormat(std::string origin, const std::map<std::string, std::string>& sources,
+                       std::string bos_token, std::string eos_token)
     : origin_(std::move(origin)), bos_token_(std::move(bos_token)), eos_token_(std::move(eos_token)) {
   for (const auto& [name, source] : sources) {
     Named& named = templates_[name];
@@ -183,8 +184,8 @@ Result<RenderedPrompt> ChatFormat::render(ChatInput input, const RenderLimits& l
   return (*found)->parsed->render_prompt(input, limits, now);
 }
 
-Result<std::shared_ptr<const ChatFormat>> load_chat_format(const std::string& model_path, const GgufFile* gguf,
-                                                           const Tokenizer& tokenizer,
+Result<std::shared_ptr<const ChatFormat>> load_chat_format(const std::string& model_path,
+                                                           const GgufFile* gguf, const Tokenizer& tokenizer,
                                                            const std::string& template_file) {
   Found found = gguf ? find_in_gguf(*gguf, tokenizer) : find_in_folder(model_path, tokenizer);
   if (!template_file.empty()) {
@@ -193,8 +194,8 @@ Result<std::shared_ptr<const ChatFormat>> load_chat_format(const std::string& mo
     found.origin = template_file;
     found.sources = {{kDefault, *std::move(source)}};
   }
-  auto format = std::make_shared<ChatFormat>(std::move(found.origin), found.sources, std::move(found.bos_token),
-                                             std::move(found.eos_token));
+  auto format = std::make_shared<ChatFormat>(std::move(found.origin), found.sources,
+                                             std::move(found.bos_token), std::move(found.eos_token));
   if (!template_file.empty() && !format->status().ok())
     return Status(StatusCode::kInvalidArgument, template_file + ": " + format->status().message());
   return std::shared_ptr<const ChatFormat>(std::move(format));

@@ -50,8 +50,8 @@ class ChatFormat {
 // From the metadata of `gguf`, or from a Hugging Face folder (`gguf` null): chat_template.jinja, then tokenizer_config.json,
 // then chat_template.json. `template_file`, if not empty, is used instead of all of them. Error: that file cannot be read
 // or does not parse; a model without a template, or with a broken one, is no error here.
-Result<std::shared_ptr<const ChatFormat>> load_chat_format(const std::string& model_path, const GgufFile* gguf,
-                                                           const Tokenizer& tokenizer,
+Result<std::shared_ptr<const ChatFormat>> load_chat_format(const std::string& model_path,
+                                                           const GgufFile* gguf, const Tokenizer& tokenizer,
                                                            const std::string& template_file);
 
 }  // namespace restkv

@@ -21,7 +21,8 @@ const Field kFields[] = {
     {{.name = "max_completion_tokens",
       .type = FieldType::kInteger,
       .max = kMaxInt32Field,
-      .help = "most tokens of each answer; default: the server's default_max_tokens, as far as the context reaches"},
+      .help = "most tokens of each answer; default: the server's default_max_tokens, as far as the context "
+              "reaches"},
      set_int_field<&R::max_completion_tokens>},
     {{.name = "max_tokens",
       .type = FieldType::kInteger,

@@ -12,22 +12,47 @@ namespace {
 constexpr std::array<std::string_view, 5> kRoles = {"system", "developer", "user", "assistant", "tool"};
 
 // Variables of published templates that a request may set: switches and texts, none that stands for a token.
-constexpr std::array<std::string_view, 32> kTemplateVariables = {
-    "add_vision_id",       "builtin_tools",     "citations",        "clear_thinking",
-    "custom_tools",        "date_string",       "documents",        "drop_thinking",
-    "enable_citations",    "enable_thinking",   "grounding",        "include_thinking",
-    "keep_past_thinking",  "low_effort",        "model_identity",   "preserve_thinking",
-    "python_tools",        "reasoning",         "reasoning_effort", "reasoning_mode",
-    "retain_reasoning",    "safety_mode",       "skip_thinking",    "strip_thinking",
-    "system_message",      "thinking",          "thinking_budget",  "thinking_mode",
-    "tools_in_user_message", "truncate_history_thinking", "user_name", "xml_tools"};
+constexpr std::array<std::string_view, 32> kTemplateVariables = {"add_vision_id",
+                                                                 "builtin_tools",
+                                                                 "citations",
+                                                                 "clear_thinking",
+                                                                 "custom_tools",
+                                                                 "date_string",
+                                                                 "documents",
+                                                                 "drop_thinking",
+                                                                 "enable_citations",
+                                                                 "enable_thinking",
+                                                                 "grounding",
+                                                                 "include_thinking",
+                                                                 "keep_past_thinking",
+                                                                 "low_effort",
+                                                                 "model_identity",
+                                                                 "preserve_thinking",
+                                                                 "python_tools",
+                                                                 "reasoning",
+                                                                 "reasoning_effort",
+                                                                 "reasoning_mode",
+                                                                 "retain_reasoning",
+                                                                 "safety_mode",
+                                                                 "skip_thinking",
+                                                                 "strip_thinking",
+                                                                 "system_message",
+                                                                 "thinking",
+                                                                 "thinking_budget",
+                                                                 "thinking_mode",
+                                                                 "tools_in_user_message",
+                                                                 "truncate_history_thinking",
+                                                                 "user_name",
+                                                                 "xml_tools"};
 
 Status invalid(std::string message, std::string param) {
   return invalid_argument(std::move(message)).with_param(std::move(param)).with_reason("invalid_value");
 }
 
 Status missing(const std::string& path) {
-  return invalid_argument("'" + path + "' is required").with_param(path).with_reason("missing_required_parameter");
+  return invalid_argument("'" + path + "' is required")
+      .with_param(path)
+      .with_reason("missing_required_parameter");
 }
 
 template <class Names>
@@ -97,7 +122,8 @@ Status read_arguments(RequestJson& function, const std::string& path) {
 
 Status check_tool_calls(RequestJson& calls, const std::string& path) {
   if (!calls.is_array() || calls.size() > kMaxTools) {
-    return invalid("'" + path + "' must be a list of at most " + std::to_string(kMaxTools) + " tool calls", path);
+    return invalid("'" + path + "' must be a list of at most " + std::to_string(kMaxTools) + " tool calls",
+                   path);
   }
   for (size_t i = 0; i < calls.size(); ++i) {
     const std::string place = path + "[" + std::to_string(i) + "]";
@@ -120,7 +146,8 @@ Status check_message(RequestJson& message, const std::string& path) {
   drop_nulls(message);
   const auto role = message.find("role");
   if (role == message.end()) return missing(path + ".role");
-  if (!role->is_string() || std::find(kRoles.begin(), kRoles.end(), role->get_ref<const std::string&>()) == kRoles.end())
+  if (!role->is_string() ||
+      std::find(kRoles.begin(), kRoles.end(), role->get_ref<const std::string&>()) == kRoles.end())
     return invalid("'" + path + ".role' must be one of " + list_text(kRoles), path + ".role");
   for (const char* name : {"name", "tool_call_id", "reasoning_content", "reasoning"}) {
     if (Status status = check_string(message, name, path); !status.ok()) return status;
@@ -152,7 +179,8 @@ RenderLimits render_limits(int64_t max_model_len) {
 Status set_messages(RequestJson& value, ChatPrompt& chat) {
   if (value.empty()) return invalid("'messages' is an empty list", "messages");
   for (size_t i = 0; i < value.size(); ++i) {
-    if (Status status = check_message(value[i], "messages[" + std::to_string(i) + "]"); !status.ok()) return status;
+    if (Status status = check_message(value[i], "messages[" + std::to_string(i) + "]"); !status.ok())
+      return status;
   }
   chat.has_messages = true;
   chat.input.messages = std::move(value);
@@ -169,7 +197,8 @@ Status set_tools(RequestJson& value, ChatPrompt& chat) {
       return invalid("'" + path + ".type' must be 'function'", path + ".type");
     const auto function = tool.find("function");
     if (function == tool.end() || !function->is_object())
-      return invalid("'" + path + ".function' must be an object {name, description, parameters}", path + ".function");
+      return invalid("'" + path + ".function' must be an object {name, description, parameters}",
+                     path + ".function");
     const auto name = function->find("name");
     if (name == function->end() || !name->is_string())
       return invalid("'" + path + ".function.name' must be a string", path + ".function.name");
@@ -184,7 +213,8 @@ Status set_tool_choice(RequestJson& value, ChatPrompt& chat) {
     return {};
   }
   if (value == "required" || value.is_object())
-    return invalid_argument("'tool_choice' must be auto or none: this server cannot force a call of a tool yet")
+    return invalid_argument(
+               "'tool_choice' must be auto or none: this server cannot force a call of a tool yet")
         .with_param("tool_choice")
         .with_reason("unsupported_parameter");
   return invalid("'tool_choice' must be auto or none", "tool_choice");
@@ -211,7 +241,8 @@ Status set_template_kwargs(RequestJson& value, ChatPrompt& chat) {
 }
 
 Status set_reasoning_effort(RequestJson& value, ChatPrompt& chat) {
-  if (!chat.input.kwargs.contains("reasoning_effort")) chat.input.kwargs["reasoning_effort"] = std::move(value);
+  if (!chat.input.kwargs.contains("reasoning_effort"))
+    chat.input.kwargs["reasoning_effort"] = std::move(value);
   return {};
 }
 
@@ -237,7 +268,8 @@ Result<RenderedPrompt> render_chat(ChatPrompt chat, const ChatRenderer& renderer
   return std::move(status).with_param("messages");
 }
 
-std::vector<int32_t> encode_chat(const RenderedPrompt& prompt, const Tokenizer& tokenizer, bool add_special_tokens) {
+std::vector<int32_t> encode_chat(const RenderedPrompt& prompt, const Tokenizer& tokenizer,
+                                 bool add_special_tokens) {
   std::vector<ByteSpan> plain;
   for (const Segment& segment : prompt.segments) {
     if (segment.is_user) plain.push_back({segment.begin, segment.end});

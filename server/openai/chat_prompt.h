@@ -43,7 +43,8 @@ Status check_chat_prompt(ChatPrompt& chat);
 // The template's text. Errors name `messages`.
 Result<RenderedPrompt> render_chat(ChatPrompt chat, const ChatRenderer& renderer);
 // Its tokens: special tokens of the template are tokens, those a user typed stay text; no second BOS.
-std::vector<int32_t> encode_chat(const RenderedPrompt& prompt, const Tokenizer& tokenizer, bool add_special_tokens);
+std::vector<int32_t> encode_chat(const RenderedPrompt& prompt, const Tokenizer& tokenizer,
+                                 bool add_special_tokens);
 
 template <class T>
 std::vector<RequestField<T>> chat_prompt_fields() {
@@ -51,7 +52,8 @@ std::vector<RequestField<T>> chat_prompt_fields() {
       {{.name = "messages",
         .type = FieldType::kList,
         .max = kMaxMessages,
-        .help = "the conversation: {role, content, name, tool_calls, tool_call_id}; content: text or text parts"},
+        .help =
+            "the conversation: {role, content, name, tool_calls, tool_call_id}; content: text or text parts"},
        [](RequestJson& value, T& t) { return set_messages(value, t.chat); }},
       {{.name = "tools",
         .type = FieldType::kList,
@@ -60,14 +62,20 @@ std::vector<RequestField<T>> chat_prompt_fields() {
        [](RequestJson& value, T& t) { return set_tools(value, t.chat); }},
       {{.name = "tool_choice", .help = "auto, or none: the template gets no tools"},
        [](RequestJson& value, T& t) { return set_tool_choice(value, t.chat); }},
-      {{.name = "documents", .type = FieldType::kList, .max = kMaxTools, .help = "texts for templates that cite"},
+      {{.name = "documents",
+        .type = FieldType::kList,
+        .max = kMaxTools,
+        .help = "texts for templates that cite"},
        [](RequestJson& value, T& t) { return set_documents(value, t.chat); }},
       {{.name = "chat_template_kwargs",
         .type = FieldType::kObject,
         .max = 64,
         .help = "variables of the template, such as enable_thinking"},
        [](RequestJson& value, T& t) { return set_template_kwargs(value, t.chat); }},
-      {{.name = "reasoning_effort", .type = FieldType::kString, .max = 64, .help = "a variable of the template"},
+      {{.name = "reasoning_effort",
+        .type = FieldType::kString,
+        .max = 64,
+        .help = "a variable of the template"},
        [](RequestJson& value, T& t) { return set_reasoning_effort(value, t.chat); }},
       {{.name = "add_generation_prompt",
         .type = FieldType::kBool,

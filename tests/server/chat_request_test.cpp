@@ -120,14 +120,16 @@ TEST(ChatRequest, Fields) {
       {R"("response_format":{"type":"json_object"})", "response_format"},
       {R"("stream_options":{"include_usage":true})", "stream_options"},
       {R"("functions":[{}])", "functions"},
-      {R"("user":"me","metadata":{"a":"b"},"store":false,"service_tier":"auto","parallel_tool_calls":true)", "ok"},
+      {R"("user":"me","metadata":{"a":"b"},"store":false,"service_tier":"auto","parallel_tool_calls":true)",
+       "ok"},
   };
   for (const auto& row : rows) EXPECT_EQ(param_of_field(row.fields), row.param) << row.fields;
 }
 
 TEST(ChatRequest, BothRoutesShareTheirRows) {
   const auto has = [](auto fields, std::string_view name) {
-    return std::any_of(fields.begin(), fields.end(), [&](const auto& field) { return field.spec.name == name; });
+    return std::any_of(fields.begin(), fields.end(),
+                       [&](const auto& field) { return field.spec.name == name; });
   };
   for (const auto& field : generation_fields()) {
     EXPECT_TRUE(has(completion_fields(), field.spec.name)) << field.spec.name;
@@ -171,10 +173,13 @@ TEST_F(ChatJob, ToolsAndArgumentsKeepTheirOrder) {
 TEST_F(ChatJob, PartsKwargsRolesAndNamedTemplates) {
   use({{"default", "{% for m in messages %}{{ m.role }}={{ m.content }};{% endfor %}{{ enable_thinking }}"},
        {"tool_use", "{{ tools | length }} tools"}});
-  EXPECT_EQ(prompt_of(R"({"messages":[{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}],
+  EXPECT_EQ(
+      prompt_of(
+          R"({"messages":[{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}],
                           "chat_template_kwargs":{"enable_thinking":false}})"),
-            "system=a\nb;False");
-  const std::string tools = R"("tools":[{"type":"function","function":{"name":"f"}}],"messages":[{"role":"user","content":"x"}])";
+      "system=a\nb;False");
+  const std::string tools =
+      R"("tools":[{"type":"function","function":{"name":"f"}}],"messages":[{"role":"user","content":"x"}])";
   EXPECT_EQ(prompt_of("{" + tools + "}"), "1 tools");
   EXPECT_EQ(prompt_of("{" + tools + R"(,"tool_choice":"none"})"), "user=x;");
   use({{"default", "{% if messages[0].role == 'developer' %}kept{% endif %}"}});
@@ -182,8 +187,9 @@ TEST_F(ChatJob, PartsKwargsRolesAndNamedTemplates) {
 }
 
 TEST_F(ChatJob, ContinueFinalMessage) {
-  use({{"default", "{% for m in messages %}{{ m.role }}:{{ m.content }}</s>{% endfor %}"
-                   "{% if add_generation_prompt %}assistant:{% endif %}"}});
+  use({{"default",
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"}});
   EXPECT_EQ(prompt_of(R"({"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"an"}],
                           "continue_final_message":true})"),
             "user:q</s>assistant:an");
@@ -214,7 +220,8 @@ TEST_F(ChatJob, SamplingDefaultsOfTheModel) {
   model.top_k = 20;
   context_.sampling = default_sampling(model);
   const auto sampling = [&](CompletionApi api, const std::string& fields) {
-    const std::string prompt = api == CompletionApi::kText ? R"("prompt":"x")" : R"("messages":[{"role":"user","content":"x"}])";
+    const std::string prompt =
+        api == CompletionApi::kText ? R"("prompt":"x")" : R"("messages":[{"role":"user","content":"x"}])";
     return read_completion_job("{" + prompt + fields + "}", api, context_)->requests.at(0).sampling;
   };
   for (const CompletionApi api : {CompletionApi::kText, CompletionApi::kChat}) {
@@ -230,8 +237,8 @@ TEST_F(ChatJob, EndTokensOfTheTokenizerEndAnAnswer) {
   const int32_t ends[] = {ByteTokenizer::kEos};
   context_.end_tokens = ends;
   const auto stops = [&](const std::string& fields) {
-    return read_completion_job(R"({"messages":[{"role":"user","content":"x"}])" + fields + "}", CompletionApi::kChat,
-                               context_)
+    return read_completion_job(R"({"messages":[{"role":"user","content":"x"}])" + fields + "}",
+                               CompletionApi::kChat, context_)
         ->requests.at(0)
         .stop_token_ids;
   };
