@@ -3,11 +3,13 @@
 
 #include <string>
 
+#include "engine/host_memory.h"
 #include "kernels/cpu/cpu_backend.h"
 
 namespace restkv {
 
 Result<std::unique_ptr<Backend>> make_backend(const EngineOptions& options) {
+  if (options.backend_maker) return options.backend_maker();
   std::unique_ptr<Backend> backend = make_cpu_backend(options.threads);
   if (!backend) {
     std::string targets;
@@ -17,6 +19,11 @@ Result<std::unique_ptr<Backend>> make_backend(const EngineOptions& options) {
         "RESTKV_CPU_TARGET names a processor level that is not to be had here; there are " + targets);
   }
   return backend;
+}
+
+int64_t available_memory(Backend& backend) {
+  const std::optional<int64_t> free = backend.free_bytes();
+  return free ? *free : available_host_memory();
 }
 
 }  // namespace restkv

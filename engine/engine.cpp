@@ -12,7 +12,6 @@
 
 #include "engine/device.h"
 #include "engine/engine_core.h"
-#include "engine/host_memory.h"
 #include "kernels/base/device_error.h"
 
 namespace restkv {
@@ -241,7 +240,7 @@ Result<std::unique_ptr<Engine>> Engine::start(std::shared_ptr<const Model> model
                                               const EngineOptions& options) {
   Result<std::unique_ptr<Backend>> backend = make_backend(options);
   if (!backend.ok()) return backend.status();
-  Result<MemoryPlan> plan = Executor::plan(*model, **backend, options, available_host_memory());
+  Result<MemoryPlan> plan = Executor::plan(*model, **backend, options, available_memory(**backend));
   if (!plan.ok()) return plan.status();
   auto engine = std::make_unique<LocalEngine>(std::move(model), options, *plan, std::move(*backend));
   try {

@@ -16,6 +16,8 @@
 
 namespace restkv {
 
+class Backend;
+
 struct EngineOptions {
   int32_t threads = 0;        // 0: physical cores
   int64_t max_model_len = 0;  // 0: the model's context, bounded by memory
@@ -23,6 +25,8 @@ struct EngineOptions {
   int32_t max_num_batched_tokens = 512;
   double memory_fraction = 0.5;     // of what the machine leaves beside the weights, for the page pool
   DType cache_dtype = DType::kF32;  // kF32 or kF16
+  // Makes the backend in place of make_backend(): tests run the engine on the emulated device.
+  std::function<Result<std::unique_ptr<Backend>>()> backend_maker;
   CacheSettings cache = CacheSettings::full();  // what the plan counts a sequence with
   SchedulingPolicy scheduling = SchedulingPolicy::kShortest;
   int32_t max_queue_requests = 1024;
@@ -32,12 +36,13 @@ struct EngineOptions {
 
 // Bytes of every part of memory, fixed at start; `inspect` prints it.
 struct MemoryPlan {
-  int64_t weights = 0;      // mapped file, shared with the page cache on the CPU
-  int64_t projections = 0;  // R_g of the output projections, for scoring
-  int64_t workspace = 0;    // activations of one step
-  int64_t scratch = 0;      // prefill arena
-  int64_t pool = 0;         // pages
-  int64_t ring = 0;         // of one sequence: query ring pages
+  int64_t weights = 0;  // mapped file, shared with the page cache on the CPU; elsewhere the backend's copy
+  int64_t weights_copy = 0;  // of them in the backend's own memory
+  int64_t projections = 0;   // R_g of the output projections, for scoring
+  int64_t workspace = 0;     // activations of one step
+  int64_t scratch = 0;       // prefill arena
+  int64_t pool = 0;          // pages
+  int64_t ring = 0;          // of one sequence: query ring pages
   int64_t page_bytes = 0;
   int64_t pages = 0;
   int64_t max_sequences = 0;  // that fill max_model_len under the default cache settings

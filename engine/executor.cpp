@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "engine/model/weight_placement.h"
+
 namespace restkv {
 namespace {
 
@@ -29,23 +31,37 @@ bool group_sums_queries(const Evictor& evictor, Sequence& leader, int64_t layer)
 
 }  // namespace
 
+namespace {
+
+WeightViews placed_weights(const Model& model, Backend& backend, DeviceBuffer* memory) {
+  Arena arena(memory != nullptr ? memory->data() : nullptr, memory != nullptr ? memory->bytes() : 0);
+  return place_weights(model.weights, backend, arena);
+}
+
+}  // namespace
+
 void SequenceMemoryDeleter::operator()(SequenceMemory* memory) const { delete memory; }
 
 Executor::Executor(const Model& model, Backend& backend, const EngineOptions& options, const MemoryPlan& plan)
     : model_(model),
       backend_(backend),
+      weights_memory_(plan.weights_copy > 0 ? backend.allocate(plan.weights_copy) : nullptr),
+      weights_(placed_weights(model, backend, weights_memory_.get())),
       cache_(backend, cache_shape(model.config, options.cache_dtype), plan.pages),
       workspace_memory_(backend.allocate(plan.workspace)),
       workspace_(workspace_memory_->data(), plan.workspace),
-      transformer_(model, backend, workspace_, options.max_num_batched_tokens, logit_rows(options)),
-      buffers_(StepBuffers::make(workspace_, model.config, options, plan.max_model_len)),
+      transformer_(model.config, weights_, backend, workspace_, options.max_num_batched_tokens,
+                   logit_rows(options)),
+      buffers_(StepBuffers::make(workspace_, model.config, options, backend.activation_type(),
+                                 plan.max_model_len)),
       evictor_(model, backend, cache_, buffers_.cuts, plan.max_model_len),
       feed_(transformer_, backend, cache_, evictor_),
       scratch_memory_(backend.allocate(plan.scratch)),
       scratch_(ScratchArena::plan_blocks(plan.max_model_len),
                ScratchArena::plans_small_part(plan.max_model_len)) {
   CHECK(workspace_.used() == plan.workspace) << workspace_.used() << " planned " << plan.workspace;
-  CHECK(scratch_.total() * kScratchBlockRows * scratch_row_bytes(model.config, options.cache_dtype) ==
+  CHECK(scratch_.total() * kScratchBlockRows *
+            scratch_row_bytes(model.config, backend.activation_type(), options.cache_dtype) ==
         plan.scratch);
   sequence_positions_.resize(static_cast<size_t>(plan.max_model_len));
   std::iota(sequence_positions_.begin(), sequence_positions_.end(), 0);
@@ -123,11 +139,11 @@ Executor::ScratchRows Executor::scratch_rows(const SequenceMemory& memory) const
   const ModelConfig& c = model_.config;
   const DType dtype = cache_.view().dtype;
   const int64_t rows = memory.scratch.blocks * kScratchBlockRows;
-  Arena arena(
-      scratch_memory_->data() + memory.scratch.begin * kScratchBlockRows * scratch_row_bytes(c, dtype),
-      rows * scratch_row_bytes(c, dtype));
+  Arena arena(scratch_memory_->data() + memory.scratch.begin * kScratchBlockRows *
+                                            scratch_row_bytes(c, backend_.activation_type(), dtype),
+              rows * scratch_row_bytes(c, backend_.activation_type(), dtype));
   ScratchRows scratch;
-  scratch.residual = arena.tensor(DType::kF32, rows, c.hidden_size);
+  scratch.residual = arena.tensor(backend_.activation_type(), rows, c.hidden_size);
   scratch.k = arena.tensor(dtype, rows, c.num_kv_heads * c.head_dim);
   scratch.v = arena.tensor(dtype, rows, c.num_kv_heads * c.head_dim);
   return scratch;

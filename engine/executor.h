@@ -91,6 +91,8 @@ class Executor final : public SequenceHost {
 
   const Model& model_;
   Backend& backend_;
+  std::unique_ptr<DeviceBuffer> weights_memory_;  // null where the mapped files serve
+  WeightViews weights_;
   KvCache cache_;
   std::unique_ptr<DeviceBuffer> workspace_memory_;
   Arena workspace_;

@@ -6,7 +6,6 @@
 
 #include "engine/device.h"
 #include "engine/executor.h"
-#include "engine/host_memory.h"
 
 namespace restkv {
 
@@ -23,7 +22,7 @@ Status compute_logits(const Model& model, const EngineOptions& options, std::spa
   const Result<std::unique_ptr<Backend>> made = make_backend(options);
   if (!made.ok()) return made.status();
   Backend& backend = **made;
-  const Result<MemoryPlan> plan = Executor::plan(model, backend, options, available_host_memory());
+  const Result<MemoryPlan> plan = Executor::plan(model, backend, options, available_memory(backend));
   if (!plan.ok()) return plan.status();
   if (static_cast<int64_t>(tokens.size()) > plan->max_model_len) {
     return invalid_argument(std::to_string(tokens.size()) + " tokens; at most " +
@@ -31,9 +30,11 @@ Status compute_logits(const Model& model, const EngineOptions& options, std::spa
         .with_reason("context_length_exceeded");
   }
   Executor executor(model, backend, options, *plan);
+  std::vector<float> on_host;  // [rows, V]
   executor.set_logits_observer([&](const Sequence&, int64_t first_row, ConstTensor logits) {
-    backend.synchronize();
-    sink(first_row, logits.rows, logits.f32());
+    on_host.resize(static_cast<size_t>(logits.rows * logits.cols));
+    backend.read_back(logits, on_host.data());
+    sink(first_row, logits.rows, on_host.data());
   });
 
   Request request;

@@ -3,7 +3,7 @@
 
 #include "engine/device.h"
 #include "engine/executor.h"
-#include "engine/host_memory.h"
+#include "engine/model/weight_placement.h"
 #include "engine/step_buffers.h"
 
 namespace restkv {
@@ -36,17 +36,21 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
   const CacheSettings full = CacheSettings::full();
   const auto workspace_of = [&](int64_t tokens) {
     Arena arena = Arena::counting();
-    const Transformer transformer(model, backend, arena, options.max_num_batched_tokens, logit_rows(options));
-    StepBuffers::make(arena, config, options, tokens);
+    const Transformer transformer(config, model.weights, backend, arena, options.max_num_batched_tokens,
+                                  logit_rows(options));
+    StepBuffers::make(arena, config, options, backend.activation_type(), tokens);
     return arena.used();
   };
   const auto scratch_of = [&](int64_t tokens) {
     return ScratchArena::plan_blocks(tokens) * kScratchBlockRows *
-           scratch_row_bytes(config, options.cache_dtype);
+           scratch_row_bytes(config, backend.activation_type(), options.cache_dtype);
   };
 
   MemoryPlan plan;
-  plan.weights = model.weights.num_bytes;
+  Arena weights = Arena::counting();
+  place_weights(model.weights, backend, weights);
+  plan.weights_copy = weights.used();
+  plan.weights = plan.weights_copy > 0 ? plan.weights_copy : model.weights.num_bytes;
   plan.projections = Projections::bytes(config.num_layers, config.num_heads, config.head_dim);
   plan.page_bytes = KvCache::page_bytes(backend, shape);
   const int64_t budget =
@@ -96,7 +100,7 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
 Result<MemoryPlan> plan_memory(const Model& model, const EngineOptions& options) {
   const Result<std::unique_ptr<Backend>> backend = make_backend(options);
   if (!backend.ok()) return backend.status();
-  return Executor::plan(model, **backend, options, available_host_memory());
+  return Executor::plan(model, **backend, options, available_memory(**backend));
 }
 
 }  // namespace restkv

@@ -14,7 +14,7 @@ namespace restkv {
 
 CacheShape cache_shape(const ModelConfig& config, DType dtype);
 // Residual, K and V of one prompt row.
-int64_t scratch_row_bytes(const ModelConfig& config, DType cache_dtype);
+int64_t scratch_row_bytes(const ModelConfig& config, DType activation_type, DType cache_dtype);
 // Rows of logits that are computed at once: one for each running sequence.
 int64_t logit_rows(const EngineOptions& options);
 
@@ -28,7 +28,7 @@ struct StepBuffers {
   Tensor cuts;                                // [1, bytes] u8 workspace of the evictor
 
   static StepBuffers make(Arena& arena, const ModelConfig& config, const EngineOptions& options,
-                          int64_t max_model_len);
+                          DType activation_type, int64_t max_model_len);
 };
 
 }  // namespace restkv

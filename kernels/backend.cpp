@@ -1,6 +1,8 @@
 // The checks of every op, once for all backends. What fails here is a bug of ours: a CHECK with the values.
 #include "kernels/backend.h"
 
+#include <cstring>
+
 #include "kernels/base/check.h"
 
 namespace restkv {
@@ -22,6 +24,15 @@ void check_f32(const char* name, const T& tensor, int64_t rows, int64_t cols) {
   CHECK(tensor.dtype == DType::kF32) << name << " is " << dtype_info(tensor.dtype).name;
 }
 
+// Of the backend's activation type.
+template <class T>
+void check_active(const Backend& backend, const char* name, const T& tensor, int64_t rows, int64_t cols) {
+  check_shape(name, tensor, rows, cols);
+  CHECK(tensor.dtype == backend.activation_type())
+      << name << " is " << dtype_info(tensor.dtype).name << ", the backend's type is "
+      << dtype_info(backend.activation_type()).name;
+}
+
 void check_weight(const char* name, const ConstTensor& tensor) {
   CHECK(tensor.dtype != DType::kI32 && tensor.dtype != DType::kU8)
       << name << " is " << dtype_info(tensor.dtype).name;
@@ -34,9 +45,9 @@ void check_plain(const char* name, const ConstTensor& tensor) {
       << name << " is " << dtype_info(tensor.dtype).name;
 }
 
-void check_cache(const PagedCacheView& cache, int64_t head_dim) {
+void check_cache(const Backend& backend, const PagedCacheView& cache, int64_t head_dim) {
   CHECK(cache.pool != nullptr) << "no pages";
-  CHECK(cache.dtype == DType::kF32 || cache.dtype == DType::kF16) << dtype_info(cache.dtype).name;
+  CHECK(backend.has_cache_type(cache.dtype)) << dtype_info(cache.dtype).name;
   CHECK(cache.head_dim == head_dim) << cache.head_dim << " of " << head_dim;
   CHECK(cache.slots > 0 &&
         cache.page_bytes >= PagedCacheView::bytes_per_page(cache.dtype, cache.slots, cache.head_dim))
@@ -58,15 +69,15 @@ void check_rows(int64_t row_begin, int64_t num_rows, int64_t rows) {
       << "rows [" << row_begin << ", +" << num_rows << ") of " << rows;
 }
 
-void check_attention(const AttentionShape& shape, const ConstTensor& q, const Tensor& out,
-                     size_t num_positions) {
+void check_attention(const Backend& backend, const AttentionShape& shape, const ConstTensor& q,
+                     const Tensor& out, size_t num_positions) {
   CHECK(shape.num_kv_heads > 0 && shape.num_heads > 0 && shape.num_heads % shape.num_kv_heads == 0)
       << shape.num_heads << " heads over " << shape.num_kv_heads;
   CHECK(shape.head_dim > 0 && shape.head_dim <= 512) << shape.head_dim;
   CHECK(shape.window >= 0) << shape.window;
   const int64_t cols = int64_t{shape.num_heads} * shape.head_dim;
-  check_f32("q", q, q.rows, cols);
-  check_f32("out", out, q.rows, cols);
+  check_active(backend, "q", q, q.rows, cols);
+  check_active(backend, "out", out, q.rows, cols);
   CHECK(static_cast<int64_t>(num_positions) == q.rows)
       << num_positions << " positions, " << q.rows << " rows";
 }
@@ -75,7 +86,7 @@ void check_attention(const AttentionShape& shape, const ConstTensor& q, const Te
 
 void Backend::gather(const GatherArgs& args) {
   check_weight("table", args.table);
-  check_f32("out", args.out, static_cast<int64_t>(args.ids.size()), args.table.cols);
+  check_active(*this, "out", args.out, static_cast<int64_t>(args.ids.size()), args.table.cols);
   for (const int32_t id : args.ids)
     CHECK(id >= 0 && id < args.table.rows) << "id " << id << " of " << args.table.rows;
   do_gather(args);
@@ -84,29 +95,31 @@ void Backend::gather(const GatherArgs& args) {
 void Backend::rmsnorm(const RmsNormArgs& args) {
   CHECK(args.weight.cols > 0 && args.x.cols % args.weight.cols == 0)
       << args.x.cols << " over " << args.weight.cols;
-  check_f32("x", args.x, args.x.rows, args.x.cols);
+  check_active(*this, "x", args.x, args.x.rows, args.x.cols);
   check_shape("weight", args.weight, 1, args.weight.cols);
   check_plain("weight", args.weight);
   if (args.residual) {
-    check_f32("residual", args.residual, args.x.rows, args.x.cols);
+    check_active(*this, "residual", args.residual, args.x.rows, args.x.cols);
     CHECK(args.out.data != args.residual.data) << "out is the residual";
   }
-  check_f32("out", args.out, args.x.rows, args.x.cols);
+  check_active(*this, "out", args.out, args.x.rows, args.x.cols);
   do_rmsnorm(args);
 }
 
 void Backend::add(const AddArgs& args) {
-  check_f32("x", args.x, args.x.rows, args.x.cols);
-  check_f32("residual", args.residual, args.x.rows, args.x.cols);
+  check_active(*this, "x", args.x, args.x.rows, args.x.cols);
+  check_active(*this, "residual", args.residual, args.x.rows, args.x.cols);
   do_add(args);
 }
 
 void Backend::matmul(const MatmulArgs& args) {
-  check_f32("x", args.x, args.x.rows, args.x.cols);
+  check_active(*this, "x", args.x, args.x.rows, args.x.cols);
   for (const MatmulOutput& output : args.outputs) {
     check_weight("weight", output.weight);
     check_shape("weight", output.weight, output.weight.rows, args.x.cols);
-    check_f32("out", output.out, args.x.rows, output.weight.rows);
+    check_shape("out", output.out, args.x.rows, output.weight.rows);
+    CHECK(output.out.dtype == activation_type() || output.out.dtype == DType::kF32)
+        << "out is " << dtype_info(output.out.dtype).name;
     if (output.bias) {
       check_shape("bias", output.bias, 1, output.weight.rows);
       check_plain("bias", output.bias);
@@ -126,9 +139,9 @@ void Backend::rope_and_store(const RopeAndStoreArgs& args) {
   CHECK(head_dim > 0 && head_dim % 2 == 0) << head_dim;
   CHECK(args.q.cols % head_dim == 0 && args.k.cols % head_dim == 0)
       << args.q.cols << " and " << args.k.cols << " columns over " << head_dim;
-  check_f32("q", args.q, args.q.rows, args.q.cols);
-  check_f32("k", args.k, args.q.rows, args.k.cols);
-  check_f32("v", args.v, args.q.rows, args.k.cols);
+  check_active(*this, "q", args.q, args.q.rows, args.q.cols);
+  check_active(*this, "k", args.k, args.q.rows, args.k.cols);
+  check_active(*this, "v", args.v, args.q.rows, args.k.cols);
   check_f32("rope", args.rope, args.q.rows, head_dim);
   CHECK(static_cast<int64_t>(args.positions.size()) == args.q.rows) << args.positions.size() << " positions";
   for (const StoreSegment& segment : args.segments) {
@@ -137,10 +150,9 @@ void Backend::rope_and_store(const RopeAndStoreArgs& args) {
       check_shape("scratch_k", segment.scratch_k, segment.num_rows, args.k.cols);
       check_shape("scratch_v", segment.scratch_v, segment.num_rows, args.k.cols);
       CHECK(segment.scratch_k.dtype == segment.scratch_v.dtype) << "k and v differ";
-      CHECK(segment.scratch_k.dtype == DType::kF32 || segment.scratch_k.dtype == DType::kF16)
-          << dtype_info(segment.scratch_k.dtype).name;
+      CHECK(has_cache_type(segment.scratch_k.dtype)) << dtype_info(segment.scratch_k.dtype).name;
     } else {
-      check_cache(args.cache, head_dim);
+      check_cache(*this, args.cache, head_dim);
       check_tables(segment.tables, args.k.cols / head_dim, segment.num_rows, args.cache.slots);
     }
   }
@@ -148,7 +160,7 @@ void Backend::rope_and_store(const RopeAndStoreArgs& args) {
 }
 
 void Backend::prefill_attention(const PrefillAttentionArgs& args) {
-  check_attention(args.shape, args.q, args.out, args.positions.size());
+  check_attention(*this, args.shape, args.q, args.out, args.positions.size());
   if (args.lse) check_f32("lse", args.lse, args.q.rows, args.shape.num_heads);
   const int64_t kv_cols = int64_t{args.shape.num_kv_heads} * args.shape.head_dim;
   for (const PrefillSegment& segment : args.segments) {
@@ -156,10 +168,9 @@ void Backend::prefill_attention(const PrefillAttentionArgs& args) {
     check_shape("k", segment.k, segment.k.rows, kv_cols);
     check_shape("v", segment.v, segment.k.rows, kv_cols);
     CHECK(segment.k.dtype == segment.v.dtype) << "k and v differ";
-    CHECK(segment.k.dtype == DType::kF32 || segment.k.dtype == DType::kF16)
-        << dtype_info(segment.k.dtype).name;
+    CHECK(has_cache_type(segment.k.dtype)) << dtype_info(segment.k.dtype).name;
     if (segment.prefix.kv_len != nullptr) {
-      check_cache(args.cache, args.shape.head_dim);
+      check_cache(*this, args.cache, args.shape.head_dim);
       check_tables(segment.prefix, args.shape.num_kv_heads, 0, args.cache.slots);
       CHECK(args.cache.dtype == segment.k.dtype) << "pages and scratch differ";
     }
@@ -168,8 +179,8 @@ void Backend::prefill_attention(const PrefillAttentionArgs& args) {
 }
 
 void Backend::decode_attention(const DecodeAttentionArgs& args) {
-  check_attention(args.shape, args.q, args.out, args.positions.size());
-  check_cache(args.cache, args.shape.head_dim);
+  check_attention(*this, args.shape, args.q, args.out, args.positions.size());
+  check_cache(*this, args.cache, args.shape.head_dim);
   for (const DecodeSegment& segment : args.segments) {
     check_rows(segment.row_begin, segment.num_rows, args.q.rows);
     check_tables(segment.tables, args.shape.num_kv_heads, 0, args.cache.slots);
@@ -178,9 +189,9 @@ void Backend::decode_attention(const DecodeAttentionArgs& args) {
 }
 
 void Backend::glu(const GluArgs& args) {
-  check_f32("gate", args.gate, args.gate.rows, args.gate.cols);
-  check_f32("up", args.up, args.gate.rows, args.gate.cols);
-  check_f32("out", args.out, args.gate.rows, args.gate.cols);
+  check_active(*this, "gate", args.gate, args.gate.rows, args.gate.cols);
+  check_active(*this, "up", args.up, args.gate.rows, args.gate.cols);
+  check_active(*this, "out", args.out, args.gate.rows, args.gate.cols);
   do_glu(args);
 }
 
@@ -192,7 +203,7 @@ void Backend::softcap(const SoftcapArgs& args) {
 
 void Backend::store_pages(const StorePagesArgs& args) {
   const int64_t cols = int64_t{args.num_kv_heads} * args.cache.head_dim;
-  check_cache(args.cache, args.cache.head_dim);
+  check_cache(*this, args.cache, args.cache.head_dim);
   check_shape("k", args.k, args.k.rows, cols);
   check_shape("v", args.v, args.k.rows, cols);
   CHECK(args.k.dtype == args.cache.dtype && args.v.dtype == args.cache.dtype)
@@ -219,6 +230,22 @@ void Backend::sample(const SampleArgs& args) {
     for (const int32_t token : row.banned) check_token(token);
   }
   do_sample(args);
+}
+
+void Backend::read_back(const ConstTensor& tensor, void* host) {
+  CHECK(is_host_memory()) << name() << " has no way to read its memory";
+  synchronize();
+  const int64_t bytes = bytes_of(tensor.dtype, tensor.cols);
+  for (int64_t r = 0; r < tensor.rows; ++r)
+    std::memcpy(static_cast<std::byte*>(host) + r * bytes, tensor.row(r), static_cast<size_t>(bytes));
+}
+
+void Backend::write(const Tensor& tensor, const void* host) {
+  CHECK(is_host_memory()) << name() << " has no way to write its memory";
+  synchronize();
+  const int64_t bytes = bytes_of(tensor.dtype, tensor.cols);
+  for (int64_t r = 0; r < tensor.rows; ++r)
+    std::memcpy(tensor.row(r), static_cast<const std::byte*>(host) + r * bytes, static_cast<size_t>(bytes));
 }
 
 }  // namespace restkv

@@ -3,17 +3,24 @@
 // synchronize() and read_back() wait. No op allocates; workspaces are the caller's.
 //
 // Letters: T rows of a step (ragged, flattened), H query heads, K KV heads, G = H/K, D head dim, M model dim, F ffn dim,
-// V vocabulary, S page slots, N cached entries. Activations are f32 on the CPU.
+// V vocabulary, S page slots, N cached entries.
+//
+// Types: x, q, k, v, residual and what lies between the ops are of the backend's activation_type() (f32 on the CPU; f16,
+// bf16 or f32 on CUDA); rotary tables, logits, lse and scores are f32 everywhere. Tensors lie in the backend's memory;
+// spans, page tables, lengths and plain pointers of the args on the host, free to change when the op has returned.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 
+#include "kernels/base/arena.h"
 #include "kernels/base/attention_shape.h"
 #include "kernels/base/paged_cache.h"
 #include "kernels/base/sampling.h"
+#include "kernels/base/status.h"
 #include "kernels/base/tensor.h"
 #include "kernels/eviction.h"
 
@@ -170,6 +177,22 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;
   virtual int32_t page_slots() const = 0;  // S: 16 on the CPU, 64 on CUDA
+  virtual DType activation_type() const { return DType::kF32; }
+  // Types the pages and the prefill scratch may have.
+  virtual bool has_cache_type(DType dtype) const { return dtype == DType::kF32 || dtype == DType::kF16; }
+  // Shapes that no kernel of this backend covers; the message lists what is covered.
+  virtual Status check_attention_shape(const AttentionShape&) const { return {}; }
+  // Whether the host may read and write allocate()'s memory in place.
+  virtual bool is_host_memory() const { return true; }
+  // Free memory of the device; nothing where that is the machine's own.
+  virtual std::optional<int64_t> free_bytes() { return std::nullopt; }
+  // Where an op finds a weight that lies in a mapped file: there, or in a copy taken from `arena` (which may count only)
+  // in a type this backend computes with. `is_matrix`: an operand of matmul or gather, else a norm or a bias.
+  virtual ConstTensor place_weight(const ConstTensor& file, bool is_matrix, Arena& arena) {
+    static_cast<void>(is_matrix);
+    static_cast<void>(arena);
+    return file;
+  }
   // Zeroed address space, touched on first use; null if there is none left.
   virtual std::unique_ptr<DeviceBuffer> allocate(int64_t bytes) = 0;
   // Every value of a plain tensor becomes 0.
@@ -194,6 +217,9 @@ class Backend {
   void select(const SelectArgs& args);
   void compact(const CompactArgs& args);
   virtual void synchronize() = 0;
+  // Rows of a plain tensor to and from the host, dense there; both wait.
+  virtual void read_back(const ConstTensor& tensor, void* host);
+  virtual void write(const Tensor& tensor, const void* host);
 
  private:
   virtual void do_gather(const GatherArgs& args) = 0;

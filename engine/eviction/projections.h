@@ -29,10 +29,13 @@ class Projections {
 
   const std::vector<ConstTensor> output_weights_;
   const int64_t num_heads_, head_dim_;
+  Backend& backend_;
   std::unique_ptr<DeviceBuffer> memory_;  // [L, H*D, D]
+  std::vector<float> computed_;           // the same on the host, where memory_ is not the host's
   std::mutex mutex_;
   std::condition_variable done_;
-  int64_t num_done_ = 0;  // layers; mutex_
+  int64_t num_done_ = 0;            // layers; mutex_
+  std::vector<bool> is_on_device_;  // [L] of layers that were copied; layer() alone
   std::atomic<bool> is_stopping_{false};
   std::thread thread_;
 };

@@ -6,10 +6,15 @@
 
 namespace restkv {
 
-Transformer::Transformer(const Model& model, Backend& backend, Arena& arena, int64_t max_rows,
-                         int64_t max_logit_rows)
-    : model_(model), backend_(backend), max_rows_(max_rows), max_logit_rows_(max_logit_rows) {
-  const ModelConfig& c = model.config;
+Transformer::Transformer(const ModelConfig& config, const WeightViews& weights, Backend& backend,
+                         Arena& arena, int64_t max_rows, int64_t max_logit_rows)
+    : config_(config),
+      weights_(weights),
+      backend_(backend),
+      max_rows_(max_rows),
+      max_logit_rows_(max_logit_rows) {
+  const ModelConfig& c = config;
+  const DType active = backend.activation_type();
   rope_ = rope_frequencies(c.rope, c.head_dim);
   for (const LayerConfig& layer : c.layers) has_local_rope_ |= layer.local_rope;
   rope_table_ = arena.tensor(DType::kF32, max_rows, c.head_dim);
@@ -17,22 +22,22 @@ Transformer::Transformer(const Model& model, Backend& backend, Arena& arena, int
     rope_local_ = rope_frequencies(c.rope_local, c.head_dim);
     rope_local_table_ = arena.tensor(DType::kF32, max_rows, c.head_dim);
   }
-  hidden_ = arena.tensor(DType::kF32, max_rows, c.hidden_size);
-  delta_ = arena.tensor(DType::kF32, max_rows, c.hidden_size);
-  q_ = arena.tensor(DType::kF32, max_rows, c.num_heads * c.head_dim);
-  attended_ = arena.tensor(DType::kF32, max_rows, c.num_heads * c.head_dim);
-  k_ = arena.tensor(DType::kF32, max_rows, c.num_kv_heads * c.head_dim);
-  v_ = arena.tensor(DType::kF32, max_rows, c.num_kv_heads * c.head_dim);
-  gate_ = arena.tensor(DType::kF32, max_rows, c.ffn_size);
-  up_ = arena.tensor(DType::kF32, max_rows, c.ffn_size);
-  logit_rows_ = arena.tensor(DType::kF32, max_logit_rows, c.hidden_size);
+  hidden_ = arena.tensor(active, max_rows, c.hidden_size);
+  delta_ = arena.tensor(active, max_rows, c.hidden_size);
+  q_ = arena.tensor(active, max_rows, c.num_heads * c.head_dim);
+  attended_ = arena.tensor(active, max_rows, c.num_heads * c.head_dim);
+  k_ = arena.tensor(active, max_rows, c.num_kv_heads * c.head_dim);
+  v_ = arena.tensor(active, max_rows, c.num_kv_heads * c.head_dim);
+  gate_ = arena.tensor(active, max_rows, c.ffn_size);
+  up_ = arena.tensor(active, max_rows, c.ffn_size);
+  logit_rows_ = arena.tensor(active, max_logit_rows, c.hidden_size);
   logits_ = arena.tensor(DType::kF32, max_logit_rows, c.vocab_size);
 }
 
 void Transformer::embed(std::span<const int32_t> ids, Tensor residual) {
-  backend_.gather({.table = model_.weights.embedding,
+  backend_.gather({.table = weights_.embedding,
                    .ids = ids,
-                   .scale = static_cast<float>(model_.config.embedding_scale),
+                   .scale = static_cast<float>(config_.embedding_scale),
                    .out = residual});
 }
 
@@ -52,8 +57,8 @@ void Transformer::prepare(std::span<const int32_t> positions) {
 }
 
 void Transformer::project(int64_t layer, const LayerRows& rows) {
-  const ModelConfig& c = model_.config;
-  const LayerWeights& w = model_.weights.layers[static_cast<size_t>(layer)];
+  const ModelConfig& c = config_;
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const int64_t count = rows.residual.rows;
   const auto eps = static_cast<float>(c.norm_eps);
   const auto offset = static_cast<float>(c.norm_offset);
@@ -84,7 +89,7 @@ void Transformer::project(int64_t layer, const LayerRows& rows) {
 }
 
 AttentionShape Transformer::attention_shape(int64_t layer) const {
-  const ModelConfig& c = model_.config;
+  const ModelConfig& c = config_;
   return {.num_heads = static_cast<int32_t>(c.num_heads),
           .num_kv_heads = static_cast<int32_t>(c.num_kv_heads),
           .head_dim = static_cast<int32_t>(c.head_dim),
@@ -105,8 +110,8 @@ void Transformer::attend_pages(int64_t layer, std::span<const int32_t> positions
 }
 
 void Transformer::attend(int64_t layer, const LayerRows& rows) {
-  const ModelConfig& c = model_.config;
-  const LayerWeights& w = model_.weights.layers[static_cast<size_t>(layer)];
+  const ModelConfig& c = config_;
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const int64_t count = rows.residual.rows;
   const auto eps = static_cast<float>(c.norm_eps);
   const auto offset = static_cast<float>(c.norm_offset);
@@ -151,18 +156,18 @@ void Transformer::attend(int64_t layer, const LayerRows& rows) {
 }
 
 Tensor Transformer::logits(ConstTensor residual, std::span<const int32_t> rows) {
-  const ModelConfig& c = model_.config;
+  const ModelConfig& c = config_;
   const auto count = static_cast<int64_t>(rows.size());
   CHECK(count <= max_logit_rows_) << count << " rows, room for " << max_logit_rows_;
   const Tensor picked = first_rows(logit_rows_, count), logits = first_rows(logits_, count);
   backend_.gather({.table = residual, .ids = rows, .scale = 1.0f, .out = picked});
   backend_.rmsnorm({.x = picked,
                     .residual = {},
-                    .weight = model_.weights.final_norm,
+                    .weight = weights_.final_norm,
                     .eps = static_cast<float>(c.norm_eps),
                     .offset = static_cast<float>(c.norm_offset),
                     .out = picked});
-  const MatmulOutput head = {model_.weights.head, {}, logits};
+  const MatmulOutput head = {weights_.head, {}, logits};
   backend_.matmul({.x = picked, .outputs = {&head, 1}});
   if (c.final_softcap != 0.0) backend_.softcap({.x = logits, .cap = static_cast<float>(c.final_softcap)});
   return logits;

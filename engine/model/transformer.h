@@ -26,8 +26,10 @@ struct LayerRows {
 
 class Transformer {
  public:
-  // Buffers for calls of up to `max_rows` rows and `max_logit_rows` rows of logits come from `arena`.
-  Transformer(const Model& model, Backend& backend, Arena& arena, int64_t max_rows, int64_t max_logit_rows);
+  // Buffers for calls of up to `max_rows` rows and `max_logit_rows` rows of logits come from `arena`. `weights`: those of
+  // the config, placed for the backend; both live as long as this does.
+  Transformer(const ModelConfig& config, const WeightViews& weights, Backend& backend, Arena& arena,
+              int64_t max_rows, int64_t max_logit_rows);
 
   // residual[t] = embedding of ids[t].
   void embed(std::span<const int32_t> ids, Tensor residual);
@@ -51,7 +53,7 @@ class Transformer {
 
   int64_t max_rows() const { return max_rows_; }
   int64_t max_logit_rows() const { return max_logit_rows_; }
-  const ModelConfig& config() const { return model_.config; }
+  const ModelConfig& config() const { return config_; }
 
  private:
   void project(int64_t layer, const LayerRows& rows);
@@ -59,7 +61,8 @@ class Transformer {
   AttentionShape attention_shape(int64_t layer) const;
   Tensor first_rows(const Tensor& buffer, int64_t count) const { return buffer.row_range(0, count); }
 
-  const Model& model_;
+  const ModelConfig& config_;
+  const WeightViews& weights_;
   Backend& backend_;
   int64_t max_rows_;
   int64_t max_logit_rows_;

@@ -28,12 +28,16 @@ struct LayerWeights {
   ConstTensor ffn_post_norm;           // [1, M] or empty (Gemma 2, 3)
 };
 
-struct Weights {
+// Where the ops find each weight: in the mapped files, or in a backend's own memory.
+struct WeightViews {
   ConstTensor embedding;             // [V, M]
   ConstTensor final_norm;            // [1, M]
   ConstTensor head;                  // [V, M]; the embedding itself if tied
   std::vector<LayerWeights> layers;  // [L]
-  TensorIndex storage;               // all tensors of the files, used or not; keeps the mappings alive
+};
+
+struct Weights : WeightViews {
+  TensorIndex storage;  // all tensors of the files, used or not; keeps the mappings alive
   std::vector<std::shared_ptr<std::byte[]>> aligned_copies;  // of tensors at addresses kernels cannot read
   int64_t num_bytes = 0;                                     // of the tensors used, each once
 };

@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(kThreads) add_kernel(const __grid_constant__ A
 void add(Context& context, const AddArgs& args) {
   if (args.x.rows == 0) return;
   dispatch_float(args.residual.dtype, [&]<class T>() {
-    launch(add_kernel<T>, {.x = static_cast<uint32_t>(args.x.rows), .y = blocks_of(args.x.cols, kPerBlock)}, kThreads,
-           0, context.ready(),
+    launch(add_kernel<T>, {.x = static_cast<uint32_t>(args.x.rows), .y = blocks_of(args.x.cols, kPerBlock)},
+           kThreads, 0, context.ready(),
            AddParams<T>{static_cast<T*>(args.residual.data), static_cast<const T*>(args.x.data),
                         args.residual.stride, args.x.stride, args.x.cols});
   });

@@ -19,8 +19,8 @@ Context::Context(Runtime& runtime, int64_t workspace_bytes)
       workspace_(runtime.allocate(workspace_bytes)),
       workspace_bytes_(workspace_bytes) {
   if (staging_host_ == nullptr || staging_device_ == nullptr || workspace_ == nullptr)
-    throw DeviceError("no memory on the device for " + std::to_string((workspace_bytes + kStagingBytes) >> 20) +
-                          " MiB of workspace",
+    throw DeviceError("no memory on the device for " +
+                          std::to_string((workspace_bytes + kStagingBytes) >> 20) + " MiB of workspace",
                       false);
 }
 

@@ -40,7 +40,8 @@ class Context {
   template <class T>
   Staged<T> stage(size_t count) {
     const int64_t at = take_staging(static_cast<int64_t>(count * sizeof(T)));
-    return {{reinterpret_cast<T*>(staging_host_ + at), count}, reinterpret_cast<const T*>(staging_device_ + at)};
+    return {{reinterpret_cast<T*>(staging_host_ + at), count},
+            reinterpret_cast<const T*>(staging_device_ + at)};
   }
   template <class T>
   const T* upload(std::span<const T> values) {

@@ -23,8 +23,8 @@ class OpScope {
 
 }  // namespace restkv::cuda
 
-#define CUDA_CHECK(call)                                                                       \
-  do {                                                                                         \
-    if (const int restkv_code = static_cast<int>(call); restkv_code != 0)                      \
-      ::restkv::cuda::throw_device_error(restkv_code, #call, __FILE__, __LINE__);              \
+#define CUDA_CHECK(call)                                                          \
+  do {                                                                            \
+    if (const int restkv_code = static_cast<int>(call); restkv_code != 0)         \
+      ::restkv::cuda::throw_device_error(restkv_code, #call, __FILE__, __LINE__); \
   } while (false)

@@ -13,7 +13,9 @@ using ::uint2;
 using ::uint4;
 
 __device__ __forceinline__ float to_f32(float x) { return x; }
-__device__ __forceinline__ float to_f32(bf16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
+__device__ __forceinline__ float to_f32(bf16 x) {
+  return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
+}
 __device__ __forceinline__ float to_f32(f16 x) {
   float out;
   asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(x.bits));
@@ -114,7 +116,9 @@ template <class T>
 __device__ __forceinline__ T shuffle_down(T v, uint32_t n, uint32_t mask = kFullWarp) {
   return __shfl_down_sync(mask, v, n);
 }
-__device__ __forceinline__ uint32_t ballot(bool p, uint32_t mask = kFullWarp) { return __ballot_sync(mask, p); }
+__device__ __forceinline__ uint32_t ballot(bool p, uint32_t mask = kFullWarp) {
+  return __ballot_sync(mask, p);
+}
 __device__ __forceinline__ bool any(bool p, uint32_t mask = kFullWarp) { return __any_sync(mask, p) != 0; }
 __device__ __forceinline__ bool all(bool p, uint32_t mask = kFullWarp) { return __all_sync(mask, p) != 0; }
 

@@ -43,12 +43,13 @@ void launch(void (*kernel)(Params), Grid grid, uint32_t block, uint32_t smem, St
     const Params* params;
   } call = {kernel, &params};
   CUDA_CHECK(emulator::next_call_error());
-  emulator::run_grid({grid.x, grid.y, grid.z}, block, smem,
-                     [](const void* c) {
-                       const auto* one = static_cast<const Call*>(c);
-                       one->kernel(*one->params);
-                     },
-                     &call);
+  emulator::run_grid(
+      {grid.x, grid.y, grid.z}, block, smem,
+      [](const void* c) {
+        const auto* one = static_cast<const Call*>(c);
+        one->kernel(*one->params);
+      },
+      &call);
 }
 
 #endif

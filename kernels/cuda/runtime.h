@@ -12,10 +12,10 @@
 namespace restkv::cuda {
 
 struct DeviceLimits {
-  std::string name;                // "NVIDIA H200"
+  std::string name;  // "NVIDIA H200"
   int32_t num_multiprocessors = 1;
-  int32_t max_shared_bytes = 0;    // dynamic shared memory of one block, opted in
-  int64_t memory_bytes = 0;        // of the device
+  int32_t max_shared_bytes = 0;  // dynamic shared memory of one block, opted in
+  int64_t memory_bytes = 0;      // of the device
 };
 
 class Runtime {

@@ -91,7 +91,8 @@ __device__ __forceinline__ void load_b_trans(MmaB<T>& b, const T* tile, uint32_t
 
 // The accumulators of two neighbouring 16 x 8 tiles as the a operand (16 x 16) of the next product.
 template <class T>
-__device__ __forceinline__ void a_from_accumulators(MmaA<T>& a, const float (&left)[4], const float (&right)[4]) {
+__device__ __forceinline__ void a_from_accumulators(MmaA<T>& a, const float (&left)[4],
+                                                    const float (&right)[4]) {
   if constexpr (kIsHalf<T>) {
     a.r[0] = pack2<T>(left[0], left[1]);
     a.r[1] = pack2<T>(left[2], left[3]);

@@ -29,7 +29,8 @@ using Place = std::source_location;
 constinit inline thread_local Index3 threadIdx, blockIdx, blockDim, gridDim;
 
 std::byte* shared_base();
-void barrier(uint32_t id, uint32_t threads, bool waits, const Place& place);  // id 0: all threads of the block
+void barrier(uint32_t id, uint32_t threads, bool waits,
+             const Place& place);  // id 0: all threads of the block
 void copy_async(void* shared, const void* global, uint32_t bytes, uint32_t valid, const Place& place);
 void copy_commit();
 void copy_wait(uint32_t groups_left);
@@ -152,7 +153,8 @@ inline T* shared_memory() {
 inline void sync_threads(const emulator::Place& place = emulator::Place::current()) {
   emulator::barrier(0, blockDim.x, true, place);
 }
-inline void barrier_sync(uint32_t id, uint32_t threads, const emulator::Place& place = emulator::Place::current()) {
+inline void barrier_sync(uint32_t id, uint32_t threads,
+                         const emulator::Place& place = emulator::Place::current()) {
   emulator::barrier(id, threads, true, place);
 }
 inline void barrier_arrive(uint32_t id, uint32_t threads,
@@ -201,10 +203,12 @@ inline uint32_t ballot(bool p, uint32_t mask = kFullWarp,
   emulator::collective("ballot", mask, &lane, emulator::perform_ballot, place);
   return lane.result;
 }
-inline bool any(bool p, uint32_t mask = kFullWarp, const emulator::Place& place = emulator::Place::current()) {
+inline bool any(bool p, uint32_t mask = kFullWarp,
+                const emulator::Place& place = emulator::Place::current()) {
   return ballot(p, mask, place) != 0;
 }
-inline bool all(bool p, uint32_t mask = kFullWarp, const emulator::Place& place = emulator::Place::current()) {
+inline bool all(bool p, uint32_t mask = kFullWarp,
+                const emulator::Place& place = emulator::Place::current()) {
   return ballot(!p, mask, place) == 0;
 }
 

@@ -208,7 +208,8 @@ Options options_from_environment() {
       options.order = Order::kShuffled;
       options.seed = std::strtoull(text.substr(9).data(), nullptr, 10);
     } else {
-      throw EmulatorError("RESTKV_EMULATOR_ORDER is forward, reverse or shuffled:SEED, not " + std::string(text));
+      throw EmulatorError("RESTKV_EMULATOR_ORDER is forward, reverse or shuffled:SEED, not " +
+                          std::string(text));
     }
   }
   if (const char* poison = std::getenv("RESTKV_EMULATOR_POISON"))
@@ -253,11 +254,14 @@ Counters& counters() { return counts; }
 
 void run_grid(GridSize grid, uint32_t block, uint32_t smem, KernelCall kernel, const void* call) {
   const auto refuse = [](const std::string& why) { throw EmulatorError("launch refused: " + why); };
-  if (block == 0 || block > 1024 || block % kWarp != 0) refuse("a block of " + std::to_string(block) + " threads");
+  if (block == 0 || block > 1024 || block % kWarp != 0)
+    refuse("a block of " + std::to_string(block) + " threads");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535)
-    refuse("a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " + std::to_string(grid.z));
+    refuse("a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
+           std::to_string(grid.z));
   if (smem > options().max_shared_bytes)
-    refuse(std::to_string(smem) + " bytes of shared memory, " + std::to_string(options().max_shared_bytes) + " there are");
+    refuse(std::to_string(smem) + " bytes of shared memory, " + std::to_string(options().max_shared_bytes) +
+           " there are");
   machine.kernel = kernel;
   machine.call = call;
   machine.num_threads = block;
@@ -272,7 +276,8 @@ void run_grid(GridSize grid, uint32_t block, uint32_t smem, KernelCall kernel, c
     }
   };
   const size_t bytes = (size_t{smem} + kCanaryBytes + kSharedAlign - 1) / kSharedAlign * kSharedAlign;
-  const std::unique_ptr<std::byte, Free> memory(static_cast<std::byte*>(std::aligned_alloc(kSharedAlign, bytes)));
+  const std::unique_ptr<std::byte, Free> memory(
+      static_cast<std::byte*>(std::aligned_alloc(kSharedAlign, bytes)));
   machine.shared = memory.get();
   machine.shared_bytes = smem;
   std::memset(machine.shared + smem, static_cast<int>(kCanary), kCanaryBytes);
@@ -305,7 +310,9 @@ void fail(const std::string& what, const Place& place) {
 void check_shared(const void* p, uint32_t bytes, uint32_t align, const Place& place) {
   const auto* at = static_cast<const std::byte*>(p);
   if (at < machine.shared || at + bytes > machine.shared + machine.shared_bytes)
-    fail("an address outside of the block's " + std::to_string(machine.shared_bytes) + " bytes of shared memory", place);
+    fail("an address outside of the block's " + std::to_string(machine.shared_bytes) +
+             " bytes of shared memory",
+         place);
   if (reinterpret_cast<uintptr_t>(p) % align != 0)
     fail("a shared address that is not a multiple of " + std::to_string(align), place);
 }
@@ -315,7 +322,8 @@ void barrier(uint32_t id, uint32_t threads, bool waits, const Place& place) {
     fail("barrier " + std::to_string(id) + " of " + std::to_string(threads) + " threads", place);
   Barrier& barrier = machine.barriers[id];
   if (id == 0 && machine.num_done > 0)
-    fail("sync_threads() after " + std::to_string(machine.num_done) + " threads of the block have returned", place);
+    fail("sync_threads() after " + std::to_string(machine.num_done) + " threads of the block have returned",
+         place);
   if (barrier.arrived == 0) {
     barrier.expected = threads;
     barrier.place = place;
@@ -325,7 +333,8 @@ void barrier(uint32_t id, uint32_t threads, bool waits, const Place& place) {
          place);
   } else if (id == 0 && (barrier.place.line() != place.line() ||
                          std::strcmp(barrier.place.file_name(), place.file_name()) != 0)) {
-    fail("sync_threads() while other threads of the block wait in the one at " + text_of(barrier.place), place);
+    fail("sync_threads() while other threads of the block wait in the one at " + text_of(barrier.place),
+         place);
   }
   if (++barrier.arrived < barrier.expected) {
     if (!waits) return;
@@ -365,12 +374,14 @@ void collective(const char* kind, uint32_t mask, void* operands, Perform perform
   const uint32_t lane = machine.current % kWarp, first = machine.current - lane;
   if ((mask >> lane & 1u) == 0) fail(std::string(kind) + " by a lane that is not in its mask", place);
   std::vector<Collective>& waiting = machine.collectives[first / kWarp];
-  auto entry = std::find_if(waiting.begin(), waiting.end(), [&](const Collective& c) { return c.mask == mask; });
+  auto entry =
+      std::find_if(waiting.begin(), waiting.end(), [&](const Collective& c) { return c.mask == mask; });
   if (entry == waiting.end()) {
     waiting.push_back({.mask = mask, .arrived = 0, .kind = kind, .place = place, .lanes = {}});
     entry = waiting.end() - 1;
   } else if (std::strcmp(entry->kind, kind) != 0 || entry->place.line() != place.line()) {
-    fail(std::string(kind) + " while other lanes of the warp are in " + entry->kind + " at " + text_of(entry->place),
+    fail(std::string(kind) + " while other lanes of the warp are in " + entry->kind + " at " +
+             text_of(entry->place),
          place);
   }
   entry->arrived |= 1u << lane;

@@ -24,8 +24,9 @@ enum class Order : uint8_t {
 
 struct Options {
   Order order = Order::kForward;
-  uint64_t seed = 1;       // of kShuffled
-  uint8_t poison = 0xFF;   // byte that shared memory and targets of copies in flight are filled with: 0xFF NaN, -1
+  uint64_t seed = 1;  // of kShuffled
+  uint8_t poison =
+      0xFF;  // byte that shared memory and targets of copies in flight are filled with: 0xFF NaN, -1
   uint32_t max_shared_bytes = 163u << 10;  // of a block; what sm_80 has
 };
 // Of this thread; read at each launch. The environment sets the first values: RESTKV_EMULATOR_ORDER

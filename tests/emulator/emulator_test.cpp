@@ -27,7 +27,8 @@ class Emulator : public testing::TestWithParam<Order> {
   }
   emulator::Options kept_;
 };
-INSTANTIATE_TEST_SUITE_P(Orders, Emulator, testing::Values(Order::kForward, Order::kReverse, Order::kShuffled));
+INSTANTIATE_TEST_SUITE_P(Orders, Emulator,
+                         testing::Values(Order::kForward, Order::kReverse, Order::kShuffled));
 
 template <class F>
 std::string error_of(F&& run) {
@@ -113,10 +114,12 @@ TEST_P(Emulator, DivergenceIsReported) {
   const ArrayParams params{nullptr, out.data(), 64};
   EXPECT_NE(error_of([&] { launch(missing_thread_kernel, {}, 64, 0, nullptr, params); }).find("returned"),
             std::string::npos);
-  EXPECT_NE(error_of([&] { launch(two_places_kernel, {}, 64, 0, nullptr, params); }).find("wait in the one at"),
-            std::string::npos);
-  EXPECT_NE(error_of([&] { launch(half_shuffle_kernel, {}, 64, 0, nullptr, params); }).find("waits in shuffle"),
-            std::string::npos);
+  EXPECT_NE(
+      error_of([&] { launch(two_places_kernel, {}, 64, 0, nullptr, params); }).find("wait in the one at"),
+      std::string::npos);
+  EXPECT_NE(
+      error_of([&] { launch(half_shuffle_kernel, {}, 64, 0, nullptr, params); }).find("waits in shuffle"),
+      std::string::npos);
   EXPECT_NE(error_of([&] { launch(mixed_kernel, {}, 64, 0, nullptr, params); }).find("other lanes"),
             std::string::npos);
 }
@@ -134,8 +137,9 @@ TEST_P(Emulator, LaunchesThatTheCardRefuses) {
 // Wrong: one value behind the end.
 __global__ void overrun_kernel(const __grid_constant__ ArrayParams p) { shared_memory<float>()[p.n] = 0.0f; }
 TEST_P(Emulator, AWriteBehindSharedMemoryIsReported) {
-  EXPECT_NE(error_of([] { launch(overrun_kernel, {}, 32, 400, nullptr, ArrayParams{nullptr, nullptr, 100}); })
-                .find("behind its shared memory"),
+  EXPECT_NE(error_of([] {
+              launch(overrun_kernel, {}, 32, 400, nullptr, ArrayParams{nullptr, nullptr, 100});
+            }).find("behind its shared memory"),
             std::string::npos);
 }
 #endif
@@ -280,7 +284,9 @@ TEST_P(Emulator, MisalignedVectorsAreReported) {
   alignas(16) float out[4] = {};
   launch(vector_kernel, {}, 32, 0, nullptr, VectorParams{in, out});
   EXPECT_EQ(out[3], 3.0f);
-  EXPECT_NE(error_of([&] { launch(vector_kernel, {}, 32, 0, nullptr, VectorParams{in + 1, out}); }).find("misaligned"),
+  EXPECT_NE(error_of([&] {
+              launch(vector_kernel, {}, 32, 0, nullptr, VectorParams{in + 1, out});
+            }).find("misaligned"),
             std::string::npos);
 }
 
@@ -351,7 +357,8 @@ void check_product() {
         float expected = 1.0f, expected_chained = 0.0f;
         for (size_t k = 0; k < 16; ++k) expected += a[m * 16 + k] * b[k * 8 + n];
         ASSERT_EQ(d[m * 8 + n], expected) << m << " " << n;
-        for (size_t k = 0; k < 16; ++k) expected_chained += to_f32(from_f32<T>(d[m * 8 + k % 8])) * b[k * 8 + n];
+        for (size_t k = 0; k < 16; ++k)
+          expected_chained += to_f32(from_f32<T>(d[m * 8 + k % 8])) * b[k * 8 + n];
         ASSERT_EQ(chained[m * 8 + n], expected_chained) << m << " " << n;
       }
     }
