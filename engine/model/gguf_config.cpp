@@ -259,7 +259,8 @@ Result<ModelConfig> read_config(const GgufFile& file) {
 
   GgufFields fields(file, architecture);
   if (fields.integer("expert_count", 0, 0, INT64_MAX) > 0) {
-    return unimplemented("mixture of experts (" + fields.path("expert_count") + ") is not supported")
+    return unimplemented("mixture of experts (" + fields.path("expert_count") +
+                         ") is not supported; supported are the dense " + supported_gguf_architectures())
         .with_param(fields.path("expert_count"));
   }
   config.num_layers = fields.integer("block_count", std::nullopt, 1, kMaxLayers);

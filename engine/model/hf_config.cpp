@@ -32,7 +32,8 @@ Status check_features(JsonFields& fields) {
   }
   for (const std::string_view key : kExpertKeys) {
     if (fields.integer(key, 0, 0, INT64_MAX) > 1) {
-      return unimplemented("mixture of experts (" + fields.path(key) + ") is not supported")
+      return unimplemented("mixture of experts (" + fields.path(key) +
+                           ") is not supported; supported are the dense " + supported_hf_architectures())
           .with_param(fields.path(key));
     }
   }

@@ -81,6 +81,14 @@ struct ModelConfig {
 Result<ModelConfig> parse_hf_config(std::string_view config_json, std::string_view generation_config_json);
 Result<ModelConfig> parse_gguf_config(const GgufFile& file);
 
+// Rotary scaling that a user asks for instead of the file's.
+struct RopeOverride {
+  std::optional<std::string> scaling;  // rope_scaling_name: "none" or "default", "linear", "llama3", "yarn"
+  std::optional<double> factor;        // >= 1; the file's own where it has this kind of scaling
+};
+// Sets config.rope (of the global layers) and config.context_len: the context before any scaling, times the factor.
+Status override_rope(const RopeOverride& wanted, ModelConfig& config);
+
 // Frequencies [D/2] and the factor on cos and sin of one rotary embedding, computed as transformers does (f32).
 struct RopeFrequencies {
   std::vector<float> inv_freq;

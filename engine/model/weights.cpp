@@ -245,13 +245,15 @@ Status load_folder(const LoadProgress& progress, Model* model) {
 
 }  // namespace
 
-Result<std::shared_ptr<const Model>> load_model(const std::string& path, const LoadProgress& progress) {
+Result<std::shared_ptr<const Model>> load_model(const std::string& path, const LoadProgress& progress,
+                                                const RopeOverride& rope) {
   auto model = std::make_shared<Model>();
   model->path = path;
   std::error_code ignored;
   const bool is_folder = fs::is_directory(path, ignored);
   const Status status = is_folder ? load_folder(progress, model.get()) : load_gguf(progress, model.get());
   if (!status.ok()) return status;
+  if (Status bad = override_rope(rope, model->config); !bad.ok()) return bad;
   if (model->config.name.empty())
     model->config.name = fs::weakly_canonical(path, ignored).filename().string();
   return std::shared_ptr<const Model>(std::move(model));

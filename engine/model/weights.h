@@ -50,8 +50,9 @@ struct Model {
   std::shared_ptr<const GgufFile> gguf;  // null for a Hugging Face folder
 };
 using LoadProgress = std::function<void(int64_t done, int64_t total)>;
-// With `progress` the weights are read from disk before this returns, and it gets (done, total) bytes; without, they are
+// `rope`: rotary scaling instead of the file's. With `progress` the weights are read from disk before this returns, and it gets (done, total) bytes; without, they are
 // read on first use. `path`: a .gguf file or a folder with config.json. Errors say which tensor, what shape was expected and found.
-Result<std::shared_ptr<const Model>> load_model(const std::string& path, const LoadProgress& progress = {});
+Result<std::shared_ptr<const Model>> load_model(const std::string& path, const LoadProgress& progress = {},
+                                                const RopeOverride& rope = {});
 
 }  // namespace restkv

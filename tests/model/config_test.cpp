@@ -173,13 +173,18 @@ TEST(HfConfig, RopeThatIsNotSupported) {
 TEST(HfConfig, UnsupportedFeaturesAreNamed) {
   EXPECT_THAT(problem(other("MixtralForCausalLM")),
               AllOf(HasSubstr("MixtralForCausalLM is not supported"), HasSubstr("Qwen3ForCausalLM")));
+  for (const char* vision : {"Qwen2VLForConditionalGeneration", "LlavaForConditionalGeneration"}) {
+    EXPECT_THAT(problem(other(vision)), AllOf(HasSubstr(std::string(vision) + " is not supported"),
+                                              HasSubstr("Gemma3ForConditionalGeneration")));
+  }
   EXPECT_THAT(problem(with(llama(), "architectures", json::array())), HasSubstr("architectures"));
   EXPECT_THAT(problem(with(llama(), "architectures", "LlamaForCausalLM")), HasSubstr("architectures"));
   for (const char* method : {"fp8", "awq", "gptq"}) {
     EXPECT_THAT(problem(with(llama(), "quantization_config", {{"quant_method", method}})), HasSubstr(method));
   }
   EXPECT_THAT(problem(with(llama(), "quantization_config", 7)), HasSubstr("quantization_config"));
-  EXPECT_THAT(problem(with(llama(), "num_experts", 8)), HasSubstr("mixture of experts (num_experts)"));
+  EXPECT_THAT(problem(with(llama(), "num_experts", 8)),
+              AllOf(HasSubstr("mixture of experts (num_experts)"), HasSubstr("LlamaForCausalLM")));
   EXPECT_THAT(problem(with(llama(), "partial_rotary_factor", 0.5)), HasSubstr("partial_rotary_factor"));
   EXPECT_THAT(problem(with(llama(), "hidden_act", "gelu")),
               AllOf(HasSubstr("hidden_act 'gelu'"), HasSubstr("silu")));
@@ -276,6 +281,43 @@ using testing::bytes_of_text;
 using testing::GgufBuilder;
 
 // A GGUF of one made-up embedding; `change` adds or replaces keys.
+TEST(RopeOverride, ByName) {
+  const auto overridden = [](const json& model, RopeOverride wanted) {
+    Result<ModelConfig> config = parse_hf_config(model.dump(), "");
+    EXPECT_TRUE(config.ok()) << config.status().message();
+    EXPECT_TRUE(override_rope(wanted, *config).ok()) << override_rope(wanted, *config).message();
+    return *config;
+  };
+  const ModelConfig plain = *parse_hf_config(llama().dump(), "");
+  const int64_t context = plain.context_len;
+  const ModelConfig yarn = overridden(llama(), {.scaling = "yarn", .factor = 4});
+  EXPECT_EQ(yarn.rope.scaling, RopeScaling::kYarn);
+  EXPECT_EQ(yarn.rope.original_context, context);
+  EXPECT_EQ(yarn.context_len, 4 * context);
+  EXPECT_EQ(yarn.rope.theta, plain.rope.theta);
+  // The same as a file that says so, whatever scaling the file had before.
+  const json with_yarn = with(llama(), "rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}});
+  EXPECT_EQ(rope_frequencies(yarn.rope, 64).inv_freq,
+            rope_frequencies(parse_hf_config(with_yarn.dump(), "")->rope, 64).inv_freq);
+  const ModelConfig wider = overridden(with_yarn, {.scaling = "yarn", .factor = 8});
+  EXPECT_EQ(wider.context_len, 8 * context);
+  EXPECT_EQ(overridden(with_yarn, {.scaling = "yarn", .factor = {}}).context_len, 4 * context);
+  const ModelConfig none = overridden(with_yarn, {.scaling = "none", .factor = {}});
+  EXPECT_EQ(none.context_len, context);
+  EXPECT_EQ(rope_frequencies(none.rope, 64).inv_freq, rope_frequencies(plain.rope, 64).inv_freq);
+  EXPECT_EQ(overridden(with_yarn, {.scaling = "linear", .factor = 2}).context_len, 2 * context);
+  EXPECT_EQ(overridden(llama(), {}).context_len, context);
+
+  ModelConfig config = plain;
+  EXPECT_THAT(override_rope({.scaling = "yarn", .factor = {}}, config).message(),
+              HasSubstr("needs rope_scale"));
+  EXPECT_THAT(override_rope({.scaling = {}, .factor = 2}, config).message(),
+              HasSubstr("rope_scaling is not given"));
+  EXPECT_THAT(override_rope({.scaling = "dynamic", .factor = 2}, config).message(),
+              AllOf(HasSubstr("dynamic"), HasSubstr("llama3 and yarn")));
+  EXPECT_EQ(config.context_len, context);
+}
+
 class GgufConfig : public ::testing::Test {
  protected:
   GgufBuilder base(const std::string& arch = "llama", const std::string& omit = "") {
