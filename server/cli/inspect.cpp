@@ -1,50 +1,17 @@
 // restkv inspect MODEL: what the file holds and what an engine with these settings would take of memory.
-#include <array>
+#include <algorithm>
 #include <cstdio>
-#include <map>
 
 #include <nlohmann/json.hpp>
 
-#include "engine/eviction/budget.h"
+#include "server/cli/inspect_text.h"
 #include "server/cli/model_loading.h"
 #include "server/cli/verbs.h"
-#include "server/config/logging.h"
-#include "server/config/quantity.h"
 
 namespace restkv {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-struct TypeCount {
-  int64_t tensors = 0, values = 0, bytes = 0;
-};
-
-// By type name, over all tensors of the file.
-std::map<std::string, TypeCount> count_types(const TensorIndex& index) {
-  std::map<std::string, TypeCount> counts;
-  for (const FileTensor& tensor : index.tensors) {
-    const bool is_known = tensor.unsupported_type.empty();
-    TypeCount& count =
-        counts[is_known ? std::string(dtype_info(tensor.dtype).name) : tensor.unsupported_type];
-    int64_t values = 1;
-    for (const int64_t size : tensor.shape) values *= size;
-    count.tensors += 1;
-    count.values += values;
-    count.bytes += tensor.num_bytes;
-  }
-  return counts;
-}
-
-const char* scaling_name(RopeScaling scaling) {
-  switch (scaling) {
-    case RopeScaling::kNone: return "none";
-    case RopeScaling::kLinear: return "linear";
-    case RopeScaling::kLlama3: return "llama3";
-    case RopeScaling::kYarn: return "yarn";
-  }
-  return "";
-}
 
 Json plan_json(const MemoryPlan& plan) {
   return {{"weights", plan.weights},
@@ -59,21 +26,62 @@ Json plan_json(const MemoryPlan& plan) {
           {"max_model_len", plan.max_model_len}};
 }
 
-// C_lh [L][K] of a sequence that fills max_model_len.
-Json budgets_json(const ModelConfig& config, const CacheSettings& settings, int64_t max_model_len) {
-  std::vector<int32_t> windows;
-  for (const LayerConfig& layer : config.layers) windows.push_back(layer.window);
-  const CacheDimensions dims = {.num_layers = static_cast<int32_t>(config.num_layers),
-                                .num_kv_heads = static_cast<int32_t>(config.num_kv_heads),
-                                .window = windows};
-  const SequenceBudget budget =
-      plan_budget(settings, dims, nullptr, std::max<int64_t>(1, max_model_len - 1), 1);
+// [L][K]
+Json rows_json(const ModelConfig& config, const std::vector<int32_t>& c_lh) {
   Json rows = Json::array();
-  for (int32_t layer = 0; layer < dims.num_layers; ++layer) {
-    const auto first = budget.c_lh.begin() + int64_t{layer} * dims.num_kv_heads;
-    rows.push_back(std::vector<int32_t>(first, first + dims.num_kv_heads));
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const auto first = c_lh.begin() + layer * config.num_kv_heads;
+    rows.push_back(std::vector<int32_t>(first, first + config.num_kv_heads));
   }
   return rows;
+}
+
+Json rope_json(const RopeConfig& rope) {
+  const bool is_plain = rope.scaling == RopeScaling::kNone;
+  return {{"theta", rope.theta},
+          {"scaling", is_plain ? "none" : rope_scaling_name(rope.scaling)},
+          {"factor", rope.factor},
+          {"original_context", rope.original_context > 0 ? Json(rope.original_context) : Json()},
+          {"frequency_factors", !rope.freq_factors.empty()}};
+}
+
+// The row of the family table as this model has it.
+Json family_json(const ModelConfig& config) {
+  return {{"name", config.family},
+          {"activation", activation_name(config.activation)},
+          {"post_norms", config.norms == NormPlacement::kPreAndPost},
+          {"norm_eps", config.norm_eps},
+          {"norm_offset", config.norm_offset},
+          {"qk_norm", config.qk_norm},
+          {"qkv_bias", config.qkv_bias},
+          {"embedding_scale", config.embedding_scale},
+          {"attention_scale", config.attention_scale},
+          {"attention_softcap", config.attention_softcap > 0 ? Json(config.attention_softcap) : Json()},
+          {"final_softcap", config.final_softcap > 0 ? Json(config.final_softcap) : Json()}};
+}
+
+Json sampling_json(const ModelConfig::SamplingDefaults& sampling) {
+  Json json = Json::object();
+  if (sampling.temperature) json["temperature"] = *sampling.temperature;
+  if (sampling.top_p) json["top_p"] = *sampling.top_p;
+  if (sampling.top_k) json["top_k"] = *sampling.top_k;
+  if (sampling.min_p) json["min_p"] = *sampling.min_p;
+  if (sampling.repetition_penalty) json["repetition_penalty"] = *sampling.repetition_penalty;
+  return json;
+}
+
+Json chat_json(const ChatFormat& format) {
+  if (format.templates().empty()) return {};
+  Json templates = Json::object();
+  for (const auto& [name, named] : format.templates()) {
+    templates[name] = {{"source", named.source},
+                       {"error", named.parsed ? Json() : Json(named.error.message())},
+                       {"knows_developer", named.knows_developer}};
+  }
+  return {{"from", format.origin()},
+          {"bos_token", format.bos_token()},
+          {"eos_token", format.eos_token()},
+          {"templates", templates}};
 }
 
 Json model_json(const Model& model) {
@@ -84,6 +92,8 @@ Json model_json(const Model& model) {
     types[name] = {{"tensors", count.tensors}, {"values", count.values}, {"bytes", count.bytes}};
     parameters += count.values;
   }
+  const bool has_local_rope = std::any_of(config.layers.begin(), config.layers.end(),
+                                          [](const LayerConfig& l) { return l.local_rope; });
   Json tensors = Json::array();
   for (const FileTensor& tensor : model.weights.storage.tensors) {
     const bool is_known = tensor.unsupported_type.empty();
@@ -105,89 +115,28 @@ Json model_json(const Model& model) {
           {"vocab_size", config.vocab_size},
           {"context", config.context_len},
           {"tied_embeddings", config.tied_embeddings},
-          {"rope",
-           {{"theta", config.rope.theta},
-            {"scaling", scaling_name(config.rope.scaling)},
-            {"factor", config.rope.factor}}},
+          {"family_table", family_json(config)},
+          {"layer_types", layer_types(config)},
+          {"rope", rope_json(config.rope)},
+          {"rope_local", has_local_rope ? rope_json(config.rope_local) : Json()},
+          {"eos_token_ids", config.eos_token_ids},
+          {"sampling", sampling_json(config.sampling)},
           {"parameters", parameters},
           {"types", types},
           {"tensors", tensors}};
 }
 
 Json tokenizer_json(const Tokenizer& tokenizer) {
+  Json special = Json::array();
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (tokenizer.is_special(id)) special.push_back({{"id", id}, {"text", tokenizer.token_text(id)}});
+  }
   return {{"kind", tokenizer.kind()},
           {"vocab_size", tokenizer.vocab_size()},
           {"bos_id", tokenizer.bos_id() < 0 ? Json() : Json(tokenizer.bos_id())},
           {"eos_ids", tokenizer.eos_ids()},
-          {"adds_bos", tokenizer.adds_bos()}};
-}
-
-// "35136", "106.1M", "8.0B".
-std::string values_text(int64_t values) {
-  std::array<char, 32> buffer;
-  if (values < 1'000'000) return std::to_string(values);
-  const bool is_billions = values >= 1'000'000'000;
-  std::snprintf(buffer.data(), buffer.size(), "%.1f%c",
-                static_cast<double>(values) / (is_billions ? 1e9 : 1e6), is_billions ? 'B' : 'M');
-  return buffer.data();
-}
-
-// "100000", "0.25".
-std::string plain_text(double number) {
-  std::array<char, 32> buffer;
-  std::snprintf(buffer.data(), buffer.size(), "%.12g", number);
-  return buffer.data();
-}
-
-void print_line(const char* label, const std::string& text) { std::printf("%-14s%s\n", label, text.c_str()); }
-
-void print_model(const Model& model) {
-  const ModelConfig& config = model.config;
-  const auto number = [](int64_t value) { return std::to_string(value); };
-  print_line("model", escape_text(model.path) + (model.gguf ? " (GGUF)" : " (Hugging Face folder)"));
-  print_line("name", escape_text(config.name));
-  print_line("architecture", escape_text(config.architecture));
-  print_line("layers", number(config.num_layers) + ", hidden " + number(config.hidden_size) +
-                           ", feed-forward " + number(config.ffn_size));
-  print_line("attention", number(config.num_heads) + " heads, " + number(config.num_kv_heads) +
-                              " KV heads of " + number(config.head_dim));
-  std::string rope = "theta " + plain_text(config.rope.theta);
-  if (config.rope.scaling != RopeScaling::kNone) {
-    rope += std::string(", ") + scaling_name(config.rope.scaling) + " x " + plain_text(config.rope.factor);
-  }
-  print_line("rotary", rope);
-  print_line("context", number(config.context_len) + " tokens");
-  print_line("vocabulary",
-             number(config.vocab_size) + (config.tied_embeddings ? ", head tied to the embedding" : ""));
-  const std::map<std::string, TypeCount> types = count_types(model.weights.storage);
-  int64_t parameters = 0;
-  for (const auto& [name, count] : types) parameters += count.values;
-  print_line("parameters", values_text(parameters));
-  for (const auto& [name, count] : types) {
-    print_line(&name == &types.begin()->first ? "weights" : "",
-               escape_text(name) + ": " + number(count.tensors) + " tensors, " + values_text(count.values) +
-                   " values, " + rounded_size_text(count.bytes));
-  }
-}
-
-void print_tokenizer(const Tokenizer& tokenizer) {
-  std::string ends;
-  for (const int32_t id : tokenizer.eos_ids()) {
-    ends += (ends.empty() ? "" : ", ") + std::to_string(id) + " " + escape_text(tokenizer.token_text(id));
-  }
-  print_line("tokenizer", std::string(tokenizer.kind()) + ", " + std::to_string(tokenizer.vocab_size()) +
-                              " tokens, ends with " + (ends.empty() ? "nothing" : ends) +
-                              (tokenizer.adds_bos() ? ", adds BOS" : ""));
-}
-
-void print_plan(const MemoryPlan& plan) {
-  print_line("memory", "weights " + rounded_size_text(plan.weights) + " (mapped)");
-  print_line("", "workspace of a step " + rounded_size_text(plan.workspace));
-  print_line("", "prefill scratch " + rounded_size_text(plan.scratch));
-  print_line("", "cache " + rounded_size_text(plan.pool) + " = " + std::to_string(plan.pages) + " pages of " +
-                     rounded_size_text(plan.page_bytes) + ", touched as they are used");
-  print_line("room", std::to_string(plan.max_sequences) + " sequences of " +
-                         std::to_string(plan.max_model_len) + " tokens at once");
+          {"adds_bos", tokenizer.adds_bos()},
+          {"special_tokens", special}};
 }
 
 }  // namespace
@@ -199,23 +148,41 @@ int run_inspect(const Invocation& invocation) {
   const Model& model = **loaded;
   const Result<std::shared_ptr<const Tokenizer>> tokenizer =
       model.gguf ? load_gguf_tokenizer(*model.gguf) : load_tokenizer(model.path);
+  std::shared_ptr<const ChatFormat> chat_format;
+  Status text_status = tokenizer.ok() ? check_tokenizer_fits(**tokenizer, model.config) : tokenizer.status();
+  if (tokenizer.ok()) {
+    Result<std::shared_ptr<const ChatFormat>> format =
+        load_chat_format(model.path, model.gguf.get(), **tokenizer, settings.model.chat_template);
+    if (!format.ok()) return fail(format.status());
+    chat_format = *std::move(format);
+  }
   const Result<MemoryPlan> plan = plan_memory(model, settings.engine);
+  const BudgetPlan budget = plan_budget_of(model.config, settings.engine,
+                                           plan.ok() ? plan->max_model_len : model.config.context_len);
 
   // A part that fails leaves the others to be seen.
   if (settings.output.json) {
     Json json = model_json(model);
     json["tokenizer"] = tokenizer.ok() ? tokenizer_json(**tokenizer) : Json();
+    json["chat_template"] = chat_format ? chat_json(*chat_format) : Json();
     json["plan"] = plan.ok() ? plan_json(*plan) : Json();
+    json["sequence"] = {{"policy", policy_name(settings.engine.cache.policy)},
+                        {"entries", budget.rows},
+                        {"kv_bytes", budget.bytes}};
     if (plan.ok() && settings.cache.defaults.budget)
-      json["plan"]["c_lh"] = budgets_json(model.config, settings.engine.cache, plan->max_model_len);
+      json["plan"]["c_lh"] = rows_json(model.config, budget.c_lh);
     std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
   } else {
     print_model(model);
     if (tokenizer.ok()) print_tokenizer(**tokenizer);
-    if (plan.ok()) print_plan(*plan);
+    if (chat_format) print_chat_format(*chat_format);
+    if (plan.ok()) {
+      print_plan(*plan);
+      print_budget(settings.engine.cache, budget);
+    }
   }
   int exit_code = kExitOk;
-  if (!tokenizer.ok()) exit_code = fail(tokenizer.status());
+  if (!text_status.ok()) exit_code = fail(text_status);
   if (!plan.ok()) exit_code = fail(plan.status());
   return exit_code;
 }

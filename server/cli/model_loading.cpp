@@ -13,7 +13,18 @@ Result<std::shared_ptr<const Model>> load_model_of(const Settings& settings) {
   const Result<std::string> path = resolve_model(settings.model);
   if (!path.ok()) return path.status();
   ProgressBar bar("loading weights");
-  return load_model(*path, [&](int64_t done, int64_t total) { bar.update(done, total); });
+  return load_model(
+      *path, [&](int64_t done, int64_t total) { bar.update(done, total); }, settings.model.rope);
+}
+
+Status check_tokenizer_fits(const Tokenizer& tokenizer, const ModelConfig& config) {
+  // Embeddings are padded to round sizes, and a few tokens added later may have no row; more is a mistake.
+  constexpr int64_t kMaxAdded = 256, kMinShare = 8;
+  const int64_t tokens = tokenizer.vocab_size(), rows = config.vocab_size;
+  if (tokens <= rows + kMaxAdded && tokens >= rows - rows / kMinShare) return {};
+  return invalid_argument("the tokenizer has " + std::to_string(tokens) +
+                          " tokens and the model's embedding " + std::to_string(rows) +
+                          " rows: it is the tokenizer of another model");
 }
 
 Result<LoadedModel> load_model_and_tokenizer(const Settings& settings) {
@@ -23,6 +34,7 @@ Result<LoadedModel> load_model_and_tokenizer(const Settings& settings) {
   Result<std::shared_ptr<const Tokenizer>> tokenizer =
       loaded.gguf ? load_gguf_tokenizer(*loaded.gguf) : load_tokenizer(loaded.path);
   if (!tokenizer.ok()) return tokenizer.status();
+  if (Status status = check_tokenizer_fits(**tokenizer, loaded.config); !status.ok()) return status;
   Result<std::shared_ptr<const ChatFormat>> chat_format =
       load_chat_format(loaded.path, loaded.gguf.get(), **tokenizer, settings.model.chat_template);
   if (!chat_format.ok()) return chat_format.status();

@@ -22,6 +22,8 @@ struct LoadedModel {
 // With a progress bar on a terminal.
 Result<std::shared_ptr<const Model>> load_model_of(const Settings& settings);
 Result<LoadedModel> load_model_and_tokenizer(const Settings& settings);
+// A tokenizer that cannot be this model's: its number of tokens is far from the rows of the embedding.
+Status check_tokenizer_fits(const Tokenizer& tokenizer, const ModelConfig& config);
 
 // Submits `request` and waits for its end on this thread. `on_token` gets every token as it comes; when `is_stopped`
 // turns true the request is cancelled. The result is the kFinish record; an error is one of submitting or of the engine.

@@ -42,19 +42,21 @@ void ProgressBar::update(int64_t done, int64_t total) {
                rounded_size_text(total).c_str());
 }
 
-InterruptGuard::InterruptGuard() {
+InterruptGuard::InterruptGuard(Mode mode) {
   interrupt_flag = 0;
   struct sigaction action {};
   action.sa_handler = on_interrupt;
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  action.sa_flags = mode == Mode::kFirst ? static_cast<int>(SA_RESETHAND) : 0;
   ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
+  if (mode == Mode::kFirst) ::sigaction(SIGTERM, &action, nullptr);
 }
 
 InterruptGuard::~InterruptGuard() {
   std::signal(SIGINT, SIG_DFL);
   std::signal(SIGTERM, SIG_DFL);
 }
+
+void InterruptGuard::clear() { interrupt_flag = 0; }
 
 bool InterruptGuard::is_interrupted() { return interrupt_flag != 0; }
 

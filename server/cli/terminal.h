@@ -25,14 +25,17 @@ class ProgressBar {
   std::chrono::steady_clock::time_point drawn_{};
 };
 
-// While one lives, the first Ctrl-C (or SIGTERM) only sets a flag; the second one ends the program as always.
+// While one lives, Ctrl-C only sets a flag. kFirst: the first one (SIGTERM as well), the second ends the program as always;
+// kEach: every one, and reads of this thread return.
 class InterruptGuard {
  public:
-  InterruptGuard();
+  enum class Mode { kFirst, kEach };
+  explicit InterruptGuard(Mode mode = Mode::kFirst);
   ~InterruptGuard();
   InterruptGuard(const InterruptGuard&) = delete;
   InterruptGuard& operator=(const InterruptGuard&) = delete;
   static bool is_interrupted();
+  static void clear();
 };
 
 }  // namespace restkv

@@ -25,6 +25,15 @@ constexpr VerbInfo kVerbs[] = {
      .takes_model = true,
      .max_arguments = 1,
      .run = run_complete},
+    {.name = "chat",
+     .bit = kChat,
+     .synopsis = "MODEL",
+     .summary = "Talk with a model on the terminal",
+     .notes =
+         "A line is a message or a command: /budget N, /reset, /system TEXT, /exit, /help. Ctrl-C stops an "
+         "answer, not the program.",
+     .takes_model = true,
+     .run = run_chat},
     {.name = "tokenize",
      .bit = kTokenize,
      .synopsis = "MODEL [TEXT]",

@@ -37,6 +37,7 @@ const VerbInfo* find_verb(std::string_view name);
 
 int run_serve(const Invocation& invocation);
 int run_complete(const Invocation& invocation);
+int run_chat(const Invocation& invocation);
 int run_tokenize(const Invocation& invocation);
 int run_logits(const Invocation& invocation);
 int run_inspect(const Invocation& invocation);

@@ -34,6 +34,7 @@ enum Verb : uint32_t {
   kPull = 1u << 7,
   kList = 1u << 8,
   kRemove = 1u << 9,
+  kChat = 1u << 10,
 };
 
 // How an enum field is read and set by the index of its name in Option::choices.

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,7 @@ struct ModelSettings {
   std::string download_dir;   // the hub's cache; empty: by HF_HUB_CACHE and HF_HOME
   std::string served_name;    // the id clients see; empty: the name of the file or folder
   std::string chat_template;  // a file; empty: the template of the model's own files
+  RopeOverride rope;          // rotary scaling instead of the model's own
 };
 
 // What a request's `cache` object leaves open, and its ceilings.
@@ -72,18 +74,17 @@ struct LoggingSettings {
   bool log_content = false;  // the bodies of requests go to the log
 };
 
-// What the verbs besides `serve` take; flags only, no YAML.
-struct CompleteSettings {
-  int32_t max_tokens = 128;
-  double temperature = 0.0;
-  double top_p = 1.0;
-  double min_p = 0.0;
-  int32_t top_k = 0;  // 0: off
+// What the verbs besides `serve` take; flags only, no YAML. Answers of `complete` and `chat`: what is not given is the
+// verb's own default or the model's.
+struct AnswerSettings {
+  std::optional<int64_t> max_tokens;
+  std::optional<double> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int64_t> top_k;  // 0: off
   double presence_penalty = 0.0;
   double frequency_penalty = 0.0;
-  double repetition_penalty = 1.0;
-  int64_t seed = 0;
+  std::optional<int64_t> seed;
   bool ignore_eos = false;
+  std::string system;  // of `chat`: the system message
 };
 
 struct BenchSettings {
@@ -112,7 +113,7 @@ struct Settings {
   CacheOptions cache;
   ModelSettings model;
   LoggingSettings logging;
-  CompleteSettings complete;
+  AnswerSettings answer;
   BenchSettings bench;
   HubOptions hub;
   OutputSettings output;

@@ -65,8 +65,7 @@ Status tokenize_chat(CompletionRequest& r, const CompletionContext& context,
 
 }  // namespace
 
-SamplingParams default_sampling(const ModelConfig::SamplingDefaults& model) {
-  SamplingParams sampling;
+SamplingParams default_sampling(const ModelConfig::SamplingDefaults& model, SamplingParams sampling) {
   if (model.temperature) sampling.temperature = sampling_temperature(*model.temperature);
   if (model.top_p && *model.top_p > 0) sampling.top_p = static_cast<float>(*model.top_p);
   if (model.min_p) sampling.min_p = static_cast<float>(*model.min_p);

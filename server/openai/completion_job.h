@@ -44,7 +44,7 @@ struct CompletionJob {
 Result<CompletionJob> read_completion_job(std::string_view body, CompletionApi api,
                                           const CompletionContext& context);
 
-// The built-in defaults under those of the model's generation_config.json.
-SamplingParams default_sampling(const ModelConfig::SamplingDefaults& model);
+// What a model's generation_config.json says, over `sampling`.
+SamplingParams default_sampling(const ModelConfig::SamplingDefaults& model, SamplingParams sampling = {});
 
 }  // namespace restkv

@@ -6,6 +6,7 @@ signal, and each message names what is wrong.
 
 import json
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -19,7 +20,7 @@ from conftest import ROOT, SHARED, BINARY, clean_environment, run_restkv
 
 pytestmark = pytest.mark.usefixtures("binary")
 
-VERBS = ["serve", "complete", "tokenize", "logits", "inspect", "bench", "pull", "ls", "rm", "config", "version"]
+VERBS = ["serve", "complete", "chat", "tokenize", "logits", "inspect", "bench", "pull", "ls", "rm", "config", "version"]
 
 
 def expect_failure(done, code, *words):
@@ -84,7 +85,7 @@ def test_all_wrong_flags_at_once():
 
 # --- wrong models ---
 
-WITH_MODEL = [["serve", "--port", "0"], ["complete"], ["tokenize"], ["inspect"],
+WITH_MODEL = [["serve", "--port", "0"], ["complete"], ["chat"], ["tokenize"], ["inspect"],
               ["logits", "--tokens", "1", "--out", "unused.safetensors"]]
 
 
@@ -132,6 +133,37 @@ def test_truncated_model(stories_model, tmp_path):
         path = tmp_path / f"cut-{share}.gguf"
         path.write_bytes(whole[:int(len(whole) * share)])
         expect_failure(run_restkv("complete", path, "Once"), 1, path.name)
+
+
+def test_truncated_shard(tmp_path):
+    source = SHARED / "golden" / "models" / "llama_sharded_bf16"
+    if not source.is_dir():
+        pytest.skip(f"the golden model {source} is absent (set RESTKV_SHARED_DIR)")
+    for share in (0.0, 0.3, 0.999):
+        folder = tmp_path / f"cut-{share}"
+        shutil.copytree(source, folder)
+        shard = sorted(folder.glob("model-*.safetensors"))[1]
+        whole = shard.read_bytes()
+        shard.chmod(0o644)
+        shard.write_bytes(whole[:int(len(whole) * share)])
+        expect_failure(run_restkv("inspect", folder), 1, shard.name)
+
+
+def test_tokenizer_of_another_model(stories_folder, tmp_path):
+    source = next(path.parent for path in stories_folder.rglob("config.json"))
+    folder = tmp_path / "model"
+    shutil.copytree(source, folder)
+    letters = {chr(ord("a") + i): i for i in range(26)}
+    (folder / "tokenizer.json").write_text(json.dumps(
+        {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+         "post_processor": None, "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": letters, "merges": []}}))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("eos_token_id", "bos_token_id"):
+        config.pop(key, None)
+    (folder / "config.json").write_text(json.dumps(config))
+    expect_failure(run_restkv("complete", folder, "once"), 1, "26 tokens", "512 rows", "another model")
+    expect_failure(run_restkv("serve", folder, "--port", "0"), 1, "another model")
 
 
 # --- tokenize ---
@@ -192,12 +224,51 @@ def test_inspect_json(stories_model):
     assert plan["pool"] == plan["pages"] * plan["page_bytes"]
     assert (found["layers"], found["heads"], found["kv_heads"], found["vocab_size"]) == (5, 8, 4, 512)
     assert found["tokenizer"]["vocab_size"] == 512
+    assert found["layer_types"] == ["full"] * 5
+    assert found["rope"]["scaling"] == "none"
+    assert found["family_table"]["name"] == found["family"]
+    assert found["chat_template"] is None
+    assert {"id": 1, "text": "<s>"} in found["tokenizer"]["special_tokens"]
+
+
+def test_inspect_of_a_budget(stories_model):
+    done = run_restkv("inspect", stories_model, "--json", "--budget", 64)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["plan"]["c_lh"] == [[64] * 4] * 5
+    assert found["sequence"]["entries"] == 64 * 20
+    assert found["sequence"]["kv_bytes"] == 64 * 20 * 2 * 8 * 4
+    assert "at most 64 entries" in run_restkv("inspect", stories_model, "--budget", 64).stdout
+
+
+def test_inspect_shows_the_template(demo_model):
+    done = run_restkv("inspect", "demo", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["chat_template"]
+    assert "<|im_start|>" in found["templates"]["default"]["source"]
+    assert found["templates"]["default"]["error"] is None
+    assert "chat template" in run_restkv("inspect", "demo").stdout
+
+
+def test_rope_scaling_by_name(stories_model):
+    done = run_restkv("inspect", stories_model, "--json", "--rope-scaling", "yarn", "--rope-scale", 4)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["context"] == 2048
+    assert found["rope"] | {"theta": 0} == {"theta": 0, "scaling": "yarn", "factor": 4.0, "original_context": 512,
+                                            "frequency_factors": False}
+    expect_failure(run_restkv("inspect", stories_model, "--rope-scaling", "yarn"), 1, "rope_scale", "512")
+    expect_failure(run_restkv("inspect", stories_model, "--rope-scaling", "dynamic"), 2, "dynamic", "linear", "yarn")
+    prompt = "Once upon a time there was a girl. " * 80
+    expect_failure(run_restkv("complete", stories_model, prompt, "--max-tokens", 2), 1, "512")
+    longer = run_restkv("complete", stories_model, prompt, "--max-tokens", 2, "--rope-scaling", "linear", "--rope-scale", 4)
+    assert longer.returncode == 0, longer.stderr
 
 
 def test_inspect_names_what_a_person_asks_for(stories_model):
     done = run_restkv("inspect", stories_model)
     assert done.returncode == 0, done.stderr
-    for word in ("architecture", "layers", "context", "tokenizer", "memory"):
+    for word in ("architecture", "layers", "block", "rotary", "context", "tokenizer", "chat template", "memory", "budget"):
         assert re.search(rf"^{word}", done.stdout, re.MULTILINE), word
 
 
@@ -304,6 +375,63 @@ def test_interrupt_in_the_middle_of_a_completion(demo_model):
         assert process.returncode == 130, errors
         (seen + rest).decode("utf-8")
         assert b"interrupted" in errors
+
+
+# --- chat ---
+
+def test_chat_holds_a_conversation(demo_model):
+    lines = ["My name is Zanzibar. Remember my name.", "/budget 256", "What is my name?", "/reset", "What is my name?", "/help"]
+    done = run_restkv("chat", "demo", "--temperature", 0, "--max-tokens", 40, stdin="\n".join(lines) + "\n")
+    assert done.returncode == 0, done.stderr
+    assert "budget 256" in done.stderr and "begins anew" in done.stderr and "/system" in done.stderr
+    answers = done.stdout
+    assert "Zanzibar" in answers
+    alone = run_restkv("chat", "demo", "--temperature", 0, "--max-tokens", 40, stdin=lines[4])
+    assert answers.endswith(alone.stdout), "after /reset nothing is remembered"
+
+
+def test_chat_is_what_the_server_answers(demo_server):
+    body = {"messages": [{"role": "system", "content": "You are terse."}, {"role": "user", "content": "Say hi"}],
+            "temperature": 0, "max_tokens": 20}
+    answer = demo_server.post_json("/v1/chat/completions", body)["choices"][0]["message"]["content"]
+    done = run_restkv("chat", "demo", "--temperature", 0, "--max-tokens", 20, "--system", "You are terse.", stdin="Say hi\n/exit\nnever")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == answer + "\n"
+
+
+def test_chat_errors_do_not_end_it(demo_model):
+    done = run_restkv("chat", "demo", "--temperature", 0, "--max-tokens", 4, stdin="/nothing\n/budget 1\n/budget x\nSay hi\n")
+    assert done.returncode == 1, "input from a pipe that could not all be done"
+    for words in ("unknown command '/nothing'", "must be between", "answer 4 tokens"):
+        assert words in done.stderr, (words, done.stderr)
+    assert done.stdout.strip()
+
+
+def test_chat_without_a_template(stories_model):
+    expect_failure(run_restkv("chat", stories_model, stdin="hi"), 1, "no chat template", "--chat-template")
+
+
+def test_chat_interrupt_stops_the_answer_not_the_program(demo_model):
+    with subprocess.Popen([BINARY, "chat", "demo", "--temperature", "0", "--ignore-eos"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment(),
+                          start_new_session=True) as process:
+        for question in (b"Tell me a very long story.\n", b"Another one, please.\n"):
+            process.stdin.write(question)
+            process.stdin.flush()
+            seen = b""
+            while len(seen) < 40:
+                piece = process.stdout.read1(4096)
+                assert piece, process.stderr.read()
+                seen += piece
+            process.send_signal(signal.SIGINT)
+            while not seen.endswith(b"\n"):
+                piece = process.stdout.read1(4096)
+                assert piece, "the program ended with its answer"
+                seen += piece
+        assert process.poll() is None
+        _, errors = process.communicate(b"/exit\n", timeout=10)
+        assert process.returncode == 0
+        assert errors.count(b"interrupted") == 2
 
 
 # --- settings ---
