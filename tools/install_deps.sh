@@ -2,9 +2,11 @@
 # Installs what RestKV needs on Debian 12 and nothing that is there already; takes no time when all of it is.
 #   tools/install_deps.sh            everything: build, tests, the Python environment of the tests (build/venv)
 #   tools/install_deps.sh --runtime  only what building and running `restkv` needs
+#   tools/install_deps.sh --slow     also the libraries that slow tests compare with (build/oracle-venv)
 #   tools/install_deps.sh --cuda     also a CUDA 13 compiler from PyPI (build/cuda-venv), where none is installed
 #   tools/install_deps.sh --list build|test   prints package names, for container images
-# The list of packages is tools/debian-packages.txt, that of the Python packages tests/requirements.txt.
+# The list of packages is tools/debian-packages.txt, those of the Python packages tests/requirements.txt and
+# tests/requirements-slow.txt.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -21,17 +23,19 @@ packages_of() { awk -v set="$1" '$1 == set { print $2 }' "$package_list"; }
 
 want_tests=1
 want_cuda=0
+want_slow=0
 while (( $# )); do
   case $1 in
     --runtime) want_tests=0 ;;
     --test) want_tests=1 ;;
     --cuda) want_cuda=1 ;;
+    --slow) want_slow=1 ;;
     --list)
       [[ ${2:-} == build || ${2:-} == test ]] || fail "--list needs build or test" "see the head of tools/install_deps.sh"
       packages_of "$2"
       exit 0
       ;;
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) fail "unknown option '$1'" "see tools/install_deps.sh --help" ;;
   esac
   shift
@@ -95,6 +99,11 @@ make_venv() {
 
 if (( want_tests )); then
   make_venv "$root/build/venv" "$(sha256sum <"$requirements")" -r "$requirements"
+fi
+
+if (( want_slow )); then
+  slow_requirements="$root/tests/requirements-slow.txt"
+  make_venv "$root/build/oracle-venv" "$(sha256sum <"$slow_requirements")" -r "$slow_requirements"
 fi
 
 if (( want_cuda )); then

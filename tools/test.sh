@@ -15,6 +15,7 @@ fuzz_seconds=15
 ctest_options=(-LE 'slow|bench')
 pytest_options=(-m 'not slow')
 check_time=1
+install_options=()
 
 while (( $# )); do
   case $1 in
@@ -23,6 +24,7 @@ while (( $# )); do
       ctest_options=(-LE bench)
       pytest_options=()
       check_time=0
+      install_options=(--slow)
       ;;
     -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "test: unknown option '$1'; see tools/test.sh --help" >&2; exit 2 ;;
@@ -60,7 +62,7 @@ run_ctest() {
 }
 
 part_install() {
-  tools/install_deps.sh || return 1
+  tools/install_deps.sh "${install_options[@]}" || return 1
   # Without the network the tests of the demo model are skipped, and say so.
   tools/get_demo_model.sh || echo "test: the demo model could not be had; its tests will be skipped"
 }
