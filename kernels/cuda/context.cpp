@@ -31,6 +31,12 @@ Context::~Context() {
 }
 
 void Context::begin_op() {
+  // An op may take half of the ring, in one piece: its arrays are filled between stage() and ready(), so none of them may be
+  // sent early. Starting the ring anew waits for the copies that still read it.
+  if (staging_used_ > kStagingBytes / 2) {
+    runtime_.synchronize();
+    staging_used_ = staging_sent_ = 0;
+  }
   workspace_used_ = 0;
   op_staging_ = 0;
 }
@@ -39,11 +45,6 @@ int64_t Context::take_staging(int64_t bytes) {
   const int64_t size = aligned(bytes);
   op_staging_ += size;
   CHECK(op_staging_ <= kStagingBytes / 2) << "an op stages " << op_staging_ << " bytes";
-  if (staging_used_ + size > kStagingBytes) {
-    ready();
-    runtime_.synchronize();
-    staging_used_ = staging_sent_ = 0;
-  }
   const int64_t at = staging_used_;
   staging_used_ += size;
   return at;

@@ -49,6 +49,10 @@ class Context {
     if (!values.empty()) std::memcpy(staged.host.data(), values.data(), values.size_bytes());
     return staged.device;
   }
+  template <class T>
+  const T* upload(const T* values, int64_t count) {
+    return upload(std::span<const T>(values, static_cast<size_t>(count)));
+  }
   // Staged arrays are on their way; the stream to launch on.
   Stream ready();
 

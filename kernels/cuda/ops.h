@@ -9,5 +9,13 @@ namespace restkv::cuda {
 
 void zero(Context& context, const Tensor& tensor);
 void add(Context& context, const AddArgs& args);
+void prefill_attention(Context& context, const PrefillAttentionArgs& args);
+void decode_attention(Context& context, const DecodeAttentionArgs& args);
+void store_queries(Context& context, const StoreQueriesArgs& args);
+void observe(Context& context, const ObserveArgs& args);
+void score(Context& context, const ScoreArgs& args);
+void smooth(Context& context, const SmoothArgs& args);
+void select(Context& context, const SelectArgs& args);
+void compact(Context& context, const CompactArgs& args);
 
 }  // namespace restkv::cuda

@@ -1,0 +1,115 @@
+// How the host arguments of the eviction ops become the views that kernels read, and how small results come back.
+#pragma once
+
+#include <algorithm>
+#include <span>
+#include <vector>
+
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/eviction/row_tile.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/eviction.h"
+
+namespace restkv::cuda {
+
+// Small results that the args want on the host: one piece of device memory for kernels to write, copied back once.
+class HostResults {
+ public:
+  HostResults(Context& context, int64_t bytes)
+      : context_(context), device_(context.workspace<std::byte>(bytes)), bytes_(bytes) {}
+
+  template <class T>
+  static int64_t bytes_of(int64_t count) {
+    return (count * static_cast<int64_t>(sizeof(T)) + 7) / 8 * 8;
+  }
+  template <class T>
+  T* add(T* host, int64_t count) {
+    T* device = reinterpret_cast<T*>(device_ + used_);
+    parts_.push_back({reinterpret_cast<std::byte*>(host), used_, count * static_cast<int64_t>(sizeof(T))});
+    used_ += bytes_of<T>(count);
+    CHECK(used_ <= bytes_) << used_ << " of " << bytes_;
+    return device;
+  }
+  // Waits for the kernels.
+  void finish() {
+    copy_.resize(static_cast<size_t>(used_));
+    context_.read_back(copy_.data(), device_, used_);
+    for (const Part& part : parts_) std::copy_n(copy_.data() + part.at, part.bytes, part.host);
+  }
+
+ private:
+  struct Part {
+    std::byte* host;
+    int64_t at;
+    int64_t bytes;
+  };
+  Context& context_;
+  std::byte* device_;
+  int64_t bytes_;
+  int64_t used_ = 0;
+  std::vector<Part> parts_;
+  std::vector<std::byte> copy_;
+};
+
+inline int32_t most_rows(const RowSource& rows, int32_t num_kv_heads) {
+  int32_t most = 0;
+  for (int32_t h = 0; h < num_kv_heads; ++h) most = std::max(most, rows.num_rows(h));
+  return most;
+}
+
+inline PoolView pool_view(const PagedCacheView& cache) {
+  const int64_t half = cache.pool ? bytes_of(cache.dtype, int64_t{cache.slots} * cache.head_dim) : 0;
+  return {.pool = cache.pool,
+          .page_bytes = cache.page_bytes,
+          .value_offset = half,
+          .position_offset = 2 * half,
+          .slots = cache.slots,
+          .dtype = cache.dtype};
+}
+
+inline RowsView rows_view(Context& context, const RowSource& rows, int32_t num_kv_heads) {
+  RowsView view{};
+  if (rows.pages.kv_len) {
+    view.pages = context.upload(rows.pages.pages, int64_t{num_kv_heads} * rows.pages.stride);
+    view.kv_len = context.upload(rows.pages.kv_len, num_kv_heads);
+    view.stride = rows.pages.stride;
+  }
+  if (rows.k) {
+    view.k = static_cast<const std::byte*>(rows.k.data);
+    view.v = static_cast<const std::byte*>(rows.v.data);
+    view.k_row_bytes = bytes_of(rows.k.dtype, rows.k.stride);
+    view.v_row_bytes = bytes_of(rows.v.dtype, rows.v.stride);
+    view.scratch_rows = static_cast<int32_t>(rows.k.rows);
+    view.first_position = rows.first_position;
+    view.dtype = rows.k.dtype;
+  }
+  return view;
+}
+
+inline QueriesView queries_view(Context& context, const QuerySource& queries, const AttentionShape& shape) {
+  QueriesView view{};
+  view.positions = context.upload(queries.positions.data(), static_cast<int64_t>(queries.positions.size()));
+  view.num_queries = static_cast<int32_t>(queries.positions.size());
+  if (queries.rows) {
+    view.rows = static_cast<const std::byte*>(queries.rows.data);
+    view.row_bytes = bytes_of(queries.rows.dtype, queries.rows.stride);
+    view.dtype = queries.rows.dtype;
+  } else {
+    view.ring_pages = context.upload(queries.ring.pages, int64_t{shape.num_kv_heads} * queries.ring.stride);
+    view.ring_stride = queries.ring.stride;
+    view.ring_window = queries.ring.window;
+  }
+  return view;
+}
+
+inline LogitShape logit_shape(const AttentionShape& shape) {
+  return {.dim = shape.head_dim,
+          .group = shape.num_heads / shape.num_kv_heads,
+          .scale = shape.scale,
+          .softcap = shape.softcap,
+          .window = shape.window};
+}
+
+}  // namespace restkv::cuda

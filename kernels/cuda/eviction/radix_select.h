@@ -1,0 +1,93 @@
+// The k-th largest of n values by counting, 8 bits a pass from the top: a block-wide device function. Deterministic: counts
+// are integers. Values of 32 or 64 bits. It ends as soon as all values with the prefix found so far are among the k largest.
+#pragma once
+
+#include "kernels/cuda/device.h"
+
+namespace restkv::cuda {
+
+inline constexpr int32_t kRadixBins = 256;
+
+struct RadixShared {
+  uint32_t counts[kRadixBins];
+  uint64_t prefix;  // of the value sought
+  int64_t wanted;   // how many values with that prefix are among the k largest
+  int32_t is_done;  // all of them
+};
+
+template <class T>
+struct RadixResult {
+  T value;         // larger values are among the k largest, smaller ones are not
+  int64_t wanted;  // how many of those equal to it are
+};
+
+// value(i) for i < n, of unsigned type T; 1 <= k <= n. All threads of the block call it; barriers inside and at the end.
+template <class T, class Value>
+__device__ __forceinline__ RadixResult<T> radix_select(int64_t n, int64_t k, Value value,
+                                                       RadixShared& shared) {
+  if (threadIdx.x == 0) {
+    shared.prefix = 0;
+    shared.wanted = k;
+  }
+  constexpr int32_t kBits = static_cast<int32_t>(sizeof(T)) * 8;
+  for (int32_t shift = kBits - 8; shift >= 0; shift -= 8) {
+    for (uint32_t i = threadIdx.x; i < kRadixBins; i += blockDim.x) shared.counts[i] = 0;
+    sync_threads();
+    const uint64_t prefix = shared.prefix;
+    const uint64_t mask = shift + 8 >= kBits ? 0 : ~uint64_t{0} << (shift + 8);
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+      const uint64_t v = value(i);
+      if ((v & mask) == prefix) atomic_add(&shared.counts[(v >> shift) & 255u], 1u);
+    }
+    sync_threads();
+    if (threadIdx.x == 0) {
+      int32_t bin = kRadixBins - 1;
+      int64_t wanted = shared.wanted;
+      while (bin > 0 && shared.counts[bin] < wanted) wanted -= shared.counts[bin--];
+      shared.prefix = prefix | static_cast<uint64_t>(bin) << shift;
+      shared.wanted = wanted;
+      shared.is_done = shared.counts[bin] == wanted;
+    }
+    sync_threads();
+    if (shared.is_done) break;
+  }
+  const RadixResult<T> result{static_cast<T>(shared.prefix), shared.wanted};
+  sync_threads();  // before the memory is used again
+  return result;
+}
+
+// Exclusive sum of one number a thread over a block of at most 1024 threads; `total` the sum. Barriers inside and at the end.
+__device__ __forceinline__ int32_t block_exclusive_sum(int32_t x, int32_t* warp_sums /* [33] */,
+                                                       int32_t& total) {
+  int32_t sum = x;
+  for (uint32_t n = 1; n < kWarpSize; n *= 2) {
+    const int32_t below = shuffle_up(sum, n);
+    if (lane_idx() >= n) sum += below;
+  }
+  if (lane_idx() == kWarpSize - 1) warp_sums[warp_idx()] = sum;
+  sync_threads();
+  if (threadIdx.x == 0) {
+    int32_t running = 0;
+    for (uint32_t w = 0; w < blockDim.x / kWarpSize; ++w) {
+      const int32_t count = warp_sums[w];
+      warp_sums[w] = running;
+      running += count;
+    }
+    warp_sums[32] = running;
+  }
+  sync_threads();
+  total = warp_sums[32];
+  const int32_t exclusive = warp_sums[warp_idx()] + sum - x;
+  sync_threads();
+  return exclusive;
+}
+
+// Order of f32 as unsigned integers: negative numbers reversed below the positive ones.
+__device__ __forceinline__ uint32_t ordered_bits(float x) {
+  uint32_t bits;
+  static_assert(sizeof bits == sizeof x);
+  memcpy(&bits, &x, sizeof bits);
+  return (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
+}
+
+}  // namespace restkv::cuda

@@ -1,0 +1,82 @@
+// store_queries: the last W rotated queries of each segment into its ring; the query of position p and head g of the group
+// becomes row (p % W) * G + g of its KV head's pages, in the cache's type.
+// Grid: (row among the last W, segment); a block owns the H*D values of one row, a thread 4 of them at a time.
+// Bound: bandwidth. No shared memory.
+#include "kernels/cuda/eviction/item_views.h"
+
+namespace restkv::cuda {
+namespace {
+
+constexpr int32_t kStoreThreads = 128;
+
+struct StoreView {
+  const int32_t* ring_pages;  // [K, ring_stride]
+  int64_t row_begin;          // of the segment's first row that is stored
+  int32_t num_rows;           // at most W
+  int32_t ring_stride;
+  int32_t window;
+};
+
+struct StoreParams {
+  const std::byte* q;        // [T, H*D]
+  const int32_t* positions;  // [T]
+  const StoreView* segments;
+  PoolView pool;
+  int64_t q_row_bytes;
+  DType q_type;
+  int32_t num_heads;
+  int32_t group;
+  int32_t dim;
+};
+
+__global__ void __launch_bounds__(kStoreThreads) store_queries_kernel(const __grid_constant__ StoreParams p) {
+  const StoreView& segment = p.segments[blockIdx.y];
+  if (static_cast<int32_t>(blockIdx.x) >= segment.num_rows) return;
+  const int64_t t = segment.row_begin + blockIdx.x;
+  const int32_t slot = p.positions[t] % segment.window;
+  const int32_t rows_per_page = 2 * p.pool.slots;
+  const int32_t fours = p.num_heads * p.dim / 4;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < fours; i += kStoreThreads) {
+    const int32_t head = i * 4 / p.dim, d = i * 4 % p.dim;
+    const int32_t row = slot * p.group + head % p.group;
+    const int32_t page =
+        segment.ring_pages[int64_t{head / p.group} * segment.ring_stride + row / rows_per_page];
+    std::byte* out = p.pool.pool + p.pool.page_bytes * page +
+                     (int64_t{row % rows_per_page} * p.dim + d) * bytes_of_element(p.pool.dtype);
+    store_four(out, p.pool.dtype,
+               load_four(p.q + t * p.q_row_bytes + int64_t{i} * 4 * bytes_of_element(p.q_type), p.q_type));
+  }
+}
+
+}  // namespace
+
+void store_queries(Context& context, const StoreQueriesArgs& args) {
+  const Staged<StoreView> segments = context.stage<StoreView>(args.segments.size());
+  size_t count = 0;
+  int32_t most = 0;
+  for (const StoreQueriesSegment& segment : args.segments) {
+    const int64_t rows = std::min<int64_t>(segment.num_rows, segment.ring.window);
+    segments.host[count++] = {.ring_pages = context.upload(
+                                  segment.ring.pages, int64_t{args.shape.num_kv_heads} * segment.ring.stride),
+                              .row_begin = segment.row_begin + segment.num_rows - rows,
+                              .num_rows = static_cast<int32_t>(rows),
+                              .ring_stride = segment.ring.stride,
+                              .window = segment.ring.window};
+    most = std::max(most, static_cast<int32_t>(rows));
+  }
+  if (most == 0) return;
+  const StoreParams params{
+      .q = static_cast<const std::byte*>(args.q.data),
+      .positions = context.upload(args.positions.data(), static_cast<int64_t>(args.positions.size())),
+      .segments = segments.device,
+      .pool = pool_view(args.cache),
+      .q_row_bytes = bytes_of(args.q.dtype, args.q.stride),
+      .q_type = args.q.dtype,
+      .num_heads = args.shape.num_heads,
+      .group = args.shape.num_heads / args.shape.num_kv_heads,
+      .dim = args.shape.head_dim};
+  launch(store_queries_kernel, {.x = static_cast<uint32_t>(most), .y = static_cast<uint32_t>(count)},
+         kStoreThreads, 0, context.ready(), params);
+}
+
+}  // namespace restkv::cuda
