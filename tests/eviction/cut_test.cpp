@@ -12,7 +12,7 @@
 
 #include "engine/eviction/budget.h"
 #include "engine/eviction/cut.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "tests/kernels/backend_cases.h"
 
 namespace restkv {
 namespace {
@@ -250,13 +250,19 @@ class Layer {
   int64_t num_non_finite_ = 0;
 };
 
-TEST(Cut, LivesOfRandomSequences) {
-  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+class CutLives : public testing::TestWithParam<size_t> {};
+INSTANTIATE_TEST_SUITE_P(Backends, CutLives, testing::Range(size_t{0}, backend_cases().size()),
+                         [](const auto& info) { return backend_cases()[info.param].name; });
+
+TEST_P(CutLives, OfRandomSequences) {
+  const BackendCase& backend_case = backend_cases()[GetParam()];
+  const std::unique_ptr<Backend> backend = backend_case.make(2);
   std::mt19937 random(11);
   const char* policies[] = {"restkv",    "snapkv", "streamingllm", "h2o",   "tova",
                             "pyramidkv", "adakv",  "lacache",      "random"};
   int num_cuts = 0;
-  for (int round = 0; round < 90; ++round) {
+  const int rounds = backend_case.is_emulated ? 18 : 90;
+  for (int round = 0; round < rounds; ++round) {
     CacheRequest r;
     r.policy = policies[round % 9];
     r.window = 1 + static_cast<int32_t>(random() % 24);
@@ -293,7 +299,7 @@ TEST(Cut, LivesOfRandomSequences) {
       EXPECT_EQ(layer.num_non_finite(), 0);  // no page but its own was read
     }
   }
-  EXPECT_GT(num_cuts, 5000);
+  EXPECT_GT(num_cuts, 55 * rounds);
 }
 
 }  // namespace

@@ -4,14 +4,21 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
-#include "kernels/backend.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "tests/kernels/backend_cases.h"
 
 namespace restkv::testing {
+
+// The tests of the eviction ops run on every backend present (backend_cases.h).
+class EvictionOps : public ::testing::TestWithParam<size_t> {
+ protected:
+  static std::unique_ptr<Backend> make(int threads) { return backend_cases()[GetParam()].make(threads); }
+};
 
 struct CaseShape {
   int32_t heads = 4, kv_heads = 2, dim = 16;
@@ -22,6 +29,7 @@ struct CaseShape {
   int32_t window = 0;  // of the attention
   uint32_t seed = 1;
   float logit_scale = 1.0f;
+  DType dtype = DType::kF32;  // of K and V: f32, f16 or bf16
 };
 
 class EvictionCase {
@@ -36,6 +44,9 @@ class EvictionCase {
     const auto rows = static_cast<size_t>(c.rows), kv = static_cast<size_t>(c.kv_heads * c.dim);
     fill(k, rows * kv, 1.0f);
     fill(v, rows * kv, 1.0f);
+    for (std::vector<float>* x : {&k, &v}) {
+      for (float& value : *x) value = rounded(value);
+    }
     fill(q, static_cast<size_t>(c.queries * c.heads * c.dim), c.logit_scale);
     fill(w_o, static_cast<size_t>(c.model_dim * c.heads * c.dim), 0.3f);
     for (int32_t t = 0; t < c.queries; ++t) {
@@ -54,28 +65,30 @@ class EvictionCase {
   int32_t position(int64_t row) const { return static_cast<int32_t>(row) * shape_.position_step; }
 
   // Puts rows [0, paged) into fresh pages of `backend`; spare pages hold NaN, so that a wrong page shows.
-  void store(Backend& backend, DType dtype = DType::kF32) {
+  void store(Backend& backend) {
     const int32_t slots = backend.page_slots();
     stride = (shape_.rows + slots - 1) / slots + 1;
-    cache = {.dtype = dtype, .slots = slots, .head_dim = shape_.dim};
-    cache.page_bytes = PagedCacheView::bytes_per_page(dtype, slots, shape_.dim);
+    cache = {.dtype = shape_.dtype, .slots = slots, .head_dim = shape_.dim};
+    cache.page_bytes = PagedCacheView::bytes_per_page(shape_.dtype, slots, shape_.dim);
     const int32_t count = stride * shape_.kv_heads * 3;
     pool = backend.allocate(cache.page_bytes * count);
     cache.pool = pool->data();
-    std::fill_n(reinterpret_cast<uint32_t*>(pool->data()), pool->bytes() / 4, 0x7FC00000u);
+    std::fill_n(reinterpret_cast<uint32_t*>(pool->data()), pool->bytes() / 4,
+                0x7FC07FC0u);  // NaN in every type
     pages.clear();
     for (int32_t h = 0; h < shape_.kv_heads;
          ++h) {  // interleaved: neighbours in a table are not neighbours in memory
       for (int32_t p = 0; p < stride; ++p) pages.push_back((p * shape_.kv_heads + h) * 2 + 1);
     }
     kv_len.assign(static_cast<size_t>(shape_.kv_heads), shape_.paged);
+    const int64_t row_bytes = bytes_of(shape_.dtype, shape_.dim);
     for (int32_t h = 0; h < shape_.kv_heads; ++h) {
       for (int32_t j = 0; j < shape_.paged; ++j) {
         const int32_t page = pages[static_cast<size_t>(h * stride + j / slots)];
         const float* key = k.data() + (j * shape_.kv_heads + h) * shape_.dim;
         const float* value = v.data() + (j * shape_.kv_heads + h) * shape_.dim;
-        std::copy_n(key, shape_.dim, reinterpret_cast<float*>(cache.keys(page)) + j % slots * shape_.dim);
-        std::copy_n(value, shape_.dim, reinterpret_cast<float*>(cache.values(page)) + j % slots * shape_.dim);
+        put(key, shape_.dim, cache.keys(page) + j % slots * row_bytes);
+        put(value, shape_.dim, cache.values(page) + j % slots * row_bytes);
         cache.positions(page)[j % slots] = position(j);
       }
     }
@@ -85,8 +98,13 @@ class EvictionCase {
     RowSource s;
     if (shape_.paged > 0) s.pages = {.pages = pages.data(), .stride = stride, .kv_len = kv_len.data()};
     if (shape_.paged < shape_.rows) {
-      s.k = dense(k.data() + shape_.paged * cols, DType::kF32, shape_.rows - shape_.paged, cols);
-      s.v = dense(v.data() + shape_.paged * cols, DType::kF32, shape_.rows - shape_.paged, cols);
+      const int64_t first = shape_.paged * cols, count = (shape_.rows - shape_.paged) * cols;
+      for (const auto& [values, bytes] : {std::pair{&k, &scratch_k}, std::pair{&v, &scratch_v}}) {
+        bytes->resize(static_cast<size_t>(bytes_of(shape_.dtype, count)));
+        put(values->data() + first, count, bytes->data());
+      }
+      s.k = dense(scratch_k.data(), shape_.dtype, shape_.rows - shape_.paged, cols);
+      s.v = dense(scratch_v.data(), shape_.dtype, shape_.rows - shape_.paged, cols);
       s.first_position = position(shape_.paged);
     }
     return s;
@@ -185,6 +203,8 @@ class EvictionCase {
 
   const CaseShape shape_;
   std::vector<float> q, k, v, w_o;
+  mutable std::vector<std::byte> scratch_k,
+      scratch_v;  // of source(): the rows behind the paged ones, in the case's type
   std::vector<int32_t> positions;
   PagedCacheView cache;
   std::unique_ptr<DeviceBuffer> pool;
@@ -192,6 +212,20 @@ class EvictionCase {
   int32_t stride = 0;
 
  private:
+  float rounded(float x) const {
+    if (shape_.dtype == DType::kF16) return f16_to_f32(f32_to_f16(x));
+    return shape_.dtype == DType::kBF16 ? bf16_to_f32(f32_to_bf16(x)) : x;
+  }
+  void put(const float* values, int64_t count, std::byte* out) const {
+    for (int64_t i = 0; i < count; ++i) {
+      if (shape_.dtype == DType::kF32) {
+        std::memcpy(out + 4 * i, values + i, 4);
+      } else {
+        const uint16_t half = shape_.dtype == DType::kF16 ? f32_to_f16(values[i]) : f32_to_bf16(values[i]);
+        std::memcpy(out + 2 * i, &half, 2);
+      }
+    }
+  }
   static double summed(const std::vector<std::vector<double>>& a, int32_t j) {
     double sum = 0.0;
     for (const auto& row : a) sum += row[static_cast<size_t>(j)];

@@ -14,9 +14,17 @@ namespace {
 using ::testing::ElementsAre;
 using testing::EvictionCase;
 
-std::vector<float> smoothed(const std::vector<float>& in, PoolKind kind, int32_t kernel,
+class Smooth : public testing::EvictionOps {};
+class Select : public testing::EvictionOps {};
+class Compact : public testing::EvictionOps {};
+constexpr auto kBackendName = [](const auto& info) { return backend_cases()[info.param].name; };
+INSTANTIATE_TEST_SUITE_P(Backends, Smooth, ::testing::Range(size_t{0}, backend_cases().size()), kBackendName);
+INSTANTIATE_TEST_SUITE_P(Backends, Select, ::testing::Range(size_t{0}, backend_cases().size()), kBackendName);
+INSTANTIATE_TEST_SUITE_P(Backends, Compact, ::testing::Range(size_t{0}, backend_cases().size()),
+                         kBackendName);
+
+std::vector<float> smoothed(Backend& backend, const std::vector<float>& in, PoolKind kind, int32_t kernel,
                             int32_t window_rows = 0) {
-  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
   const auto n = static_cast<int64_t>(in.size());
   std::vector<float> out(in.size());
   const SmoothItem item{
@@ -24,14 +32,14 @@ std::vector<float> smoothed(const std::vector<float>& in, PoolKind kind, int32_t
       .in = dense(in.data(), DType::kF32, 1, n),
       .out = dense(out.data(), DType::kF32, 1, n),
       .window_rows = window_rows};
-  backend->smooth({.shape = {.num_heads = 1, .num_kv_heads = 1, .head_dim = 1},
-                   .kind = kind,
-                   .kernel = kernel,
-                   .items = {&item, 1}});
+  backend.smooth({.shape = {.num_heads = 1, .num_kv_heads = 1, .head_dim = 1},
+                  .kind = kind,
+                  .kernel = kernel,
+                  .items = {&item, 1}});
   return out;
 }
 
-TEST(Smooth, ShiftTableOfThePublishedCode) {
+TEST(AdaptiveKernel, ShiftTableOfThePublishedCode) {
   const struct {
     double drift;
     int32_t width, shift;
@@ -44,17 +52,19 @@ TEST(Smooth, ShiftTableOfThePublishedCode) {
   }
 }
 
-TEST(Smooth, Pools) {
-  EXPECT_THAT(smoothed({1, 5, 3, 2, 9}, PoolKind::kForward, 2), ElementsAre(1, 5, 5, 3, 9));
-  EXPECT_THAT(smoothed({1, 5, 3, 2, 9}, PoolKind::kMax, 3), ElementsAre(5, 5, 5, 9, 9));
-  EXPECT_THAT(smoothed({3, 6, 3, 6, 9}, PoolKind::kAvg, 3), ElementsAre(3, 4, 5, 6, 5));
-  EXPECT_THAT(smoothed({3, 6, 3, 6, 9}, PoolKind::kAvg, 3, 2),
+TEST_P(Smooth, Pools) {
+  const std::unique_ptr<Backend> backend = make(1);
+  EXPECT_THAT(smoothed(*backend, {1, 5, 3, 2, 9}, PoolKind::kForward, 2), ElementsAre(1, 5, 5, 3, 9));
+  EXPECT_THAT(smoothed(*backend, {1, 5, 3, 2, 9}, PoolKind::kMax, 3), ElementsAre(5, 5, 5, 9, 9));
+  EXPECT_THAT(smoothed(*backend, {3, 6, 3, 6, 9}, PoolKind::kAvg, 3), ElementsAre(3, 4, 5, 6, 5));
+  EXPECT_THAT(smoothed(*backend, {3, 6, 3, 6, 9}, PoolKind::kAvg, 3, 2),
               ElementsAre(3, 4, 3, 6, 9));  // the window is copied
-  EXPECT_THAT(smoothed({3, 6, 3}, PoolKind::kNone, 3), ElementsAre(3, 6, 3));
+  EXPECT_THAT(smoothed(*backend, {3, 6, 3}, PoolKind::kNone, 3), ElementsAre(3, 6, 3));
 }
 
-TEST(Smooth, RowsThatAreNotFiniteDoNotSpread) {
-  const std::vector<float> out = smoothed({1, NAN, 1, 1, INFINITY, 1, 1}, PoolKind::kForward, 3);
+TEST_P(Smooth, RowsThatAreNotFiniteDoNotSpread) {
+  const std::unique_ptr<Backend> backend = make(1);
+  const std::vector<float> out = smoothed(*backend, {1, NAN, 1, 1, INFINITY, 1, 1}, PoolKind::kForward, 3);
   EXPECT_THAT(out, ElementsAre(1, INFINITY, 1, 1, INFINITY, 1, 1));
 }
 
@@ -109,8 +119,8 @@ struct Selection {
   }
 };
 
-TEST(Select, TiesGoToNewerRows) {
-  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+TEST_P(Select, TiesGoToNewerRows) {
+  const std::unique_ptr<Backend> backend = make(1);
   Selection s{.scores = {{1, 2, 2, 2, 1, 0}}, .keep = {2}};
   EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(2, 3));
   s.keep = {4};
@@ -119,8 +129,8 @@ TEST(Select, TiesGoToNewerRows) {
   EXPECT_THAT(zeros.run(*backend).kept[0], ElementsAre(1, 2, 3));
 }
 
-TEST(Select, NanAndInfRankFirstAndAreCounted) {
-  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+TEST_P(Select, NanAndInfRankFirstAndAreCounted) {
+  const std::unique_ptr<Backend> backend = make(1);
   Selection s{.scores = {{9, NAN, 3, INFINITY, 8, -NAN}}, .keep = {4}};
   EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(0, 1, 3, 5));
   EXPECT_EQ(s.non_finite[0], 3);
@@ -128,8 +138,8 @@ TEST(Select, NanAndInfRankFirstAndAreCounted) {
   EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(3, 5));
 }
 
-TEST(Select, ProtectedPinnedAndDeadRows) {
-  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+TEST_P(Select, ProtectedPinnedAndDeadRows) {
+  const std::unique_ptr<Backend> backend = make(1);
   const int32_t pins[] = {3, 99};
   const int32_t num_pins[] = {1};
   Selection s{.scores = {{0, 0, 7, 0, 6, 5, 0, 0}}, .keep = {5}};
@@ -149,8 +159,8 @@ TEST(Select, ProtectedPinnedAndDeadRows) {
   EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(4, 5, 6, 7));
 }
 
-TEST(Select, MoreRowsThanThereAre) {
-  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+TEST_P(Select, MoreRowsThanThereAre) {
+  const std::unique_ptr<Backend> backend = make(1);
   Selection s{.scores = {{1, 2, 3}}, .keep = {10}};
   EXPECT_THAT(s.run(*backend).kept[0], ElementsAre(0, 1, 2));
   s.keep = {0};
@@ -158,8 +168,8 @@ TEST(Select, MoreRowsThanThereAre) {
 }
 
 // Two arrays in turn: min(2 ra, 2 rb + 1), computed here by sorting.
-TEST(Select, InterleavedArraysNestAndFollowTheFormula) {
-  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+TEST_P(Select, InterleavedArraysNestAndFollowTheFormula) {
+  const std::unique_ptr<Backend> backend = make(1);
   std::mt19937 random(5);
   for (int round = 0; round < 40; ++round) {
     const int32_t n = 20 + static_cast<int32_t>(random() % 80),
@@ -205,8 +215,8 @@ TEST(Select, InterleavedArraysNestAndFollowTheFormula) {
   }
 }
 
-TEST(Select, NewPinsAreWhatPoolingBroughtIn) {
-  const std::unique_ptr<Backend> backend = make_cpu_backend(1);
+TEST_P(Select, NewPinsAreWhatPoolingBroughtIn) {
+  const std::unique_ptr<Backend> backend = make(1);
   //                    0  1  2  3  4  5  6  7
   Selection s{.scores = {{9, 8, 7, 6, 0, 0, 0, 0}, {0, 0, 0, 0, 9, 8, 7, 6}}, .keep = {6}, .pins = 2};
   s.run(*backend);
@@ -214,8 +224,8 @@ TEST(Select, NewPinsAreWhatPoolingBroughtIn) {
   EXPECT_THAT(s.new_pins[0], ElementsAre(4, 5));
 }
 
-TEST(Select, LayerScopeKeepsOneSet) {
-  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+TEST_P(Select, LayerScopeKeepsOneSet) {
+  const std::unique_ptr<Backend> backend = make(2);
   Selection s{.scores = {{9, 0, 0, 4, 0, /**/ 0, 0, 8, 5, 0}},
               .kv_heads = 2,
               .keep = {2, 2},
@@ -225,8 +235,8 @@ TEST(Select, LayerScopeKeepsOneSet) {
   EXPECT_EQ(s.kept[0], s.kept[1]);
 }
 
-TEST(Select, ShareFollowsScoresAndFloors) {
-  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+TEST_P(Select, ShareFollowsScoresAndFloors) {
+  const std::unique_ptr<Backend> backend = make(2);
   Selection s{.scores = {{9, 8, 7, 6, 5, /**/ 1, 1, 2, 1, 3}},
               .kv_heads = 2,
               .keep = {3, 3},
@@ -243,8 +253,8 @@ TEST(Select, ShareFollowsScoresAndFloors) {
   EXPECT_THAT(s.kept[1], ElementsAre(4));
 }
 
-TEST(Select, PropertiesOverRandomSettings) {
-  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+TEST_P(Select, PropertiesOverRandomSettings) {
+  const std::unique_ptr<Backend> backend = make(2);
   std::mt19937 random(17);
   for (int round = 0; round < 300; ++round) {
     const int32_t n = 1 + static_cast<int32_t>(random() % 200),
@@ -289,8 +299,8 @@ TEST(Select, PropertiesOverRandomSettings) {
   }
 }
 
-TEST(Compact, InPlaceAndFromScratch) {
-  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+TEST_P(Compact, InPlaceAndFromScratch) {
+  const std::unique_ptr<Backend> backend = make(2);
   for (const int32_t paged : {0, 60, 100}) {
     EvictionCase c({.heads = 2, .kv_heads = 2, .dim = 8, .rows = 100, .paged = paged, .position_step = 1});
     c.store(*backend);

@@ -12,6 +12,7 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,9 @@ namespace restkv {
 struct BackendCase {
   std::string name;
   std::function<std::unique_ptr<Backend>(int threads)> make;
+  bool is_emulated = false;       // kernels of the card, a thousand times slower
+  bool is_exact = true;           // sums in the CPU's fixed order: decode equals prefill to the bit
+  int32_t head_dim_multiple = 1;  // of the head dims it takes
 };
 
 // Every backend present: each processor level of the CPU is a column (RESTKV_CPU_TARGET names a single one).
@@ -145,9 +149,11 @@ struct TestCache {
   std::vector<int32_t> kv_len;  // [K]
   int32_t stride;
 
-  TestCache(Backend& backend, DType dtype, int32_t num_kv_heads, int32_t head_dim, int32_t capacity) {
+  // slots 0: the backend's own.
+  TestCache(Backend& backend, DType dtype, int32_t num_kv_heads, int32_t head_dim, int32_t capacity,
+            int32_t slots = 0) {
     view.dtype = dtype;
-    view.slots = backend.page_slots();
+    view.slots = slots > 0 ? slots : backend.page_slots();
     view.head_dim = head_dim;
     view.page_bytes = PagedCacheView::bytes_per_page(dtype, view.slots, head_dim);
     stride = (capacity + view.slots - 1) / view.slots;
@@ -160,6 +166,37 @@ struct TestCache {
     kv_len.assign(static_cast<size_t>(num_kv_heads), 0);
   }
   HeadTables tables() const { return {pages.data(), stride, kv_len.data()}; }
+
+  // Entries 0.. of all heads: keys and values [n, K*D] in the cache's type.
+  void fill(const ConstTensor& keys, const ConstTensor& values, std::span<const int32_t> positions) {
+    const int64_t row_bytes = bytes_of(view.dtype, view.head_dim);
+    for (size_t h = 0; h < kv_len.size(); ++h) {
+      for (int64_t j = 0; j < keys.rows; ++j) {
+        const int32_t page = pages[h * static_cast<size_t>(stride) + static_cast<size_t>(j / view.slots)];
+        const int64_t slot = j % view.slots, column = static_cast<int64_t>(h) * row_bytes;
+        std::memcpy(view.keys(page) + slot * row_bytes, static_cast<const std::byte*>(keys.row(j)) + column,
+                    static_cast<size_t>(row_bytes));
+        std::memcpy(view.values(page) + slot * row_bytes,
+                    static_cast<const std::byte*>(values.row(j)) + column, static_cast<size_t>(row_bytes));
+        view.positions(page)[slot] = positions[static_cast<size_t>(j)];
+      }
+    }
+  }
+};
+
+// The pages of several caches as one pool, for a batch.
+struct SharedPool {
+  PagedCacheView view;
+  std::vector<std::byte> bytes;
+
+  explicit SharedPool(const PagedCacheView& like) : view(like) {}
+  // Copies the cache's pages behind those taken before and numbers its tables anew.
+  void take(TestCache& cache) {
+    const auto first = static_cast<int32_t>(static_cast<int64_t>(bytes.size()) / view.page_bytes);
+    bytes.insert(bytes.end(), cache.bytes.begin(), cache.bytes.end());
+    for (int32_t& page : cache.pages) page += first;
+    view.pool = bytes.data();
+  }
 };
 
 }  // namespace restkv
