@@ -7,7 +7,7 @@
 //   O [D, queries] += V^T P^T, each warp a quarter of D
 // Tiles of K and V run through a ring of three stages filled by cp.async. Lengths and positions come from the paged view; a
 // row of several in one sequence sees the entries up to its own position. A row that sees nothing gives zeros.
-// Grid: (split, unit); spans are whole tiles at fixed places of the entry index, as many as fill the card: planned on the host
+// Grid: (unit, split); spans are whole tiles at fixed places of the entry index, as many as fill the card: planned on the host
 // from the longest head, the same for all layers of a step. One split writes `out`, several leave (m, l, acc) for
 // decode_merge_kernel. Bound: bandwidth, K and V once. Shared memory at D = 128, 16 bits: 3 x 34 KiB of tiles, 8.5 KiB of
 // queries, 13 KiB of scores and weights, 124 KiB: 1 block of sm_80 with 68 KiB in flight; two stages (90 KiB) on smaller cards.
@@ -84,8 +84,8 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int32_t kDimTiles = kDim / 16;
   constexpr int32_t kOwnTiles = (kDimTiles + kWarps - 1) / kWarps;  // 16 of D each, of a warp
   auto& shared = *shared_memory<Shared>();
-  const auto unit = static_cast<int32_t>(blockIdx.y);
-  const auto split = static_cast<int32_t>(blockIdx.x);
+  const auto unit = static_cast<int32_t>(blockIdx.x);
+  const auto split = static_cast<int32_t>(blockIdx.y);
   const QueryTile tile = p.tiles[unit / p.num_kv_heads];
   const int32_t kv_head = unit % p.num_kv_heads;
   const AttentionSegment& segment = p.segments[tile.segment];
@@ -270,12 +270,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // out = sum_s exp2(m_s - m) acc_s / sum_s exp2(m_s - m) l_s, splits in rising order; a split without entries changes nothing.
-// Grid: (query of a tile, unit); a thread owns columns of D.
+// Grid: (unit, query of a tile); a thread owns columns of D.
 template <class T>
 __global__ void __launch_bounds__(kMergeThreads)
     decode_merge_kernel(const __grid_constant__ DecodeParams<T> p) {
-  const auto unit = static_cast<int32_t>(blockIdx.y);
-  const auto query = static_cast<int32_t>(blockIdx.x);
+  const auto unit = static_cast<int32_t>(blockIdx.x);
+  const auto query = static_cast<int32_t>(blockIdx.y);
   const QueryTile tile = p.tiles[unit / p.num_kv_heads];
   const AttentionSegment& segment = p.segments[tile.segment];
   if (tile.first + query >= segment.num_rows * p.group) return;
@@ -344,7 +344,6 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
       tiles.host[tile++] = {static_cast<int32_t>(i), first};
   }
   const int64_t units = static_cast<int64_t>(num_tiles) * shape.num_kv_heads;
-  CHECK(units <= 65535) << units << " tiles of queries";
   const DecodePlan plan = plan_decode(units, longest, context.limits().num_multiprocessors);
   float* partial = nullptr;
   if (plan.num_splits > 1)
@@ -380,11 +379,11 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
       };
       if (shared_bytes(kMaxStages) > context.limits().max_shared_bytes) params.stages = 2;
       launch(decode_attention_kernel<T, kDim>,
-             {.x = static_cast<uint32_t>(plan.num_splits), .y = static_cast<uint32_t>(units)}, kThreads,
+             {.x = static_cast<uint32_t>(units), .y = static_cast<uint32_t>(plan.num_splits)}, kThreads,
              static_cast<uint32_t>(shared_bytes(params.stages)), context.ready(), params);
     });
     if (partial) {
-      launch(decode_merge_kernel<T>, {.x = kQueries, .y = static_cast<uint32_t>(units)}, kMergeThreads, 0,
+      launch(decode_merge_kernel<T>, {.x = static_cast<uint32_t>(units), .y = kQueries}, kMergeThreads, 0,
              context.ready(), params);
     }
   });

@@ -1,6 +1,6 @@
 // Mean index of the rows with the largest logits of each (query, head), for the drift of the adaptive pooling (restkv.md
 // section 2): a threshold by radix select and a sum of indices, no sort. Equal logits: newer rows.
-//   drift_logits_kernel  grid (64 rows, unit)   a unit is 32 queries of one head; logits as ordered integers [unit, 32, N]
+//   drift_logits_kernel  grid (64 rows, unit)   a unit is up to 32 queries of one head; their logits as ordered integers
 //   drift_index_kernel   grid (query, unit)     selects and sums; every number but the last quotient is an integer
 // As many units at a time as the workspace holds, so that nothing of size [H, Q, N] is kept. Bound: the first by f32
 // multiply-adds 2*N*H*Q*D, the second by L2 reads of 6*4*N*H*Q bytes. Shared memory 13 KiB and 2 KiB.
@@ -18,10 +18,11 @@ struct DriftParams {
   PoolView pool;
   LogitShape shape;
   int32_t num_heads;
+  int32_t unit_queries;  // at most 32
   int32_t query_blocks;  // units of an item: H * query_blocks
   int32_t first_unit;    // of this launch
   int64_t stride;        // of a query's logits
-  uint32_t* logits;      // [units, 32, stride]
+  uint32_t* logits;      // [units, unit_queries, stride]
 };
 
 struct DriftShared {
@@ -43,7 +44,7 @@ struct Unit {
 __device__ __forceinline__ Unit unit_of(const DriftParams& p) {
   const int32_t unit = p.first_unit + static_cast<int32_t>(blockIdx.y);
   const int32_t per_item = p.num_heads * p.query_blocks;
-  return {unit / per_item, unit % per_item / p.query_blocks, unit % p.query_blocks * kTileCols};
+  return {unit / per_item, unit % per_item / p.query_blocks, unit % p.query_blocks * p.unit_queries};
 }
 
 __global__ void __launch_bounds__(kTileThreads) drift_logits_kernel(const __grid_constant__ DriftParams p) {
@@ -61,12 +62,12 @@ __global__ void __launch_bounds__(kTileThreads) drift_logits_kernel(const __grid
   Patch logits;
   tile_logits(rows, item.queries, p.shape, unit.head, begin, count, unit.first, shared.row_positions,
               shared.query_positions, shared.row_tile, shared.column_tile, logits);
-  uint32_t* out = p.logits + int64_t{blockIdx.y} * kTileCols * p.stride + begin;
+  uint32_t* out = p.logits + int64_t{blockIdx.y} * p.unit_queries * p.stride + begin;
 #pragma unroll
   for (int32_t j = 0; j < 4; ++j) {
 #pragma unroll
     for (int32_t i = 0; i < 4; ++i) {
-      if (patch_row() + i < count)
+      if (patch_row() + i < count && patch_col() + j < p.unit_queries)
         out[(patch_col() + j) * p.stride + patch_row() + i] = ordered_bits(logits[i][j]);
     }
   }
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(kIndexThreads) drift_index_kernel(const __grid
   const int32_t kv_head = unit.head / p.shape.group;
   const DeviceRows rows(item.rows, p.pool, kv_head, p.shape.dim);
   IndexShared& shared = *shared_memory<IndexShared>();
-  const uint32_t* logits = p.logits + (int64_t{blockIdx.y} * kTileCols + blockIdx.x) * p.stride;
+  const uint32_t* logits = p.logits + (int64_t{blockIdx.y} * p.unit_queries + blockIdx.x) * p.stride;
   const int32_t n = rows.num_rows;
   const int32_t wanted = min(item.drift_rows[kv_head], n);
   float* out = item.mean_index + unit.head * item.stats_stride + query;
@@ -121,9 +122,15 @@ void observe_drift(Context& context, const ObserveArgs& args, std::span<const Ob
   params.pool = pool_view(args.cache);
   params.shape = logit_shape(args.shape);
   params.num_heads = args.shape.num_heads;
-  params.query_blocks = (most_queries + kTileCols - 1) / kTileCols;
   params.stride = std::max(1, most);
-  const int64_t per_unit = kTileCols * params.stride * 4;
+  // Very long prompts: fewer queries a unit, and their tiles computed again for the next ones.
+  params.unit_queries = kTileCols;
+  while (params.unit_queries > 1 &&
+         params.unit_queries * params.stride * 4 > context.workspace_left() - 256) {
+    params.unit_queries /= 2;
+  }
+  params.query_blocks = (most_queries + params.unit_queries - 1) / params.unit_queries;
+  const int64_t per_unit = params.unit_queries * params.stride * 4;
   const int64_t units = static_cast<int64_t>(host_items.size()) * args.shape.num_heads * params.query_blocks;
   const int64_t batch = std::min<int64_t>({units, (context.workspace_left() - 256) / per_unit, 65535});
   CHECK(batch > 0) << "a workspace of " << context.workspace_left() << " bytes for " << per_unit;
@@ -135,8 +142,8 @@ void observe_drift(Context& context, const ObserveArgs& args, std::span<const Ob
       launch(drift_logits_kernel, {.x = blocks_of(most, kTileRows), .y = count}, kTileThreads,
              sizeof(DriftShared), context.ready(), params);
     }
-    launch(drift_index_kernel, {.x = kTileCols, .y = count}, kIndexThreads, sizeof(IndexShared),
-           context.ready(), params);
+    launch(drift_index_kernel, {.x = static_cast<uint32_t>(params.unit_queries), .y = count}, kIndexThreads,
+           sizeof(IndexShared), context.ready(), params);
   }
 }
 

@@ -283,7 +283,7 @@ __device__ __forceinline__ void score_per_query(const ScoreParams& p, const Scor
         }
       }
       num_seeing += seen_here;
-      sync_threads();  // weights are written again
+      sync_threads();  // weights, and the projected tile for the next head, are written again
     }
     const float queries = static_cast<float>(max(1, num_seeing));
 #pragma unroll
@@ -293,7 +293,6 @@ __device__ __forceinline__ void score_per_query(const ScoreParams& p, const Scor
       if (p.reduce == QueryReduce::kMean) e /= queries;
       scores[i] = join_group(p.group_reduce, scores[i], e);
     }
-    sync_threads();  // the projected tile is written again
   }
 #pragma unroll
   for (float& s : scores) s = finish_group(p.group_reduce, s, p.shape.group);

@@ -52,7 +52,7 @@ struct SelectParams {
   int32_t most;        // rows of the longest head
   int32_t max_scores;  // arrays of the item with the most
   int32_t list_size;   // keys of a unit's list, a power of two; 0: one array each, nothing is sorted
-  uint64_t* keys;      // [units, max_scores, most]
+  uint32_t* highs;     // [units, max_scores, most] upper halves of the keys; the lower ones are the rows
   uint64_t* lists;     // [units, list_size] where it is more than kSharedList
   uint32_t* orders;    // [units, most] where list_size > 0
 };
@@ -99,7 +99,7 @@ __device__ __forceinline__ float score_of(const SelectParams& p, const SelectVie
 
 // Keys of all arrays of a head and the counts in `shared`. A barrier at its end.
 __device__ __forceinline__ void make_keys(const SelectParams& p, const SelectView& item,
-                                          const DeviceRows& rows, int32_t num_scores, uint64_t* keys,
+                                          const DeviceRows& rows, int32_t num_scores, uint32_t* highs,
                                           SelectShared& shared) {
   if (threadIdx.x == 0) shared.num_dead = shared.num_protected = shared.non_finite = 0;
   sync_threads();
@@ -116,13 +116,18 @@ __device__ __forceinline__ void make_keys(const SelectParams& p, const SelectVie
         high = ordered_bits(is_finite ? score : kInfinity);
         bad += i == 0 && !is_finite;
       }
-      keys[int64_t{i} * p.most + j] = uint64_t{high} << 32 | static_cast<uint32_t>(j);
+      highs[int64_t{i} * p.most + j] = high;
     }
   }
   if (dead) atomic_add(&shared.num_dead, dead);
   if (kept_anyway) atomic_add(&shared.num_protected, kept_anyway);
   if (bad) atomic_add(&shared.non_finite, bad);
   sync_threads();
+}
+
+// `highs` are those of one array of a head.
+__device__ __forceinline__ uint64_t key_of(const uint32_t* highs, int64_t row) {
+  return uint64_t{highs[row]} << 32 | static_cast<uint32_t>(row);
 }
 
 // Sorts list [size], a power of two, falling. Barriers inside and at the end.
@@ -145,24 +150,25 @@ __device__ __forceinline__ void sort_falling(uint64_t* list, int32_t size) {
 
 // orders[row] = min over the arrays of m * rank + i, for the `count` best rows of each array; all ones for the others.
 __device__ __forceinline__ void make_orders(const SelectParams& p, int32_t num_scores, int32_t num_rows,
-                                            int32_t count, const uint64_t* keys, uint64_t* list,
+                                            int32_t count, const uint32_t* highs, uint64_t* list,
                                             uint32_t* orders, SelectShared& shared) {
   for (int32_t j = static_cast<int32_t>(threadIdx.x); j < num_rows; j += kSelectThreads)
     orders[j] = 0xFFFFFFFFu;
   int32_t size = 2;
   while (size < count) size *= 2;
   for (int32_t i = 0; i < num_scores; ++i) {
-    const uint64_t* array = keys + int64_t{i} * p.most;
+    const uint32_t* array = highs + int64_t{i} * p.most;
     uint64_t threshold = 0;
     if (count < num_rows) {
       threshold = radix_select<uint64_t>(
-                      num_rows, count, [&](int64_t j) { return array[j]; }, shared.radix)
+                      num_rows, count, [&](int64_t j) { return key_of(array, j); }, shared.radix)
                       .value;
     }
     if (threadIdx.x == 0) shared.list_len = 0;
     sync_threads();
     for (int32_t j = static_cast<int32_t>(threadIdx.x); j < num_rows; j += kSelectThreads) {
-      if (array[j] >= threshold) list[atomic_add(&shared.list_len, 1u)] = array[j];
+      const uint64_t key = key_of(array, j);
+      if (key >= threshold) list[atomic_add(&shared.list_len, 1u)] = key;
     }
     for (int32_t r = count + static_cast<int32_t>(threadIdx.x); r < size; r += kSelectThreads) list[r] = 0;
     sync_threads();
@@ -193,12 +199,12 @@ __device__ __forceinline__ int32_t write_rising(int32_t num_rows, IsChosen is_ch
 
 // Positions of the kept rows that a later array brought in, the best by their order, rising.
 __device__ __forceinline__ void write_new_pins(const SelectView& item, const DeviceRows& rows,
-                                               bool is_all_or_none, uint32_t threshold, const uint64_t* keys,
+                                               bool is_all_or_none, uint32_t threshold, const uint32_t* highs,
                                                const uint32_t* orders, SelectShared& shared) {
   const int32_t n = rows.num_rows, head = rows.head;
   const auto m = static_cast<uint32_t>(item.num_scores);
   const auto is_eligible = [&](int64_t j) {
-    const auto high = static_cast<uint32_t>(keys[j] >> 32);
+    const uint32_t high = highs[j];
     return high != kProtected && high != kDead && ~orders[j] >= threshold && orders[j] % m != 0;
   };
   int32_t pins = 0;
@@ -227,17 +233,17 @@ __device__ __forceinline__ void write_new_pins(const SelectView& item, const Dev
   if (threadIdx.x == 0) item.num_new_pins[head] = pins;
 }
 
-__global__ void __launch_bounds__(kSelectThreads) select_kernel(const __grid_constant__ SelectParams p) {
+__global__ void __launch_bounds__(kSelectThreads, 2) select_kernel(const __grid_constant__ SelectParams p) {
   const int32_t unit = p.first_unit + static_cast<int32_t>(blockIdx.x);
   const SelectView& item = p.items[unit / p.num_kv_heads];
   const int32_t head = unit % p.num_kv_heads;
   const DeviceRows rows(item.rows, p.pool, head, 0);
   const int32_t n = rows.num_rows;
   SelectShared& shared = *shared_memory<SelectShared>();
-  uint64_t* keys = p.keys + int64_t{blockIdx.x} * p.max_scores * p.most;
+  uint32_t* highs = p.highs + int64_t{blockIdx.x} * p.max_scores * p.most;
   uint64_t* list = p.list_size > kSharedList ? p.lists + int64_t{blockIdx.x} * p.list_size : shared.list;
   uint32_t* orders = p.orders + int64_t{blockIdx.x} * p.most;
-  make_keys(p, item, rows, item.num_scores, keys, shared);
+  make_keys(p, item, rows, item.num_scores, highs, shared);
   const int32_t wanted = p.scope == SelectScope::kShare ? item.share[head] - item.slack : item.keep[head];
   const int32_t count = max(0, min(wanted, n));
   const bool is_cut = count > 0 && count < n;
@@ -247,11 +253,11 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const __grid_con
   if (item.num_scores == 1) {
     if (is_cut) {
       threshold = radix_select<uint64_t>(
-                      n, count, [&](int64_t j) { return keys[j]; }, shared.radix)
+                      n, count, [&](int64_t j) { return key_of(highs, j); }, shared.radix)
                       .value;
     }
   } else {
-    if (count > 0) make_orders(p, item.num_scores, n, count, keys, list, orders, shared);
+    if (count > 0) make_orders(p, item.num_scores, n, count, highs, list, orders, shared);
     if (is_cut) {
       order_threshold = radix_select<uint32_t>(
                             n, count, [&](int64_t j) { return ~orders[j]; }, shared.radix)
@@ -261,7 +267,9 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const __grid_con
   int32_t* kept = item.kept + head * item.kept_stride;
   const int32_t written = write_rising(
       count > 0 ? n : 0,
-      [&](int32_t j) { return item.num_scores == 1 ? keys[j] >= threshold : ~orders[j] >= order_threshold; },
+      [&](int32_t j) {
+        return item.num_scores == 1 ? key_of(highs, j) >= threshold : ~orders[j] >= order_threshold;
+      },
       [&](int32_t place, int32_t j) { kept[place] = j; }, shared);
   if (threadIdx.x == 0) {
     item.kept_len[head] = written;
@@ -269,7 +277,7 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const __grid_con
     if (item.non_finite) item.non_finite[head] = static_cast<int32_t>(shared.non_finite);
   }
   if (item.max_new_pins > 0) {
-    write_new_pins(item, rows, written == n || written == 0, order_threshold, keys, orders, shared);
+    write_new_pins(item, rows, written == n || written == 0, order_threshold, highs, orders, shared);
   }
 }
 
@@ -283,22 +291,23 @@ struct ShareHead {
   int32_t unused;
 };
 
-__global__ void __launch_bounds__(kSelectThreads) share_kernel(const __grid_constant__ SelectParams p) {
+__global__ void __launch_bounds__(kSelectThreads, 2) share_kernel(const __grid_constant__ SelectParams p) {
   const SelectView& item = p.items[p.first_unit + static_cast<int32_t>(blockIdx.x)];
   SelectShared& shared = *shared_memory<SelectShared>();
   ShareHead* heads = reinterpret_cast<ShareHead*>(shared.list);  // [K]
-  uint64_t* keys = p.keys + int64_t{blockIdx.x} * p.num_kv_heads * p.most;
+  uint32_t* highs = p.highs + int64_t{blockIdx.x} * p.num_kv_heads * p.most;
   int64_t rest = 0, candidates = 0;
   for (int32_t h = 0; h < p.num_kv_heads; ++h) {
     const DeviceRows rows(item.rows, p.pool, h, 0);
-    uint64_t* head_keys = keys + int64_t{h} * p.most;
-    make_keys(p, item, rows, 1, head_keys, shared);
+    uint32_t* head_highs = highs + int64_t{h} * p.most;
+    make_keys(p, item, rows, 1, head_highs, shared);
     const int32_t mandatory = min(rows.num_rows, max(item.floor, static_cast<int32_t>(shared.num_protected)));
     uint64_t threshold = mandatory == 0 ? ~uint64_t{0} : 0;
     if (mandatory > 0 && mandatory < rows.num_rows) {
-      threshold = radix_select<uint64_t>(
-                      rows.num_rows, mandatory, [&](int64_t j) { return head_keys[j]; }, shared.radix)
-                      .value;
+      threshold =
+          radix_select<uint64_t>(
+              rows.num_rows, mandatory, [&](int64_t j) { return key_of(head_highs, j); }, shared.radix)
+              .value;
     }
     if (threadIdx.x == 0) heads[h] = {threshold, mandatory, 0, 0, 0};
     rest += item.keep[h] - mandatory;
@@ -310,8 +319,8 @@ __global__ void __launch_bounds__(kSelectThreads) share_kernel(const __grid_cons
   const auto value = [&](int64_t i) -> uint64_t {
     const int32_t h = static_cast<int32_t>(i) / p.most, j = static_cast<int32_t>(i) % p.most;
     const int32_t n = (item.rows.kv_len ? item.rows.kv_len[h] : 0) + item.rows.scratch_rows;
-    if (j >= n || keys[i] >= heads[h].threshold) return 0;
-    return uint64_t{1} << 32 | keys[i] >> 32;
+    if (j >= n || (uint64_t{highs[i]} << 32 | static_cast<uint32_t>(j)) >= heads[h].threshold) return 0;
+    return uint64_t{1} << 32 | highs[i];
   };
   if (taken > 0) {
     const int32_t all = p.num_kv_heads * p.most;
@@ -412,11 +421,12 @@ void select(Context& context, const SelectArgs& args) {
   params.most = std::max(1, params.most);
   // Both kernels use the rest of the workspace, one behind the other.
   const int64_t workspace_bytes = (context.workspace_left() - 256) / 8 * 8;
-  params.keys = reinterpret_cast<uint64_t*>(context.workspace<std::byte>(workspace_bytes));
+  std::byte* workspace = context.workspace<std::byte>(workspace_bytes);
+  params.highs = reinterpret_cast<uint32_t*>(workspace);
 
   if (args.scope == SelectScope::kShare) {
     CHECK(int64_t{k} * params.most < INT32_MAX) << k << " heads of " << params.most << " rows";
-    const int64_t per_item = int64_t{k} * params.most * 8;
+    const int64_t per_item = int64_t{k} * params.most * 4;
     const int64_t batch = std::min(num_items, workspace_bytes / per_item);
     CHECK(batch > 0) << "a workspace of " << workspace_bytes << " bytes for " << per_item;
     for (int64_t first = 0; first < num_items; first += batch) {
@@ -432,14 +442,15 @@ void select(Context& context, const SelectArgs& args) {
     while (params.list_size < most_kept) params.list_size *= 2;
   }
   const bool is_list_shared = params.list_size <= kSharedList;
-  const int64_t per_unit = int64_t{params.max_scores} * params.most * 8 +
-                           (params.list_size > 0 ? (int64_t{params.most} + 1) / 2 * 8 : 0) +
-                           (is_list_shared ? 0 : int64_t{params.list_size} * 8);
+  const int64_t high_bytes = (int64_t{params.max_scores} * params.most + 1) / 2 * 8;
+  const int64_t list_bytes = is_list_shared ? 0 : int64_t{params.list_size} * 8;
+  const int64_t order_bytes = params.list_size > 0 ? (int64_t{params.most} + 1) / 2 * 8 : 0;
+  const int64_t per_unit = high_bytes + list_bytes + order_bytes;
   const int64_t units = num_items * k;
   const int64_t batch = std::min(units, workspace_bytes / per_unit);
   CHECK(batch > 0) << "a workspace of " << workspace_bytes << " bytes for " << per_unit;
-  params.lists = params.keys + batch * params.max_scores * params.most;
-  params.orders = reinterpret_cast<uint32_t*>(params.lists + (is_list_shared ? 0 : batch * params.list_size));
+  params.lists = reinterpret_cast<uint64_t*>(workspace + batch * high_bytes);
+  params.orders = reinterpret_cast<uint32_t*>(workspace + batch * (high_bytes + list_bytes));
   for (int64_t first = 0; first < units; first += batch) {
     params.first_unit = static_cast<int32_t>(first);
     launch(select_kernel, {.x = static_cast<uint32_t>(std::min(batch, units - first))}, kSelectThreads,
