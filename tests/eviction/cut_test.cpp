@@ -251,17 +251,17 @@ class Layer {
 };
 
 class CutLives : public testing::TestWithParam<size_t> {};
-INSTANTIATE_TEST_SUITE_P(Backends, CutLives, testing::Range(size_t{0}, backend_cases().size()),
-                         [](const auto& info) { return backend_cases()[info.param].name; });
+INSTANTIATE_TEST_SUITE_P(Backends, CutLives, testing::Range(size_t{0}, device_op_cases().size()),
+                         [](const auto& info) { return device_op_cases()[info.param].name; });
 
 TEST_P(CutLives, OfRandomSequences) {
-  const BackendCase& backend_case = backend_cases()[GetParam()];
+  const BackendCase& backend_case = device_op_cases()[GetParam()];
   const std::unique_ptr<Backend> backend = backend_case.make(2);
   std::mt19937 random(11);
   const char* policies[] = {"restkv",    "snapkv", "streamingllm", "h2o",   "tova",
                             "pyramidkv", "adakv",  "lacache",      "random"};
   int num_cuts = 0;
-  const int rounds = backend_case.is_emulated ? 18 : 90;
+  const int rounds = backend_case.is_emulated ? 9 : 90;
   for (int round = 0; round < rounds; ++round) {
     CacheRequest r;
     r.policy = policies[round % 9];

@@ -17,7 +17,7 @@ namespace restkv::testing {
 // The tests of the eviction ops run on every backend present (backend_cases.h).
 class EvictionOps : public ::testing::TestWithParam<size_t> {
  protected:
-  static std::unique_ptr<Backend> make(int threads) { return backend_cases()[GetParam()].make(threads); }
+  static std::unique_ptr<Backend> make(int threads) { return device_op_cases()[GetParam()].make(threads); }
 };
 
 struct CaseShape {

@@ -1,1 +1,4 @@
 restkv_golden(golden_selections SOURCES selections_test.cpp LIBS restkv_eviction restkv_cpu restkv_model)
+restkv_golden(emulated_golden_selections SOURCES selections_test.cpp LIBS restkv_eviction restkv_emulated restkv_cpu
+  restkv_model)
+target_compile_definitions(emulated_golden_selections PRIVATE RESTKV_EMULATED=1)

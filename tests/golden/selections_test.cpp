@@ -11,6 +11,7 @@
 #include "engine/eviction/projection.h"
 #include "engine/model/safetensors.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/emulator/emulated_backend.h"
 #include "tests/golden/golden_folder.h"
 
 namespace fs = std::filesystem;
@@ -215,7 +216,11 @@ std::string check(Backend& backend, const Case& c) {
 int run() {
   golden::Run run("RESTKV_GOLDEN_DIR", std::string(RESTKV_SHARED_DIR) + "/golden/restkv");
   if (!run.has_folder()) return run.finish();
+#ifdef RESTKV_EMULATED
+  const std::unique_ptr<Backend> backend = make_emulated_backend();
+#else
   const std::unique_ptr<Backend> backend = make_cpu_backend(0);
+#endif
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(run.folder())) {
     if (entry.path().extension() == ".safetensors") files.push_back(entry.path());

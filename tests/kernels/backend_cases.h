@@ -19,14 +19,16 @@
 #include "kernels/backend.h"
 #include "kernels/base/float16.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/emulator/emulated_backend.h"
 
 namespace restkv {
 
 struct BackendCase {
   std::string name;
   std::function<std::unique_ptr<Backend>(int threads)> make;
-  bool is_emulated = false;       // kernels of the card, a thousand times slower
-  bool is_exact = true;           // sums in the CPU's fixed order: decode equals prefill to the bit
+  bool is_emulated = false;  // kernels of the card, a thousand times slower
+  bool is_exact = true;      // sums in the CPU's fixed order: decode equals prefill to the bit
+  bool has_bf16_cache = false;
   int32_t head_dim_multiple = 1;  // of the head dims it takes
 };
 
@@ -40,6 +42,21 @@ inline const std::vector<BackendCase>& backend_cases() {
       if (only != nullptr && name != only) continue;
       list.push_back({"cpu_" + name, [name](int threads) { return make_cpu_backend(threads, name); }});
     }
+    return list;
+  }();
+  return cases;
+}
+
+// The columns of the ops that have kernels for the card: attention and eviction. `emulated` runs those on the emulator.
+inline const std::vector<BackendCase>& device_op_cases() {
+  static const std::vector<BackendCase> cases = [] {
+    std::vector<BackendCase> list = backend_cases();
+    list.push_back({.name = "emulated",
+                    .make = [](int) { return make_emulated_backend(); },
+                    .is_emulated = true,
+                    .is_exact = false,
+                    .has_bf16_cache = true,
+                    .head_dim_multiple = 8});
     return list;
   }();
   return cases;
