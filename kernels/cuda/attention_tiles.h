@@ -171,6 +171,40 @@ __device__ __forceinline__ void load_queries(const std::byte* q, DType dtype, in
   }
 }
 
+// Two neighbouring b operands at once: of columns n and n + 8 of a product, one ldmatrix for both.
+//   tile [16 n, 16 k], rows are the columns of b
+template <class T>
+__device__ __forceinline__ void load_b_pair(MmaB<T> (&b)[2], const T* tile, uint32_t stride) {
+  if constexpr (kIsHalf<T>) {
+    const uint32_t lane = lane_idx();
+    uint32_t r[4];
+    ldmatrix_x4(r, tile + ((lane & 7u) + (lane >> 4) * 8) * stride + ((lane >> 3) & 1u) * 8);
+    b[0].r[0] = r[0];
+    b[0].r[1] = r[1];
+    b[1].r[0] = r[2];
+    b[1].r[1] = r[3];
+  } else {
+    load_b(b[0], tile, stride);
+    load_b(b[1], tile + 8 * stride, stride);
+  }
+}
+//   tile [16 k, 16 n]
+template <class T>
+__device__ __forceinline__ void load_b_pair_trans(MmaB<T> (&b)[2], const T* tile, uint32_t stride) {
+  if constexpr (kIsHalf<T>) {
+    const uint32_t lane = lane_idx();
+    uint32_t r[4];
+    ldmatrix_x4_trans(r, tile + (lane & 15u) * stride + (lane >> 4) * 8);
+    b[0].r[0] = r[0];
+    b[0].r[1] = r[1];
+    b[1].r[0] = r[2];
+    b[1].r[1] = r[3];
+  } else {
+    load_b_trans(b[0], tile, stride);
+    load_b_trans(b[1], tile + 8, stride);
+  }
+}
+
 // A logit in units of log2: scaled, capped where the model caps.
 __device__ __forceinline__ float log2_logit(float dot, float scale, float softcap) {
   if (softcap > 0.0f) return softcap * tanhf(dot * scale / softcap) * kLog2e;

@@ -96,6 +96,13 @@ __global__ void __launch_bounds__(kThreads)
   const auto warp = static_cast<int32_t>(warp_idx());
   const int32_t g = static_cast<int32_t>(lane_idx()) / 4, c = static_cast<int32_t>(lane_idx()) % 4 * 2;
   const Visible seen[2] = {shared.seen[warp * 16 + g], shared.seen[warp * 16 + g + 8]};
+  // The queries of a warp stay in registers where there are enough of them.
+  constexpr bool kHoldsQueries = kIsHalf<T> && kDim <= 128;
+  [[maybe_unused]] MmaA<T> held[kHoldsQueries ? kDim / 16 : 1];
+  if constexpr (kHoldsQueries) {
+#pragma unroll
+    for (int32_t d = 0; d < kDim; d += 16) load_a(held[d / 16], shared.queries + warp * 16 * kRow + d, kRow);
+  }
   float out[kDim / 8][4] = {};
   float most[2] = {kMinusInfinity, kMinusInfinity};
   float sum[2] = {0.0f, 0.0f};  // of this lane's columns
@@ -116,14 +123,20 @@ __global__ void __launch_bounds__(kThreads)
     cp_async_commit();
 
     float s[kKeys / 8][4] = {};
+#pragma unroll
     for (int32_t d = 0; d < kDim; d += 16) {
       MmaA<T> a;
-      load_a(a, shared.queries + warp * 16 * kRow + d, kRow);
+      if constexpr (kHoldsQueries) {
+        a = held[d / 16];
+      } else {
+        load_a(a, shared.queries + warp * 16 * kRow + d, kRow);
+      }
 #pragma unroll
-      for (int32_t n = 0; n < kKeys / 8; ++n) {
-        MmaB<T> b;
-        load_b(b, shared.keys[stage] + n * 8 * kRow + d, kRow);
-        mma(s[n], a, b);
+      for (int32_t n = 0; n < kKeys / 8; n += 2) {
+        MmaB<T> b[2];
+        load_b_pair(b, shared.keys[stage] + n * 8 * kRow + d, kRow);
+        mma(s[n], a, b[0]);
+        mma(s[n + 1], a, b[1]);
       }
     }
     const bool is_masked = first < all_begin || first + kKeys > all_end;
@@ -168,10 +181,11 @@ __global__ void __launch_bounds__(kThreads)
       MmaA<T> a;
       a_from_accumulators(a, s[k / 8], s[k / 8 + 1]);
 #pragma unroll
-      for (int32_t n = 0; n < kDim / 8; ++n) {
-        MmaB<T> b;
-        load_b_trans(b, shared.values[stage] + k * kRow + n * 8, kRow);
-        mma(out[n], a, b);
+      for (int32_t n = 0; n < kDim / 8; n += 2) {
+        MmaB<T> b[2];
+        load_b_pair_trans(b, shared.values[stage] + k * kRow + n * 8, kRow);
+        mma(out[n], a, b[0]);
+        mma(out[n + 1], a, b[1]);
       }
     }
   }
