@@ -44,9 +44,7 @@ Output prefill(Backend& backend, const Inputs& in, std::vector<int64_t> cuts, in
   TestCache cache(backend, in.dtype, in.shape.num_kv_heads, in.shape.head_dim,
                   static_cast<int32_t>(prefix + 16));
   if (prefix > 0) {
-    backend.store_pages({in.keys(0, prefix), in.values(0, prefix),
-                         std::span(in.positions).first(static_cast<size_t>(prefix)), cache.tables(),
-                         in.shape.num_kv_heads, cache.view});
+    cache.fill(in.keys(0, prefix), in.values(0, prefix), in.positions);
     for (int32_t& len : cache.kv_len) len = static_cast<int32_t>(prefix);
   }
   cuts.push_back(in.n);
@@ -146,9 +144,8 @@ Floats decode(Backend& backend, const Inputs& in, int64_t begin, int64_t rows_ea
   return out;
 }
 
-void fill(Backend& backend, const Inputs& in, TestCache& cache) {
-  backend.store_pages({in.keys(0, in.n), in.values(0, in.n), in.positions, cache.tables(),
-                       in.shape.num_kv_heads, cache.view});
+void fill(const Inputs& in, TestCache& cache) {
+  cache.fill(in.keys(0, in.n), in.values(0, in.n), in.positions);
   for (int32_t& len : cache.kv_len) len = static_cast<int32_t>(in.n);
 }
 
@@ -158,7 +155,7 @@ TEST_P(Attention, DecodeEqualsPrefill) {
     const Inputs in(c, 530);
     const Output whole = prefill(*backend_, in, {});
     TestCache cache(*backend_, c.dtype, c.kv_heads, c.head_dim, 600);
-    fill(*backend_, in, cache);
+    fill(in, cache);
     for (const int64_t rows : {int64_t{1}, int64_t{5}, int64_t{40}}) {
       const int64_t begin = in.n - rows;
       for (const int threads : {1, 2, 3}) {  // few rows on several threads are split over spans
@@ -184,7 +181,7 @@ TEST_P(Attention, DecodeWithHeadsOfDifferentLengths) {
   for (const Case& c : attention_cases(backend_case())) {
     const Inputs in(c, 300);
     TestCache cache(*backend_, c.dtype, c.kv_heads, c.head_dim, 400);
-    fill(*backend_, in, cache);
+    fill(in, cache);
     for (int32_t h = 0; h < c.kv_heads; ++h)
       cache.kv_len[static_cast<size_t>(h)] = std::max(0, 300 - 137 * h);
     const Floats out = decode(*backend_, in, 298, 2, cache);
@@ -207,7 +204,7 @@ TEST_P(Attention, DecodeWithHeadsOfDifferentLengths) {
 TEST_P(Attention, EmptyRowsAreZero) {
   const Inputs in({6, 2, 32, 0.0f, 0, DType::kF32}, 10);
   TestCache cache(*backend_, DType::kF32, 2, 32, 32);
-  fill(*backend_, in, cache);
+  fill(in, cache);
   cache.kv_len = {0, 10};
   const Floats out = decode(*backend_, in, 9, 1, cache);
   for (int64_t i = 0; i < 3 * 32; ++i) EXPECT_EQ(out[static_cast<size_t>(i)], 0.0f) << i;
@@ -218,7 +215,7 @@ TEST_P(Attention, EmptyRowsAreZero) {
 TEST_P(Attention, HeadsBehindTheWindowAreZero) {
   const Inputs in({2, 1, 16, 0.0f, 8, DType::kF32}, 400);
   TestCache cache(*backend_, DType::kF32, 1, 16, 416);
-  fill(*backend_, in, cache);
+  fill(in, cache);
   for (int32_t len = 1; len < 391; len += backend_case().is_emulated ? 45 : 7) {
     cache.kv_len = {len};
     for (const int threads : {1, 2}) {
