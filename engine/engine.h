@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/eviction/allocation_file.h"
 #include "engine/model/weights.h"
 #include "engine/request.h"
 
@@ -27,7 +28,8 @@ struct EngineOptions {
   DType cache_dtype = DType::kF32;  // kF32 or kF16
   // Makes the backend in place of make_backend(): tests run the engine on the emulated device.
   std::function<Result<std::unique_ptr<Backend>>()> backend_maker;
-  CacheSettings cache = CacheSettings::full();  // what the plan counts a sequence with
+  CacheSettings cache = CacheSettings::full();         // what the plan counts a sequence with
+  std::shared_ptr<const AllocationTables> allocation;  // of `calibrated`; null: no request may ask for it
   SchedulingPolicy scheduling = SchedulingPolicy::kShortest;
   int32_t max_queue_requests = 1024;
   int64_t max_queue_tokens = 1 << 22;
@@ -59,6 +61,7 @@ struct EngineStats {
   int64_t steps = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0;
   int64_t evicted_rows = 0, eviction_events = 0, nan_rows = 0;
+  double eviction_prefill_seconds = 0, eviction_decode_seconds = 0;
   std::array<int64_t, kNumPolicies> evicted_by_policy{};  // rows, by PolicyKind
   int64_t finished_stop = 0, finished_length = 0, finished_cancelled = 0, finished_error = 0;
 };

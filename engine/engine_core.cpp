@@ -174,6 +174,10 @@ Status EngineCore::check(const Request& request) const {
     return {};
   };
   if (Status s = check_ids(request.prompt, "prompt"); !s.ok()) return s;
+  if (request.cache.allocation == Allocation::kCalibrated && !options_.allocation)
+    return invalid_argument(
+               "cache.allocation: this model has no allocation file; make one with `restkv calibrate`")
+        .with_param("cache.allocation");
   if (Status s = check_ids(request.cache.probe.tokens, "cache.probe"); !s.ok()) return s;
   if (Status s = check_ids(request.stop_token_ids, "stop_token_ids"); !s.ok()) return s;
   if (Status s = check_ids(request.sampling.allowed_tokens, "allowed_token_ids"); !s.ok()) return s;
@@ -433,6 +437,8 @@ const EngineStats& EngineCore::stats() {
   counters_.pages_total = pool.total();
   counters_.pages_free = pool.free();
   counters_.pages_owned = pool.owned();
+  counters_.eviction_prefill_seconds = executor_.eviction_seconds().prefill;
+  counters_.eviction_decode_seconds = executor_.eviction_seconds().decode;
   return counters_;
 }
 

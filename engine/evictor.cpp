@@ -66,8 +66,8 @@ void Evictor::start_projections() {
                                                model_.config.head_dim);
 }
 
-void Evictor::plan(const ModelConfig& config, const CacheSettings& settings, int64_t prompt_len,
-                   int64_t max_tokens, SequenceMemory& memory) {
+void Evictor::plan(const ModelConfig& config, const AllocationTables* tables, const CacheSettings& settings,
+                   int64_t prompt_len, int64_t max_tokens, SequenceMemory& memory) {
   const int64_t answer = std::max<int64_t>(0, max_tokens - 1);
   const int64_t max_entries = prompt_len + answer;
   memory.settings = settings;
@@ -78,8 +78,8 @@ void Evictor::plan(const ModelConfig& config, const CacheSettings& settings, int
   for (const LayerConfig& layer : config.layers) windows.push_back(layer.window);
   memory.budget = plan_budget(
       memory.settings,
-      {static_cast<int32_t>(config.num_layers), static_cast<int32_t>(config.num_kv_heads), windows}, nullptr,
-      prompt_len, max_tokens);
+      {static_cast<int32_t>(config.num_layers), static_cast<int32_t>(config.num_kv_heads), windows},
+      tables ? &tables->of(settings.decode) : nullptr, prompt_len, max_tokens);
   memory.recipe = make_recipe(memory.settings, memory.budget.budget, static_cast<int32_t>(config.num_layers));
   memory.window_recipe = streamingllm_recipe();
   memory.window_recipe.sinks = 0;

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/eviction/allocation_file.h"
 #include "engine/eviction/cut.h"
 #include "engine/eviction/projections.h"
 #include "engine/model/weights.h"
@@ -27,9 +28,9 @@ class Evictor {
   // Starts computing R_g in the background; else the first request that needs it waits longer.
   void start_projections();
 
-  // Budget, recipe and reservation of a sequence with these numbers.
-  static void plan(const ModelConfig& config, const CacheSettings& settings, int64_t prompt_len,
-                   int64_t max_tokens, SequenceMemory& memory);
+  // Budget, recipe and reservation of a sequence with these numbers. `tables`: not null where `settings` are calibrated.
+  static void plan(const ModelConfig& config, const AllocationTables* tables, const CacheSettings& settings,
+                   int64_t prompt_len, int64_t max_tokens, SequenceMemory& memory);
   // Counters and flags of a sequence that was just admitted.
   void admit(SequenceMemory& memory) const;
 

@@ -16,6 +16,13 @@ void for_group(Sequence& leader, Visit visit) {
   for (Sequence* follower : leader.followers) visit(*follower);
 }
 
+template <class Work>
+void timed(double& seconds, Work work) {
+  const Clock::time_point start = Clock::now();
+  work();
+  seconds += std::chrono::duration<double>(Clock::now() - start).count();
+}
+
 // Last queries of the prompt that the group needs: the most that one of it does.
 int64_t group_tail_queries(Sequence& leader) {
   int64_t rows = 0;
@@ -47,6 +54,7 @@ Executor::Executor(const Model& model, Backend& backend, const EngineOptions& op
       backend_(backend),
       weights_memory_(plan.weights_copy > 0 ? backend.allocate(plan.weights_copy) : nullptr),
       weights_(placed_weights(model, backend, weights_memory_.get())),
+      allocation_(options.allocation),
       cache_(backend, cache_shape(model.config, options.cache_dtype), plan.pages),
       workspace_memory_(backend.allocate(plan.workspace)),
       workspace_(workspace_memory_->data(), plan.workspace),
@@ -72,8 +80,8 @@ Executor::Executor(const Model& model, Backend& backend, const EngineOptions& op
 
 void Executor::prepare(Sequence& sequence) const {
   sequence.memory.reset(new SequenceMemory);
-  Evictor::plan(model_.config, sequence.request().cache, sequence.prompt_len, sequence.request().max_tokens,
-                *sequence.memory);
+  Evictor::plan(model_.config, allocation_.get(), sequence.request().cache, sequence.prompt_len,
+                sequence.request().max_tokens, *sequence.memory);
   sequence.prefill_len = sequence.memory->prefill_len;
   sequence.probe_len = static_cast<int32_t>(sequence.memory->probe.size());
   sequence.feed_rows = std::max(1, sequence.memory->budget.stride);
@@ -81,7 +89,7 @@ void Executor::prepare(Sequence& sequence) const {
 
 int64_t Executor::pages_for(const CacheSettings& settings, int64_t prompt_len, int64_t max_tokens) const {
   SequenceMemory memory;
-  Evictor::plan(model_.config, settings, prompt_len, max_tokens, memory);
+  Evictor::plan(model_.config, allocation_.get(), settings, prompt_len, max_tokens, memory);
   return cache_.pages_for(memory.reservation);
 }
 
@@ -161,8 +169,10 @@ void Executor::cut_layer(Sequence& leader, int64_t layer, ConstTensor k, ConstTe
     ConstTensor own_tail = tail;
     own_tail.rows = Evictor::tail_queries(sequence) + leader.probe_len;
     own_tail.data = tail.row(tail.rows - own_tail.rows);
-    evictor_.finish_layer(sequence, layer, k, v, own_tail,
-                          evictor_.sums_queries(sequence, layer) ? sums : Tensor{});
+    timed(eviction_seconds_.prefill, [&] {
+      evictor_.finish_layer(sequence, layer, k, v, own_tail,
+                            evictor_.sums_queries(sequence, layer) ? sums : Tensor{});
+    });
   });
 }
 
@@ -174,7 +184,8 @@ void Executor::finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t ro
   if (group_sums_queries(evictor_, sequence, layer)) {
     sums = buffers_.sums.back().col_range(0, num_rows);
     backend_.zero(sums);
-    evictor_.add_queries(layer, k, v, transformer_.queries(row, num_rows), 0, sums);
+    timed(eviction_seconds_.prefill,
+          [&] { evictor_.add_queries(layer, k, v, transformer_.queries(row, num_rows), 0, sums); });
   }
   cut_layer(sequence, layer, k, v,
             transformer_.queries(row + num_rows - tail_rows, tail_rows + sequence.probe_len), sums);
@@ -254,7 +265,9 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
     transformer_.run_layer(layer, rows, [&] {
       for (const auto& [sequence, begin, count] : decode_rows_)
         cache_.advance(sequence->memory->cache, layer, count);
-      evictor_.store_queries(layer, transformer_.queries(0, num_rows), positions_, decode_rows_);
+      timed(eviction_seconds_.decode, [&] {
+        evictor_.store_queries(layer, transformer_.queries(0, num_rows), positions_, decode_rows_);
+      });
       feed_.run_layer(layer, positions_);
     });
     row = num_decode_rows;
@@ -281,7 +294,7 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
     finish_prefill(*sequence, static_cast<int32_t>(row + sequence->prefill_len - 1));
     row += sequence->prefill_rows();
   }
-  evictor_.cut_full(decoding_);
+  timed(eviction_seconds_.decode, [&] { evictor_.cut_full(decoding_); });
   draw(residual, results);
 }
 
@@ -328,8 +341,10 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
   const Tensor sums = buffers_.sums[slot].col_range(0, sequence.prefill_len);
   if (group_sums_queries(evictor_, sequence, unit.layer)) {
     if (unit.row_begin == 0) backend_.zero(sums);
-    evictor_.add_queries(unit.layer, scratch.k.row_range(0, rows_so_far), scratch.v.row_range(0, rows_so_far),
-                         queries, unit.row_begin, sums);
+    timed(eviction_seconds_.prefill, [&] {
+      evictor_.add_queries(unit.layer, scratch.k.row_range(0, rows_so_far),
+                           scratch.v.row_range(0, rows_so_far), queries, unit.row_begin, sums);
+    });
   }
   if (layer_done) {
     cut_layer(sequence, unit.layer, scratch.k.row_range(0, sequence.prefill_len),
@@ -402,6 +417,10 @@ void Executor::draw(const Tensor& residual, std::vector<StepResult>& results) {
   const size_t count = drawing_.size();
   CHECK(count <= sample_results_.size()) << count << " sequences";
   const Tensor logits = transformer_.logits(residual, rows_);
+  if (draw_observer_) {
+    backend_.synchronize();
+    draw_observer_(drawing_, logits);
+  }
   for (size_t i = 0; i < count; ++i) {
     const Sequence& sequence = *drawing_[i];
     collect_banned(sequence, banned_[i]);

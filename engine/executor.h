@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engine/batch.h"
@@ -28,6 +29,14 @@ struct StepResult {
 // Rows [first_row, first_row + logits.rows) of a sequence as they are computed; all rows are computed while
 // it is set.
 using LogitsObserver = std::function<void(const Sequence& sequence, int64_t first_row, ConstTensor logits)>;
+
+// Before tokens are drawn: logits [B, V] of the sequences that draw, as the model gave them.
+using DrawObserver = std::function<void(std::span<Sequence* const> sequences, ConstTensor logits)>;
+
+// Time spent in observe ... compact and in filling rings, in seconds. Both end with a wait for the backend.
+struct EvictionSeconds {
+  double prefill = 0, decode = 0;
+};
 
 class Executor final : public SequenceHost {
  public:
@@ -63,6 +72,8 @@ class Executor final : public SequenceHost {
   void count_token(Sequence& sequence, int32_t token);
 
   void set_logits_observer(LogitsObserver observer) { observer_ = std::move(observer); }
+  void set_draw_observer(DrawObserver observer) { draw_observer_ = std::move(observer); }
+  const EvictionSeconds& eviction_seconds() const { return eviction_seconds_; }
   const PagePool& pool() const { return cache_.pool(); }
   const ScratchArena& scratch() const { return scratch_; }
 
@@ -93,6 +104,7 @@ class Executor final : public SequenceHost {
   Backend& backend_;
   std::unique_ptr<DeviceBuffer> weights_memory_;  // null where the mapped files serve
   WeightViews weights_;
+  const std::shared_ptr<const AllocationTables> allocation_;
   KvCache cache_;
   std::unique_ptr<DeviceBuffer> workspace_memory_;
   Arena workspace_;
@@ -104,6 +116,8 @@ class Executor final : public SequenceHost {
   ScratchArena scratch_;
   std::vector<int32_t> sequence_positions_;  // 0 .. max_model_len - 1
   LogitsObserver observer_;
+  DrawObserver draw_observer_;
+  EvictionSeconds eviction_seconds_;
 
   // Step state, reused so that a step allocates nothing once it has seen its largest batch.
   std::vector<int32_t> ids_, positions_, rows_;

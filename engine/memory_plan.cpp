@@ -11,9 +11,10 @@ namespace {
 
 // Pages of a sequence that fills max_model_len.
 int64_t pages_of_longest(const ModelConfig& config, const CacheShape& shape, int32_t slots,
-                         const CacheSettings& settings, int64_t max_model_len) {
+                         const AllocationTables* tables, const CacheSettings& settings,
+                         int64_t max_model_len) {
   SequenceMemory memory;
-  Evictor::plan(config, settings, std::max<int64_t>(1, max_model_len - 1), 1, memory);
+  Evictor::plan(config, tables, settings, std::max<int64_t>(1, max_model_len - 1), 1, memory);
   return KvCache::pages_for(memory.reservation, shape, slots);
 }
 
@@ -60,7 +61,7 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
   // A sequence of `tokens` must fit with everything kept, whatever the default policy.
   const auto bytes_with = [&](int64_t tokens) {
     return workspace_of(tokens) + scratch_of(tokens) +
-           pages_of_longest(config, shape, slots, full, tokens) * plan.page_bytes;
+           pages_of_longest(config, shape, slots, nullptr, full, tokens) * plan.page_bytes;
   };
   plan.max_model_len = options.max_model_len > 0 ? options.max_model_len : config.context_len;
   if (bytes_with(plan.max_model_len) > budget) {
@@ -80,12 +81,13 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
   }
   plan.workspace = workspace_of(plan.max_model_len);
   plan.scratch = scratch_of(plan.max_model_len);
-  const int64_t pages_full = pages_of_longest(config, shape, slots, full, plan.max_model_len);
+  const int64_t pages_full = pages_of_longest(config, shape, slots, nullptr, full, plan.max_model_len);
   plan.pages = std::min<int64_t>({(budget - plan.workspace - plan.scratch) / plan.page_bytes,
                                   pages_full * options.max_num_seqs, int64_t{INT32_MAX}});
   plan.pool = plan.pages * plan.page_bytes;
   SequenceMemory longest;
-  Evictor::plan(config, options.cache, std::max<int64_t>(1, plan.max_model_len - 1), 1, longest);
+  Evictor::plan(config, options.allocation.get(), options.cache, std::max<int64_t>(1, plan.max_model_len - 1),
+                1, longest);
   plan.max_sequences = std::min<int64_t>(options.max_num_seqs,
                                          plan.pages / KvCache::pages_for(longest.reservation, shape, slots));
   for (const bool has_ring : longest.reservation.ring_layer) {

@@ -34,8 +34,11 @@ LAYERS: dict[str, set[str]] = {
     "server/chat": BASE | ENGINE | {"server/config"},
     "server/openai": BASE | ENGINE | {"server/config", "server/chat"},
     "server/http": BASE | ENGINE | {"server/config", "server/chat", "server/openai"},
-    "server/cli": BASE | ENGINE | {"server/config", "server/hub", "server/chat", "server/openai", "server/http"},
-    "server": BASE | ENGINE | {"server/config", "server/hub", "server/chat", "server/openai", "server/http", "server/cli"},
+    "server/eval": BASE | ENGINE | {"server/config", "server/openai"},
+    "server/cli": BASE | ENGINE
+    | {"server/config", "server/hub", "server/chat", "server/openai", "server/http", "server/eval"},
+    "server": BASE | ENGINE
+    | {"server/config", "server/hub", "server/chat", "server/openai", "server/http", "server/eval", "server/cli"},
 }
 
 # The only kernel headers that server code may name: errors and checks, and the sampling settings that are part of a

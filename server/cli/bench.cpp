@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "server/cli/allocation_path.h"
 #include "server/cli/model_loading.h"
 #include "server/cli/terminal.h"
 #include "server/cli/verbs.h"
@@ -15,6 +16,10 @@
 
 namespace restkv {
 namespace {
+
+int32_t prompt_len_of(const Settings& settings) {
+  return static_cast<int32_t>(settings.output.prompt_len.value_or(512));
+}
 
 // Prose, so that prompts have the tokens of real text.
 constexpr const char* kText =
@@ -73,6 +78,7 @@ std::vector<int32_t> cut(const std::vector<int32_t>& tokens, int64_t first, int6
 }
 
 Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, const BenchSettings& settings) {
+  const auto prompt_len = static_cast<double>(prompt.size());
   Request request;
   request.id = "bench";
   request.prompt = std::move(prompt);
@@ -102,7 +108,7 @@ Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, cons
   figures.ttft_ms = ms(times.front() - start);
   figures.itl_ms = quantile(gaps, 0.5);
   figures.itl_p99_ms = quantile(gaps, 0.99);
-  figures.prefill_tok_s = 1000.0 * settings.prompt_len / figures.ttft_ms;
+  figures.prefill_tok_s = 1000.0 * prompt_len / figures.ttft_ms;
   figures.decode_tok_s = 1000.0 * static_cast<double>(gaps.size()) / ms(times.back() - times.front());
   return figures;
 }
@@ -115,7 +121,7 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
   const double decode = median_of(rounds, &RoundFigures::decode_tok_s);
   const CacheSettings& cache = engine.options().cache;
   const bool is_full = cache.policy == PolicyKind::kFull;
-  const int32_t budget = budget_for_prompt(cache, settings.bench.prompt_len);
+  const int32_t budget = budget_for_prompt(cache, prompt_len_of(settings));
   if (settings.output.json) {
     const nlohmann::ordered_json json = {
         {"ttft_ms", ttft},
@@ -124,7 +130,7 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
         {"prefill_tok_s", prefill},
         {"decode_tok_s", decode},
         {"peak_rss_bytes", peak_rss_bytes()},
-        {"prompt_len", settings.bench.prompt_len},
+        {"prompt_len", prompt_len_of(settings)},
         {"output_len", settings.bench.output_len},
         {"threads", engine.options().threads},
         {"rounds", settings.bench.rounds},
@@ -135,7 +141,7 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
   }
   const int32_t threads = engine.options().threads;
   std::printf(
-      "prompt %d tokens, answer %d, %s, medians of %d rounds\n", settings.bench.prompt_len,
+      "prompt %d tokens, answer %d, %s, medians of %d rounds\n", prompt_len_of(settings),
       settings.bench.output_len,
       threads > 0 ? (std::to_string(threads) + " threads").c_str() : "a thread for each physical core",
       settings.bench.rounds);
@@ -151,7 +157,7 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
 }  // namespace
 
 int run_bench(const Invocation& invocation) {
-  const Settings& settings = invocation.settings();
+  Settings settings = invocation.settings();
   if (invocation.arguments[0] != "latency") {
     return fail("unknown benchmark '" + invocation.arguments[0] + "' (latency)", kExitUsage);
   }
@@ -163,6 +169,7 @@ int run_bench(const Invocation& invocation) {
   }
   const Result<LoadedModel> loaded = load_model_and_tokenizer(settings);
   if (!loaded.ok()) return fail(loaded.status());
+  if (Status status = apply_allocation(*loaded->model, settings); !status.ok()) return fail(status);
   const std::vector<int32_t> tokens = loaded->tokenizer->encode(text, {.add_special = false});
   if (tokens.empty()) return fail("the text has no tokens: " + settings.bench.prompt_file);
   const Result<std::unique_ptr<Engine>> engine = Engine::start(loaded->model, settings.engine);
@@ -173,7 +180,7 @@ int run_bench(const Invocation& invocation) {
   for (int32_t round = 0; round <= settings.bench.rounds; ++round) {
     // Each round starts elsewhere in the text, so that no two prompts are the same.
     Result<RoundFigures> figures =
-        run_round(**engine, cut(tokens, int64_t{7} * round, settings.bench.prompt_len), settings.bench);
+        run_round(**engine, cut(tokens, int64_t{7} * round, prompt_len_of(settings)), settings.bench);
     if (!figures.ok()) {
       return fail(figures.status().message(),
                   figures.status().code() == StatusCode::kCancelled ? kExitInterrupted : kExitFailure);

@@ -8,6 +8,7 @@
 
 #include <unistd.h>
 
+#include "server/cli/allocation_path.h"
 #include "server/cli/answer.h"
 #include "server/cli/line_reader.h"
 #include "server/cli/model_loading.h"
@@ -192,9 +193,10 @@ void Conversation::answer(std::string_view text) {
 }  // namespace
 
 int run_chat(const Invocation& invocation) {
-  const Settings& settings = invocation.settings();
+  Settings settings = invocation.settings();
   const Result<LoadedModel> loaded = load_model_and_tokenizer(settings);
   if (!loaded.ok()) return fail(loaded.status());
+  if (Status status = apply_allocation(*loaded->model, settings); !status.ok()) return fail(status);
   if (const Status status = loaded->chat_format->status(); !status.ok()) return fail(status);
   const Result<std::unique_ptr<Engine>> engine = Engine::start(loaded->model, settings.engine);
   if (!engine.ok()) return fail(engine.status());

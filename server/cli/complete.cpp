@@ -2,6 +2,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "server/cli/allocation_path.h"
 #include "server/cli/answer.h"
 #include "server/cli/model_loading.h"
 #include "server/cli/terminal.h"
@@ -31,9 +32,10 @@ Request request_of(const Settings& settings, const Engine& engine, const Tokeniz
 }  // namespace
 
 int run_complete(const Invocation& invocation) {
-  const Settings& settings = invocation.settings();
+  Settings settings = invocation.settings();
   const Result<LoadedModel> loaded = load_model_and_tokenizer(settings);
   if (!loaded.ok()) return fail(loaded.status());
+  if (Status status = apply_allocation(*loaded->model, settings); !status.ok()) return fail(status);
   const Tokenizer& tokenizer = *loaded->tokenizer;
   const std::string prompt = invocation.arguments.empty()
                                  ? std::string(std::istreambuf_iterator<char>(std::cin), {})

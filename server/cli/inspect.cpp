@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "server/cli/allocation_path.h"
 #include "server/cli/inspect_text.h"
 #include "server/cli/model_loading.h"
 #include "server/cli/verbs.h"
@@ -142,10 +143,11 @@ Json tokenizer_json(const Tokenizer& tokenizer) {
 }  // namespace
 
 int run_inspect(const Invocation& invocation) {
-  const Settings& settings = invocation.settings();
+  Settings settings = invocation.settings();
   const Result<std::shared_ptr<const Model>> loaded = load_model_of(settings);
   if (!loaded.ok()) return fail(loaded.status());
   const Model& model = **loaded;
+  if (Status status = apply_allocation(model, settings); !status.ok()) return fail(status);
   const Result<std::shared_ptr<const Tokenizer>> tokenizer =
       model.gguf ? load_gguf_tokenizer(*model.gguf) : load_tokenizer(model.path);
   std::shared_ptr<const ChatFormat> chat_format;

@@ -103,7 +103,10 @@ BudgetPlan plan_budget_of(const ModelConfig& config, const EngineOptions& option
                                 .num_kv_heads = static_cast<int32_t>(config.num_kv_heads),
                                 .window = windows};
   BudgetPlan plan;
-  plan.c_lh = plan_budget(options.cache, dims, nullptr, std::max<int64_t>(1, max_model_len - 1), 1).c_lh;
+  plan.c_lh = plan_budget(options.cache, dims,
+                          options.allocation ? &options.allocation->of(options.cache.decode) : nullptr,
+                          std::max<int64_t>(1, max_model_len - 1), 1)
+                  .c_lh;
   for (const int32_t rows : plan.c_lh) plan.rows += rows;
   const int64_t value_bytes = options.cache_dtype == DType::kF16 ? 2 : 4;
   plan.bytes = plan.rows * 2 * config.head_dim * value_bytes;

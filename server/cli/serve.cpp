@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "server/cli/allocation_path.h"
 #include "server/cli/model_loading.h"
 #include "server/cli/verbs.h"
 #include "server/config/build_info.h"
@@ -59,7 +60,7 @@ std::string url_of(const std::string& host, uint16_t port) {
 }
 
 // What becomes of long sequences unless a request says otherwise.
-std::string cache_message(const CacheSettings& cache) {
+std::string cache_message(const CacheSettings& cache, const std::string& allocation_file) {
   if (cache.policy == PolicyKind::kFull)
     return "policy full: the cache grows with each sequence, nothing is evicted; change with --policy, "
            "--budget";
@@ -72,7 +73,9 @@ std::string cache_message(const CacheSettings& cache) {
   }
   text += "; change with --budget / --policy full";
   if (cache.policy == PolicyKind::kRestkv && cache.allocation == Allocation::kUniform)
-    text += "; no calibrated allocation for this model, budgets are uniform";
+    text += allocation_file.empty() ? "; no calibrated allocation for this model, budgets are uniform"
+                                    : "; budgets are uniform";
+  if (cache.allocation == Allocation::kCalibrated) text += "; budgets calibrated by " + allocation_file;
   return text;
 }
 
@@ -96,12 +99,13 @@ void drain(HttpServer& server, milliseconds timeout) {
 }  // namespace
 
 int run_serve(const Invocation& invocation) {
-  const Settings& settings = invocation.settings();
+  Settings settings = invocation.settings();
   set_up_logging(settings.logging);
   log_event(LogLevel::kInfo, "restkv", {{"version", build_version()}, {"commit", build_commit()}});
   const Clock::time_point start = Clock::now();
   Result<LoadedModel> loaded = load_model_and_tokenizer(settings);
   if (!loaded.ok()) return fail(loaded.status());
+  if (Status status = apply_allocation(*loaded->model, settings); !status.ok()) return fail(status);
 
   const sigset_t signals = ending_signals();  // before the first thread, so that all inherit it
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
@@ -125,7 +129,7 @@ int run_serve(const Invocation& invocation) {
              {"pages", plan.pages},
              {"sequences", plan.max_sequences},
              {"tokens_each", plan.max_model_len}});
-  log_event(LogLevel::kInfo, cache_message(settings.engine.cache));
+  log_event(LogLevel::kInfo, cache_message(settings.engine.cache, settings.cache.allocation_in_use));
   if (const Status status = loaded->chat_format->status(); !status.ok()) {
     log_event(LogLevel::kWarning, "no chat: " + status.message());
   } else {

@@ -39,7 +39,7 @@ void ProgressBar::update(int64_t done, int64_t total) {
   const auto filled = static_cast<size_t>(share * kBarCells);
   const std::string bar = std::string(filled, '#') + std::string(kBarCells - filled, '.');
   std::fprintf(stderr, "\r%s [%s] %3.0f %% of %s", label_.c_str(), bar.c_str(), 100 * share,
-               rounded_size_text(total).c_str());
+               (unit_.empty() ? rounded_size_text(total) : std::to_string(total) + " " + unit_).c_str());
 }
 
 InterruptGuard::InterruptGuard(Mode mode) {

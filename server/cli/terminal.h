@@ -13,14 +13,16 @@ bool stderr_is_terminal();
 // is no terminal, or when the work is done within 200 ms.
 class ProgressBar {
  public:
-  explicit ProgressBar(std::string label) : label_(std::move(label)) {}
+  // `unit`: what is counted; empty: bytes.
+  explicit ProgressBar(std::string label, std::string unit = {})
+      : label_(std::move(label)), unit_(std::move(unit)) {}
   ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
-  void update(int64_t done, int64_t total);  // bytes
+  void update(int64_t done, int64_t total);
 
  private:
-  std::string label_;
+  std::string label_, unit_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::chrono::steady_clock::time_point drawn_{};
 };

@@ -64,6 +64,28 @@ constexpr VerbInfo kVerbs[] = {
      .min_arguments = 1,
      .max_arguments = 1,
      .run = run_bench},
+    {.name = "eval",
+     .bit = kEval,
+     .synopsis = "fidelity|passkey MODEL --texts DIR",
+     .summary = "Measure what policies and budgets do to the model's predictions",
+     .notes =
+         "fidelity: against the full cache on the same text; passkey: is a number found that the text states "
+         "once?\n"
+         "A policy is written as restkv, restkv:paper or\n"
+         "snapkv[kernel=7]; ratios are those of the mean KL to restkv:paper and snapkv where they are "
+         "listed.",
+     .takes_model = true,
+     .min_arguments = 1,
+     .max_arguments = 1,
+     .run = run_eval},
+    {.name = "calibrate",
+     .bit = kCalibrate,
+     .synopsis = "MODEL --texts DIR",
+     .summary = "Compute how a model's budget is best spread over layers and heads",
+     .notes =
+         "The file is found again by serve and the other verbs: beside the model or in configs/allocations.",
+     .takes_model = true,
+     .run = run_calibrate},
     {.name = "pull",
      .bit = kPull,
      .synopsis = "ORG/REPO[:QUANT]",

@@ -45,6 +45,8 @@ int run_bench(const Invocation& invocation);
 int run_pull(const Invocation& invocation);
 int run_ls(const Invocation& invocation);
 int run_rm(const Invocation& invocation);
+int run_eval(const Invocation& invocation);
+int run_calibrate(const Invocation& invocation);
 int run_config(const Invocation& invocation);
 int run_version(const Invocation& invocation);
 int run_help(const Invocation& invocation);

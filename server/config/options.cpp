@@ -5,7 +5,8 @@ namespace restkv {
 namespace {
 
 constexpr uint32_t kAnswer = kComplete | kChat;
-constexpr uint32_t kWithEngine = kServe | kComplete | kChat | kLogits | kInspect | kBench;
+constexpr uint32_t kWithEngine =
+    kServe | kComplete | kChat | kLogits | kInspect | kBench | kEval | kCalibrate;
 constexpr uint32_t kWithCache = kServe | kComplete | kChat | kInspect | kBench;
 constexpr double kMaxRows = 1 << 20;  // of a (layer, KV head), as in cache_settings.cpp
 constexpr double kKiB = 1024, kGiB = 1024.0 * 1024.0 * 1024.0;
@@ -335,10 +336,20 @@ std::vector<Option> make_table() {
        .section = "cache",
        .key = "allocation",
        .type = kEnum,
-       .choices = {"uniform", "pyramid", "ada"},
+       .choices = {"uniform", "calibrated", "pyramid", "ada"},
        .verbs = kWithCache,
-       .help = "How budgets are spread over layers and heads; default: uniform, or what the policy says",
+       .help = "How budgets are spread over layers and heads; default: calibrated where the model has a "
+               "file, else uniform, or "
+               "what the policy says",
        .field = [](Settings& s) { return &s.cache.defaults.allocation; }},
+      {.flag = "allocation-file",
+       .section = "cache",
+       .key = "allocation_file",
+       .type = kPath,
+       .verbs = kWithCache | kEval,
+       .help = "The model's calibrated allocation; default: looked for beside the model and in "
+               "configs/allocations",
+       .field = [](Settings& s) { return &s.cache.allocation_file; }},
       {.flag = "decode",
        .section = "cache",
        .key = "decode",
@@ -576,9 +587,9 @@ std::vector<Option> make_table() {
        .type = kInt,
        .min = 1,
        .max = 1 << 24,
-       .verbs = kBench,
-       .help = "Tokens of the prompt",
-       .field = [](Settings& s) { return &s.bench.prompt_len; }},
+       .verbs = kBench | kEval | kCalibrate,
+       .help = "Tokens of the prompt; default: 512 for bench, 1536 for eval, 2048 for calibrate",
+       .field = [](Settings& s) { return &s.output.prompt_len; }},
       {.flag = "output-len",
        .type = kInt,
        .min = 2,
@@ -600,6 +611,59 @@ std::vector<Option> make_table() {
        .help = "Text that the prompt is cut from; default: a built-in one",
        .field = [](Settings& s) { return &s.bench.prompt_file; }},
 
+      // eval
+      {.flag = "texts",
+       .type = kPath,
+       .verbs = kEval | kCalibrate,
+       .help = "Folder of text files: the first third is for calibrate, the rest for eval",
+       .field = [](Settings& s) { return &s.eval.texts; }},
+      {.flag = "policies",
+       .verbs = kEval,
+       .help =
+           "What is compared: POLICY[:PRESET][[FIELD=VALUE,...]], the fields of the cache object, and so on",
+       .field = [](Settings& s) { return &s.eval.policies; }},
+      {.flag = "budgets",
+       .type = kIntList,
+       .min = 1,
+       .max = kMaxRows,
+       .verbs = kEval,
+       .help = "Entries of a (layer, KV head)",
+       .field = [](Settings& s) { return &s.eval.budgets; }},
+      {.flag = "mode",
+       .verbs = kEval,
+       .help = "fidelity: prefill (the cache grows with the answer), decode (it does not), agnostic (the "
+               "prompt's end comes "
+               "after the cut); passkey: window, agnostic, later, window_later (where the question stands)",
+       .field = [](Settings& s) { return &s.eval.modes; }},
+      {.flag = "digits",
+       .type = kIntList,
+       .min = 1,
+       .max = 16,
+       .verbs = kEval,
+       .help = "passkey: digits of the keys",
+       .field = [](Settings& s) { return &s.eval.digits; }},
+      {.flag = "equal",
+       .type = kEnum,
+       .choices = {"bytes", "rows"},
+       .verbs = kEval,
+       .help = "What policies have in common at a budget: bytes of pages, rings included, or entries",
+       .field = EnumField{[](const Settings& s) -> size_t { return s.eval.equal == "rows"; },
+                          [](Settings& s, size_t i) { s.eval.equal = i == 1 ? "rows" : "bytes"; }}},
+      {.flag = "continue-len",
+       .type = kInt,
+       .min = 1,
+       .max = 1 << 24,
+       .verbs = kEval,
+       .help = "fidelity: tokens that are scored after the prompt",
+       .field = [](Settings& s) { return &s.eval.continue_len; }},
+      {.flag = "num-texts",
+       .type = kInt,
+       .min = 1,
+       .max = 100'000,
+       .verbs = kEval | kCalibrate,
+       .help = "Slices of the texts; default: 24, for calibrate 16",
+       .field = [](Settings& s) { return &s.eval.num_texts; }},
+
       // pull, rm
       {.flag = "max-workers",
        .type = kInt,
@@ -618,7 +682,7 @@ std::vector<Option> make_table() {
       // input and output of the verbs
       {.flag = "json",
        .type = kBool,
-       .verbs = kTokenize | kInspect | kBench | kList,
+       .verbs = kTokenize | kInspect | kBench | kEval | kList,
        .help = "Print JSON",
        .field = [](Settings& s) { return &s.output.json; }},
       {.flag = "file",
@@ -636,8 +700,8 @@ std::vector<Option> make_table() {
       {.flag = "out",
        .aliases = {"o"},
        .type = kPath,
-       .verbs = kLogits,
-       .help = "The safetensors file to write",
+       .verbs = kLogits | kCalibrate,
+       .help = "The file to write; calibrate: default beside the model",
        .field = [](Settings& s) { return &s.output.out; }},
   };
 }

@@ -35,6 +35,8 @@ enum Verb : uint32_t {
   kList = 1u << 8,
   kRemove = 1u << 9,
   kChat = 1u << 10,
+  kEval = 1u << 11,
+  kCalibrate = 1u << 12,
 };
 
 // How an enum field is read and set by the index of its name in Option::choices.

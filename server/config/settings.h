@@ -56,11 +56,16 @@ struct CacheOptions {
   CacheRequest defaults;  // as given; resolve_cache_options makes EngineOptions::cache of it
   int64_t max_budget = CacheLimits{}.max_budget;
   bool allow_grow = true;
+  std::string allocation_file;    // empty: looked for (server/cli/allocation_path.h)
+  std::string allocation_in_use;  // set when the model is loaded
+  // Until then not known, and taken to be as asked for.
+  std::optional<bool> has_calibration;
   CacheLimits limits() const {
     CacheLimits limits;
     limits.max_budget = max_budget;
     limits.allow_grow = allow_grow;
     limits.allow_trace = false;
+    limits.has_calibration = has_calibration.value_or(defaults.allocation == "calibrated");
     return limits;
   }
 };
@@ -88,7 +93,6 @@ struct AnswerSettings {
 };
 
 struct BenchSettings {
-  int32_t prompt_len = 512;
   int32_t output_len = 128;
   int32_t rounds = 5;
   std::string prompt_file;  // empty: the built-in text, repeated
@@ -99,11 +103,24 @@ struct HubOptions {
   bool yes = false;         // of `rm`: do not ask
 };
 
+// `eval` and `calibrate`.
+struct EvalSettings {
+  std::string texts;  // folder
+  std::string policies = "restkv,restkv:paper,snapkv";
+  std::vector<int32_t> budgets = {64, 128, 256};
+  std::string modes;            // default: prefill,decode (fidelity), window,agnostic (passkey)
+  std::string equal = "bytes";  // or "rows"
+  int32_t continue_len = 256;
+  std::vector<int32_t> digits = {5, 9};
+  std::optional<int64_t> num_texts;  // default: 24; calibrate: 16
+};
+
 struct OutputSettings {
   bool json = false;
-  std::string file;             // input text of `tokenize`
-  std::string out;              // where `logits` writes
-  std::vector<int32_t> tokens;  // of `logits`
+  std::optional<int64_t> prompt_len;  // bench, eval, calibrate; each has its default
+  std::string file;                   // input text of `tokenize`
+  std::string out;                    // where `logits` writes
+  std::vector<int32_t> tokens;        // of `logits`
 };
 
 struct Settings {
@@ -116,6 +133,7 @@ struct Settings {
   AnswerSettings answer;
   BenchSettings bench;
   HubOptions hub;
+  EvalSettings eval;
   OutputSettings output;
 };
 

@@ -35,6 +35,12 @@ class MetricsWriter {
     out_ += name_ + "{" + labels_ + "," + std::string(label) + "=\"" + std::string(label_text) + "\"} " +
             std::to_string(number) + "\n";
   }
+  void value(std::string_view label, std::string_view label_text, double number) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.9g", number);
+    out_ += name_ + "{" + labels_ + "," + std::string(label) + "=\"" + std::string(label_text) + "\"} " +
+            text + "\n";
+  }
   void single(std::string_view name, std::string_view type, std::string_view help, int64_t number) {
     family(name, type, help);
     value(number);
@@ -71,6 +77,10 @@ std::string metrics_text(const EngineStats& stats, std::string_view model_name) 
     out.value("policy", policy_name(static_cast<PolicyKind>(policy)), stats.evicted_by_policy[policy]);
   out.single("kv_evictions_total", "counter", "Cuts of one layer of one sequence that evicted entries",
              stats.eviction_events);
+  out.family("kv_eviction_seconds_total", "counter",
+             "Time in observing, scoring, smoothing, selecting and compacting, of prompts and between steps");
+  out.value("phase", "prefill", stats.eviction_prefill_seconds);
+  out.value("phase", "decode", stats.eviction_decode_seconds);
   out.single("kv_nan_rows_total", "counter", "Scores that were not finite; such entries stay",
              stats.nan_rows);
   out.family("kv_pages", "gauge", "Pages of the cache");

@@ -20,7 +20,7 @@ from conftest import ROOT, SHARED, BINARY, clean_environment, run_restkv
 
 pytestmark = pytest.mark.usefixtures("binary")
 
-VERBS = ["serve", "complete", "chat", "tokenize", "logits", "inspect", "bench", "pull", "ls", "rm", "config", "version"]
+VERBS = ["serve", "complete", "chat", "tokenize", "logits", "inspect", "bench", "eval", "calibrate", "pull", "ls", "rm", "config", "version"]
 
 
 def expect_failure(done, code, *words):
@@ -321,6 +321,78 @@ def test_bench_latency_json(stories_model):
                             "prompt_len", "output_len", "threads", "rounds", "policy", "budget"}
     assert (found["prompt_len"], found["output_len"], found["threads"], found["rounds"]) == (32, 8, 2, 2)
     assert found["ttft_ms"] > 0 and found["decode_tok_s"] > 0 and found["peak_rss_bytes"] > 1 << 20
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    for name in "ab":
+        (folder / name).write_text(" ".join(f"{name} dog number {i} saw the red ball." for i in range(400)))
+    return folder
+
+
+def test_eval_fidelity_json(stories_model, texts):
+    done = run_restkv("eval", "fidelity", stories_model, "--texts", texts, "--num-texts", 2, "--prompt-len", 150,
+                      "--continue-len", 20, "--budgets", "64,100", "--mode", "prefill,decode,agnostic", "--policies",
+                      "restkv:paper,snapkv,streamingllm", "--json", timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert len(rows) == 18
+    for row in rows:
+        assert row.keys() >= {"policy", "preset", "mode", "budget", "bytes", "n", "kl_mean", "kl_p95", "top1", "dnll",
+                              "ratio_paper", "ratio_snapkv", "ci"}
+        assert row["n"] == 2 and row["kl_mean"] > 0 and 0 < row["top1"] <= 1 and len(row["ci"]) == 2
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--policies", "rstkv"], "is not one of full, restkv"),
+    (["--mode", "backwards"], "prefill, decode and agnostic"),
+    (["--num-texts", 5000], "are asked for (--num-texts)"),
+    (["--budgets", "8"], "cache.budget: is 8, must be between"),
+], ids=["policy", "mode", "too_many", "budget"])
+def test_eval_fidelity_refuses(stories_model, texts, flags, words):
+    done = run_restkv("eval", "fidelity", stories_model, "--texts", texts, "--num-texts", 1, "--prompt-len", 150,
+                      "--continue-len", 20, *flags)
+    assert done.returncode != 0 and words in done.stderr, done.stderr
+
+
+def test_eval_passkey_json(stories_model, texts):
+    done = run_restkv("eval", "passkey", stories_model, "--texts", texts, "--num-texts", 1, "--prompt-len", 140,
+                      "--budgets", "64", "--mode", "window,agnostic", "--digits", "5", "--policies", "restkv,snapkv",
+                      "--max-model-len", 512, "--json", timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["mode"], row["variant"]) for row in rows] == [
+        (mode, variant) for mode in ("window", "agnostic") for variant in ("full", "restkv", "snapkv")]
+    assert all(row["n"] == 1 and row["found"] in (0, 1) and row["digits"] == 5 for row in rows)
+
+
+def test_calibrate_and_what_uses_it(stories_model, texts, tmp_path):
+    out = tmp_path / "rows.json"
+    done = run_restkv("calibrate", stories_model, "--texts", texts, "--num-texts", 2, "--prompt-len", 200, "--out", out)
+    assert done.returncode == 0, done.stderr
+    file = json.loads(out.read_text())
+    assert file.keys() >= {"version", "fingerprint", "decode", "budgets", "rows", "texts", "settings"}
+    layers, heads = file["fingerprint"]["L"], file["fingerprint"]["K"]
+    for table, least in ((file, lambda c: 0.7 * c), (file["grow"], lambda c: 40)):
+        for budget, rows in zip(table["budgets"], table["rows"]):
+            flat = [row for layer in rows for row in layer]
+            assert len(rows) == layers and len(flat) == layers * heads
+            assert sum(flat) == budget * len(flat) and min(flat) >= least(budget)
+
+    def c_lh(*flags):
+        done = run_restkv("inspect", stories_model, "--budget", 64, "--json", *flags)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["plan"]["c_lh"]
+
+    assert c_lh("--allocation-file", out) == file["rows"][file["budgets"].index(64)]
+    assert c_lh() == [[64] * heads] * layers
+    assert c_lh("--allocation-file", out, "--allocation", "uniform") == [[64] * heads] * layers
+    expect_failure(run_restkv("inspect", stories_model, "--allocation", "calibrated"), 1, "no allocation file")
+    file["fingerprint"]["L"] += 1
+    out.write_text(json.dumps(file))
+    expect_failure(run_restkv("inspect", stories_model, "--allocation-file", out), 1, "made for another model: L is")
+    expect_failure(run_restkv("inspect", stories_model, "--allocation-file", tmp_path / "none"), 1, "allocation file")
 
 
 def test_bench_beyond_the_context(stories_model):

@@ -50,7 +50,29 @@ CASES = {
     "compress_adakv": ("llama3_gqa", 150, {"policy": "adakv", "budget": 64, "compress_at": 100}),
     "probe": ("mistral_v03", 150, {"budget": 60, "probe": [4, 9, 16, 25, 36]}),
     "exact": ("llama3_gqa", 30, {"budget": 300}),
+    "calibrated": ("llama3_gqa", 200, {"budget": 70}),
+    "calibrated_between": ("smollm2_like", 150, {"budget": 83, "allocation": "calibrated"}),
+    "calibrated_below": ("llama2_mha", 150, {"budget": 51}),
+    "calibrated_above": ("llama3_gqa", 250, {"budget": 110}),
+    "calibrated_grow": ("llama3_gqa", 150, {"budget": 64, "decode": "grow"}),
+    "calibrated_windows": ("gemma2", 100, {"budget": 40, "window": 8, "allocation": "calibrated"}),
+    "calibrated_snapkv": ("smollm2_like", 150, {"policy": "snapkv", "budget": 64, "allocation": "calibrated"}),
 }
+
+
+def make_table(model, folder, source):
+    """An allocation file with rows as uneven as they come, for both modes."""
+    def rows(budget):
+        return [[round(budget * source.uniform(0.5, 1.5)) for _ in range(model.kv_heads)] for _ in range(model.num_layers)]
+
+    def table(budgets):
+        return {"budgets": budgets, "rows": [rows(budget) for budget in budgets]}
+
+    config = json.loads((folder / "config.json").read_text())
+    vocabulary, width = model.weights["model.embed_tokens.weight"].shape
+    fingerprint = {"arch": config["architectures"][0], "L": model.num_layers, "K": model.kv_heads, "H": model.heads,
+                   "D": model.dim, "M": width, "V": vocabulary}
+    return {"version": 1, "fingerprint": fingerprint, "decode": "evict", **table([64, 100]), "grow": table([50, 90])}
 
 
 def main(engine, folder, only=None):
@@ -77,6 +99,9 @@ def main(engine, folder, only=None):
         source = random.Random(name)
         prompt = [source.randrange(vocabulary) for _ in range(prompt_len)]
         case = {"model": str(folder / model_name), "prompt": prompt, "max_tokens": 200, "cache": cache, "threads": 2}
+        table = make_table(model, folder / model_name, source) if name.startswith("calibrated") else None
+        if table:
+            case["table"] = table
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(case, file)
             file.flush()
@@ -87,7 +112,9 @@ def main(engine, folder, only=None):
             print(f"FAILED {name}: {done.stderr.strip()[:300]}")
             continue
         answer = json.loads(done.stdout)
-        sequence = Sequence(model, prompt, 200, cache, follow=answer)
+        if table and cache.get("decode") == "grow":
+            table = table["grow"]
+        sequence = Sequence(model, prompt, 200, cache, table=table, follow=answer)
         result = sequence.run()
         followed += result["followed"]
         selections += result["selections"]

@@ -67,6 +67,11 @@ int run(const char* path) {
   options.max_model_len = c["prompt"].size() + c["max_tokens"].get<size_t>() + 64;
   options.max_num_seqs = 1;
   options.max_num_batched_tokens = c.value("max_num_batched_tokens", 64);
+  if (c.contains("table")) {
+    Result<AllocationTables> tables = parse_allocation(c["table"].dump(), (*model)->config);
+    if (!tables.ok()) return fail(tables.status().message());
+    options.allocation = std::make_shared<const AllocationTables>(*std::move(tables));
+  }
   Result<std::unique_ptr<Engine>> engine = Engine::start(*model, options);
   if (!engine.ok()) return fail(engine.status().message());
 
@@ -75,8 +80,9 @@ int run(const char* path) {
   request.max_tokens = c["max_tokens"].get<int32_t>();
   request.ignore_eos = true;
   request.sampling.temperature = 0.0f;
-  const Result<CacheSettings> settings =
-      resolve_cache_settings(cache_request(c["cache"]), {.max_model_len = options.max_model_len});
+  const Result<CacheSettings> settings = resolve_cache_settings(
+      cache_request(c["cache"]),
+      {.max_model_len = options.max_model_len, .has_calibration = options.allocation != nullptr});
   if (!settings.ok()) return fail(settings.status().message());
   request.cache = *settings;
   request.arrival = Clock::now();

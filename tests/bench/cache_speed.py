@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""Speed of decode under a budget, beside the full cache, in one run of one server.
+
+    tests/bench/cache_speed.py [--model demo] [--rounds 9] [--threads 2] [--out FILE]
+
+Starts the server and streams answers of 512 tokens, rounds interleaved:
+  full256     behind a prompt of 256 tokens with everything kept
+  evict256    behind 4,096 tokens with budget 256
+  full4k      behind 4,096 tokens with everything kept (three rounds: the prefill to compare with, and what is saved)
+  evict1024   behind 4,096 tokens with budget 1,024 (three rounds)
+then eight equal prompts of 256 tokens at once with budget 256. Times are those between two events of a stream. The share of
+eviction is the time that the engine counts for it (kv_eviction_seconds_total), over the time of the phase. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = Path(os.environ.get("RESTKV_BINARY", ROOT / "build" / "release" / "bin" / "restkv"))
+
+
+class Server:
+    def __init__(self, model: str, threads: int) -> None:
+        self.process = subprocess.Popen(
+            [BINARY, "serve", model, "--port", "0", "--threads", str(threads), "--max-model-len", "5120"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for line in self.process.stdout:
+            match = re.search(r"Listening on http://([\d.]+):(\d+)", line)
+            if match:
+                self.host, self.port = match.group(1), int(match.group(2))
+                break
+        else:
+            raise SystemExit("the server did not start")
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        self.model = json.loads(self.get("/v1/models"))["data"][0]["id"]
+
+    def get(self, path: str) -> str:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
+
+    def eviction_seconds(self, phase: str) -> float:
+        return float(re.search(rf'kv_eviction_seconds_total{{.*phase="{phase}"}} (\S+)', self.get("/metrics")).group(1))
+
+    def stream(self, prompt: list[int], cache: dict, max_tokens: int) -> dict:
+        """Seconds to the first token and between tokens, and usage."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=600)
+        body = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True,
+                "stream": True, "stream_options": {"include_usage": True}, "logprobs": 0, "cache": cache}
+        start = time.perf_counter()
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise SystemExit(f"the server answered {response.status}: {response.read().decode()}")
+        times, last = [], {}
+        for line in response:
+            if line.startswith(b"data: {"):
+                now = time.perf_counter()
+                event = json.loads(line[6:])
+                last = {**last, **{key: event[key] for key in ("usage", "timings") if event.get(key)}}
+                for choice in event["choices"]:
+                    tokens = len((choice.get("logprobs") or {}).get("tokens") or [])
+                    times += [now] * tokens
+        gaps = [b - a for a, b in zip(times, times[1:])]
+        return {"ttft": times[0] - start, "gaps": gaps, "total": times[-1] - times[0], **last}
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the median."""
+    source = random.Random(1)
+    medians = sorted(statistics.median(source.choices(values, k=len(values))) for _ in range(2000))
+    return medians[50], medians[1949]
+
+
+def quantile(values: list[float], q: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output-len", type=int, default=512)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    server = Server(arguments.model, arguments.threads)
+    try:
+        report = measure(server, arguments)
+    finally:
+        server.process.terminate()
+        server.process.wait()
+    if arguments.out:
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def measure(server: Server, arguments: argparse.Namespace) -> dict:
+    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text() + (ROOT / "engine/README.md").read_text()
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
+    connection.request("POST", "/tokenize", json.dumps({"content": text}), {"Content-Type": "application/json"})
+    ids = json.loads(connection.getresponse().read())["tokens"]
+
+    def prompt(length: int, first: int) -> list[int]:
+        return [ids[(first + i) % len(ids)] for i in range(length)]
+
+    full, output_len = {"policy": "full"}, arguments.output_len
+    cases = {"full256": (256, full), "evict256": (4096, {"policy": "restkv", "budget": 256}), "full4k": (4096, full),
+             "evict1024": (4096, {"policy": "restkv", "budget": 1024})}
+    server.stream(prompt(256, 0), {"policy": "restkv", "budget": 128}, 64)  # warm up, projections
+    rounds: dict[str, list[dict]] = {name: [] for name in cases}
+    for number in range(arguments.rounds):
+        for name, (length, cache) in cases.items():
+            if name in ("full4k", "evict1024") and number >= 3:
+                continue
+            before = {phase: server.eviction_seconds(phase) for phase in ("prefill", "decode")}
+            result = server.stream(prompt(length, 97 * number), cache, output_len if name != "full4k" else 64)
+            time.sleep(0.05)  # the engine publishes its counters once a turn
+            for phase in before:
+                result[f"eviction_{phase}"] = server.eviction_seconds(phase) - before[phase]
+            rounds[name].append(result)
+            print(f"round {number + 1} {name}: ttft {result['ttft']:.2f} s, {len(result['gaps']) / result['total']:.1f} tok/s, "
+                  f"eviction {100 * result['eviction_decode'] / result['total']:.1f} % of decode, "
+                  f"{100 * result['eviction_prefill'] / result['ttft']:.2f} % of prefill", flush=True)
+
+    report: dict = {"rounds": arguments.rounds, "threads": arguments.threads, "output_len": output_len}
+    for name, results in rounds.items():
+        report[name] = {
+            "ttft_ms": 1000 * statistics.median(r["ttft"] for r in results),
+            "itl_p50_ms": 1000 * statistics.median(statistics.median(r["gaps"]) for r in results),
+            "itl_mean_ms": 1000 * statistics.median(statistics.mean(r["gaps"]) for r in results),
+            "eviction_of_decode": statistics.median(r["eviction_decode"] / r["total"] for r in results),
+            "eviction_of_prefill": statistics.median(r["eviction_prefill"] / r["ttft"] for r in results),
+            "cache_bytes": results[-1]["usage"]["cache"]["bytes"]}
+    pairs = list(zip(rounds["evict256"], rounds["full256"]))
+    for key, of in (("median_step", lambda r: statistics.median(r["gaps"])), ("all_steps", lambda r: statistics.mean(r["gaps"]))):
+        ratios = [of(a) / of(b) for a, b in pairs]
+        report[f"ratio_{key}"] = {"median": statistics.median(ratios), "interval": interval(ratios)}
+
+    gaps: list[float] = []
+    threads = []
+    for i in range(8):
+        def run(first: int = 31 * i) -> None:
+            gaps.extend(server.stream(prompt(256, first), {"policy": "restkv", "budget": 256}, 256)["gaps"][8:])
+        threads.append(threading.Thread(target=run))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    report["batch8"] = {"itl_p50_ms": 1000 * quantile(gaps, 0.5), "itl_p99_ms": 1000 * quantile(gaps, 0.99),
+                        "p99_over_p50": quantile(gaps, 0.99) / quantile(gaps, 0.5)}
+    print(json.dumps(report, indent=1))
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())
