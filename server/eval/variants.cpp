@@ -13,8 +13,8 @@ namespace {
 constexpr size_t kMaxVariants = 64;
 
 // A number, true, false or null as JSON has them; else a string.
-nlohmann::json value_of(std::string_view text) {
-  nlohmann::json value = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+RequestJson value_of(std::string_view text) {
+  RequestJson value = RequestJson::parse(text, nullptr, /*allow_exceptions=*/false);
   if (value.is_number() || value.is_boolean() || value.is_null()) return value;
   return std::string(text);
 }
@@ -32,7 +32,7 @@ Result<PolicyVariant> parse_variant(std::string_view text) {
     head = text.substr(0, open);
     fields = text.substr(open + 1, text.size() - open - 2);
   }
-  nlohmann::json object = nlohmann::json::object();
+  RequestJson object = RequestJson::object();
   const size_t colon = head.find(':');
   object["policy"] = std::string(head.substr(0, colon));
   if (colon != std::string_view::npos) object["preset"] = std::string(head.substr(colon + 1));
