@@ -125,29 +125,31 @@ Result<int> count_cards() {
   int count = 0;
   const cudaError_t code = cudaGetDeviceCount(&count);
   if (code == cudaErrorInsufficientDriver || code == cudaErrorStubLibrary)
-    return Status(StatusCode::kUnavailable, "there is no NVIDIA driver, or it is older than CUDA 13 needs (580)");
+    return Status(StatusCode::kUnavailable,
+                  "there is no NVIDIA driver, or it is older than CUDA 13 needs (580)");
   if (code == cudaErrorNoDevice || (code == cudaSuccess && count == 0))
     return Status(StatusCode::kUnavailable, "the NVIDIA driver sees no card");
   if (code != cudaSuccess)
-    return Status(StatusCode::kUnavailable, std::string("the NVIDIA driver fails: ") + cudaGetErrorString(code));
+    return Status(StatusCode::kUnavailable,
+                  std::string("the NVIDIA driver fails: ") + cudaGetErrorString(code));
   return count;
 }
 
-Result<std::unique_ptr<Runtime>> open_card(int index) {
+Result<std::unique_ptr<Backend>> open_card(int index, const BackendOptions& options) {
   const Result<int> count = count_cards();
   if (!count.ok()) return count.status();
   if (index < 0 || index >= *count) {
-    return invalid_argument("there is no card " + std::to_string(index) + "; there are cuda:0 to cuda:" +
-                            std::to_string(*count - 1));
+    return invalid_argument("there is no card " + std::to_string(index) +
+                            "; there are cuda:0 to cuda:" + std::to_string(*count - 1));
   }
   try {
     int major = 0;
     CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
     if (major < kMinimumMajor) {
-      return unimplemented("card " + std::to_string(index) + " has compute capability " + std::to_string(major) +
-                           ".x; 8.0 is the least that is supported");
+      return unimplemented("card " + std::to_string(index) + " has compute capability " +
+                           std::to_string(major) + ".x; 8.0 is the least that is supported");
     }
-    return std::unique_ptr<Runtime>(std::make_unique<CudaRuntime>(index));
+    return make_backend(std::make_unique<CudaRuntime>(index), options);
   } catch (const DeviceError& error) {
     return Status(StatusCode::kUnavailable, error.what());
   }

@@ -17,7 +17,8 @@ constexpr int64_t kCopyBytes = int64_t{8} << 20;  // of weights at a time
 
 class RuntimeBuffer final : public DeviceBuffer {
  public:
-  RuntimeBuffer(Runtime& runtime, std::byte* data, int64_t bytes) : DeviceBuffer(data, bytes), runtime_(runtime) {}
+  RuntimeBuffer(Runtime& runtime, std::byte* data, int64_t bytes)
+      : DeviceBuffer(data, bytes), runtime_(runtime) {}
   ~RuntimeBuffer() override { runtime_.release(data_); }
 
  private:
@@ -53,10 +54,12 @@ class CudaBackend final : public Backend {
   std::optional<int64_t> free_bytes() override { return runtime_->free_bytes(); }
 
   Status check_attention_shape(const AttentionShape& shape) const override {
-    const auto unsupported = [](const std::string& what) { return unimplemented("the CUDA kernels have no " + what); };
+    const auto unsupported = [](const std::string& what) {
+      return unimplemented("the CUDA kernels have no " + what);
+    };
     if (shape.head_dim % 8 != 0 || shape.head_dim < 8 || shape.head_dim > kMaxHeadDim) {
-      return unsupported("head dim " + std::to_string(shape.head_dim) + "; there are the multiples of 8 up to " +
-                         std::to_string(kMaxHeadDim));
+      return unsupported("head dim " + std::to_string(shape.head_dim) +
+                         "; there are the multiples of 8 up to " + std::to_string(kMaxHeadDim));
     }
     if (options_.page_slots % 16 != 0 || options_.page_slots < 16 || options_.page_slots > 256) {
       return unsupported("pages of " + std::to_string(options_.page_slots) +
@@ -142,7 +145,9 @@ class CudaBackend final : public Backend {
   void do_rmsnorm(const RmsNormArgs& args) override { run("rmsnorm", args.x, cuda::rmsnorm, args); }
   void do_add(const AddArgs& args) override { run("add", args.x, cuda::add, args); }
   void do_matmul(const MatmulArgs& args) override { run("matmul", args.x, cuda::matmul, args); }
-  void do_rope_table(const RopeTableArgs& args) override { run("rope_table", args.out, cuda::rope_table, args); }
+  void do_rope_table(const RopeTableArgs& args) override {
+    run("rope_table", args.out, cuda::rope_table, args);
+  }
   void do_rope_and_store(const RopeAndStoreArgs& args) override {
     run("rope_and_store", args.q, cuda::rope_and_store, args);
   }
@@ -154,7 +159,9 @@ class CudaBackend final : public Backend {
   }
   void do_glu(const GluArgs& args) override { run("glu", args.gate, cuda::glu, args); }
   void do_softcap(const SoftcapArgs& args) override { run("softcap", args.x, cuda::softcap, args); }
-  void do_store_pages(const StorePagesArgs& args) override { run("store_pages", args.k, cuda::store_pages, args); }
+  void do_store_pages(const StorePagesArgs& args) override {
+    run("store_pages", args.k, cuda::store_pages, args);
+  }
   void do_sample(const SampleArgs& args) override { run("sample", args.logits, cuda::sample, args); }
   void do_store_queries(const StoreQueriesArgs& args) override {
     run("store_queries", args.q, cuda::store_queries, args);

@@ -33,11 +33,13 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant_
 
 void gather(Context& context, const GatherArgs& args) {
   if (args.ids.empty()) return;
-  CHECK(args.table.dtype == args.out.dtype) << "the table was not placed: " << dtype_info(args.table.dtype).name;
+  CHECK(args.table.dtype == args.out.dtype)
+      << "the table was not placed: " << dtype_info(args.table.dtype).name;
   const int32_t* ids = context.upload(args.ids);
   dispatch_float(args.out.dtype, [&]<class T>() {
-    launch(gather_kernel<T>, {.x = static_cast<uint32_t>(args.out.rows), .y = blocks_of(args.out.cols, kPerBlock)},
-           kThreads, 0, context.ready(),
+    launch(gather_kernel<T>,
+           {.x = static_cast<uint32_t>(args.out.rows), .y = blocks_of(args.out.cols, kPerBlock)}, kThreads, 0,
+           context.ready(),
            GatherParams<T>{static_cast<const T*>(args.table.data), ids, static_cast<T*>(args.out.data),
                            args.table.stride, args.out.stride, args.out.cols, args.scale});
   });

@@ -43,8 +43,9 @@ __global__ void __launch_bounds__(kThreads) glu_kernel(const __grid_constant__ G
 void glu(Context& context, const GluArgs& args) {
   if (args.gate.rows == 0) return;
   dispatch_float(args.gate.dtype, [&]<class T>() {
-    launch(glu_kernel<T>, {.x = static_cast<uint32_t>(args.gate.rows), .y = blocks_of(args.gate.cols, kPerBlock)},
-           kThreads, 0, context.ready(),
+    launch(glu_kernel<T>,
+           {.x = static_cast<uint32_t>(args.gate.rows), .y = blocks_of(args.gate.cols, kPerBlock)}, kThreads,
+           0, context.ready(),
            GluParams<T>{static_cast<const T*>(args.gate.data), static_cast<const T*>(args.up.data),
                         static_cast<T*>(args.out.data), args.gate.stride, args.up.stride, args.out.stride,
                         args.gate.cols, args.activation == Activation::kGeluTanh});

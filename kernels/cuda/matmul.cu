@@ -4,6 +4,8 @@
 //           slices by cp.async. Matrix-bound beyond some 200 rows. Shared memory 30 KB (16-bit), 60 KB (f32).
 //   streams (T <= 4): a warp owns one weight row and streams it once, 16 bytes a lane; x comes from L1/L2. Memory-bound.
 // f32 (tests) uses exact products in the same places. On a card CudaBackend gives large products to cuBLASLt instead.
+#include <algorithm>
+
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -18,17 +20,18 @@ namespace {
 constexpr int32_t kMaxOutputs = 3;
 constexpr uint32_t kThreads = 128, kWarps = kThreads / kWarpSize;
 constexpr int32_t kTileM = 64, kTileN = 64, kTileK = 32, kStages = 3;
-constexpr int32_t kStride = kTileK + 8;  // of a row in shared memory: 80 bytes, ldmatrix without bank conflicts
+constexpr int32_t kStride =
+    kTileK + 8;  // of a row in shared memory: 80 bytes, ldmatrix without bank conflicts
 constexpr int32_t kStreamRows = 4;
 static_assert(kWarps == 4 && kTileM == 2 * 32 && kTileN == 2 * 32, "a warp owns a quarter of the tile");
 
 template <class T>
 struct Output {
-  const T* weight;  // [N, C]
-  void* out;        // [T, N] of T, or of f32
+  const T* weight;   // [N, C]
+  void* out;         // [T, N] of T, or of f32
   PlainValues bias;  // [N] or null
   int64_t weight_stride, out_stride;
-  int64_t num;       // N
+  int64_t num;          // N
   int32_t first_block;  // of the blocks over all outputs
   bool is_f32;
 };
@@ -68,12 +71,13 @@ __device__ __forceinline__ void put(const Output<T>& output, int64_t row, int64_
 
 // Columns [k, k + 32) of 64 rows from `first` on; rows beyond `rows` and columns beyond `cols` become 0.
 template <class T>
-__device__ __forceinline__ void load_slice(T* tile, const T* from, int64_t stride, int64_t first, int64_t rows,
-                                           int64_t cols, int64_t k, bool is_aligned) {
+__device__ __forceinline__ void load_slice(T* tile, const T* from, int64_t stride, int64_t first,
+                                           int64_t rows, int64_t cols, int64_t k, bool is_aligned) {
   constexpr int32_t kPer16 = 16 / sizeof(T);
   if (is_aligned) {
     constexpr int32_t kChunks = kTileK / kPer16;  // of a row
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileM * kChunks; i += static_cast<int32_t>(kThreads)) {
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileM * kChunks;
+         i += static_cast<int32_t>(kThreads)) {
       const int32_t r = i / kChunks, c = i % kChunks * kPer16;
       const int64_t left = first + r < rows ? cols - k - c : 0;
       const auto valid = static_cast<uint32_t>(max(int64_t{0}, min(left, int64_t{kPer16}))) * sizeof(T);
@@ -81,7 +85,8 @@ __device__ __forceinline__ void load_slice(T* tile, const T* from, int64_t strid
     }
     return;
   }
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileM * kTileK; i += static_cast<int32_t>(kThreads)) {
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileM * kTileK;
+       i += static_cast<int32_t>(kThreads)) {
     const int32_t r = i / kTileK, c = i % kTileK;
     const bool is_there = first + r < rows && k + c < cols;
     tile[r * kStride + c] = is_there ? from[(first + r) * stride + k + c] : from_f32<T>(0.0f);
@@ -102,8 +107,8 @@ __global__ void __launch_bounds__(kThreads) matmul_tile_kernel(const __grid_cons
     if (slice < slices) {
       const int64_t stage = slice % kStages;
       load_slice(tiles.x[stage], p.x, p.x_stride, row0, p.rows, p.cols, slice * kTileK, p.is_aligned);
-      load_slice(tiles.weight[stage], output.weight, output.weight_stride, n0, output.num, p.cols, slice * kTileK,
-                 p.is_aligned);
+      load_slice(tiles.weight[stage], output.weight, output.weight_stride, n0, output.num, p.cols,
+                 slice * kTileK, p.is_aligned);
     }
     cp_async_commit();
   };
@@ -233,8 +238,8 @@ void run(Context& context, const MatmulArgs& args, std::span<const MatmulOutput>
   if (streams) {
     launch(matmul_stream_kernel<T>, {.x = blocks}, kThreads, 0, context.ready(), params);
   } else {
-    launch(matmul_tile_kernel<T>, {.x = blocks_of(args.x.rows, kTileM), .y = blocks}, kThreads, sizeof(MatmulTiles<T>),
-           context.ready(), params);
+    launch(matmul_tile_kernel<T>, {.x = blocks_of(args.x.rows, kTileM), .y = blocks}, kThreads,
+           sizeof(MatmulTiles<T>), context.ready(), params);
   }
 }
 
@@ -243,7 +248,8 @@ void run(Context& context, const MatmulArgs& args, std::span<const MatmulOutput>
 void matmul(Context& context, const MatmulArgs& args) {
   const bool streams = args.x.rows <= kStreamRows && !context.is_deterministic();
   for (size_t first = 0; first < args.outputs.size(); first += kMaxOutputs) {
-    const auto outputs = args.outputs.subspan(first, std::min<size_t>(kMaxOutputs, args.outputs.size() - first));
+    const auto outputs =
+        args.outputs.subspan(first, std::min<size_t>(kMaxOutputs, args.outputs.size() - first));
     dispatch_float(args.x.dtype, [&]<class T>() { run<T>(context, args, outputs, streams); });
   }
 }

@@ -17,9 +17,9 @@ constexpr int64_t kWarpCols = 512;  // groups up to here are a warp's
 
 template <class T>
 struct RmsNormParams {
-  const T* x;   // [T, groups * C]
-  T* residual;  // [T, groups * C] or null
-  T* out;       // [T, groups * C]
+  const T* x;          // [T, groups * C]
+  T* residual;         // [T, groups * C] or null
+  T* out;              // [T, groups * C]
   PlainValues weight;  // [C]
   int64_t x_stride, residual_stride, out_stride;
   int64_t cols;    // C
@@ -30,8 +30,8 @@ struct RmsNormParams {
 
 // The values thread `at` of `threads` has of group `group` of row `row`: adds the residual, gives their squares.
 template <class T>
-__device__ __forceinline__ float add_and_square(const RmsNormParams<T>& p, int64_t row, int64_t group, uint32_t at,
-                                                uint32_t threads) {
+__device__ __forceinline__ float add_and_square(const RmsNormParams<T>& p, int64_t row, int64_t group,
+                                                uint32_t at, uint32_t threads) {
   const T* x = p.x + row * p.x_stride + group * p.cols;
   T* residual = p.residual + row * p.residual_stride + group * p.cols;
   float squares = 0.0f;
@@ -47,8 +47,8 @@ __device__ __forceinline__ float add_and_square(const RmsNormParams<T>& p, int64
 }
 
 template <class T>
-__device__ __forceinline__ void write_scaled(const RmsNormParams<T>& p, int64_t row, int64_t group, uint32_t at,
-                                             uint32_t threads, float squares) {
+__device__ __forceinline__ void write_scaled(const RmsNormParams<T>& p, int64_t row, int64_t group,
+                                             uint32_t at, uint32_t threads, float squares) {
   const T* from = p.residual != nullptr ? p.residual + row * p.residual_stride : p.x + row * p.x_stride;
   T* out = p.out + row * p.out_stride + group * p.cols;
   const float scale = rsqrt_exact(squares / static_cast<float>(p.cols) + p.eps);
@@ -92,8 +92,8 @@ void rmsnorm(Context& context, const RmsNormArgs& args) {
                                   args.eps,
                                   args.offset};
     if (cols <= kWarpCols) {
-      launch(rmsnorm_warp_kernel<T>, {.x = blocks_of(args.x.rows * groups, kWarps)}, kThreads, 0, context.ready(),
-             params);
+      launch(rmsnorm_warp_kernel<T>, {.x = blocks_of(args.x.rows * groups, kWarps)}, kThreads, 0,
+             context.ready(), params);
     } else {
       launch(rmsnorm_block_kernel<T>,
              {.x = static_cast<uint32_t>(args.x.rows), .y = static_cast<uint32_t>(groups)}, kThreads,

@@ -1,6 +1,8 @@
 // Rotates the heads of q and k in place, (a, b) -> (a cos - b sin, b cos + a sin) for pairs (i, i + D/2) or (2i, 2i + 1), and
 // writes k and v to rows of layer scratch or behind the entries of the pages, with the position beside them.
 // Bound by memory. Grid: (rows, heads of q, k and v over 8). A warp owns one head of one row.
+#include <algorithm>
+
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -53,7 +55,8 @@ __device__ __forceinline__ void rotate(T* x, const float* rope, int32_t head_dim
 }
 
 template <class T, class C>
-__global__ void __launch_bounds__(kThreads) rope_and_store_kernel(const __grid_constant__ StoreParams<T, C> p) {
+__global__ void __launch_bounds__(kThreads)
+    rope_and_store_kernel(const __grid_constant__ StoreParams<T, C> p) {
   const int64_t row = blockIdx.x;
   auto head = static_cast<int32_t>(blockIdx.y * kWarps + warp_idx());
   const int32_t segment = p.segment_of[row];
@@ -124,7 +127,8 @@ void rope_and_store(Context& context, const RopeAndStoreArgs& args) {
     const auto begin = segment_of.host.begin() + s.row_begin;
     std::fill(begin, begin + s.num_rows, static_cast<int32_t>(i));
     StoreTarget& target = targets.host[i];
-    target = {s.row_begin, s.scratch_k.data, s.scratch_v.data, s.scratch_k.stride, s.scratch_v.stride, next, width_of(s)};
+    target = {s.row_begin, s.scratch_k.data, s.scratch_v.data, s.scratch_k.stride, s.scratch_v.stride,
+              next,        width_of(s)};
     const DType own = s.scratch_k ? s.scratch_k.dtype : args.cache.dtype;
     CHECK(i == 0 || own == type) << "scratch and pages differ in type";
     type = own;
@@ -145,12 +149,13 @@ void rope_and_store(Context& context, const RopeAndStoreArgs& args) {
   const auto num_heads = static_cast<int32_t>(args.q.cols / head_dim);
   const auto start = [&]<class T, class C>() {
     launch(rope_and_store_kernel<T, C>,
-           {.x = static_cast<uint32_t>(args.q.rows), .y = blocks_of(num_heads + 2 * num_kv_heads, kWarps)}, kThreads, 0,
-           context.ready(),
+           {.x = static_cast<uint32_t>(args.q.rows), .y = blocks_of(num_heads + 2 * num_kv_heads, kWarps)},
+           kThreads, 0, context.ready(),
            StoreParams<T, C>{static_cast<T*>(args.q.data), static_cast<T*>(args.k.data),
-                             static_cast<const T*>(args.v.data), args.rope.f32(), positions, segment_of.device,
-                             targets.device, tables.device, paged_view<C>(args.cache), args.q.stride, args.k.stride,
-                             args.v.stride, args.rope.stride, num_heads, num_kv_heads, head_dim, args.interleaved});
+                             static_cast<const T*>(args.v.data), args.rope.f32(), positions,
+                             segment_of.device, targets.device, tables.device, paged_view<C>(args.cache),
+                             args.q.stride, args.k.stride, args.v.stride, args.rope.stride, num_heads,
+                             num_kv_heads, head_dim, args.interleaved});
   };
   // The activations' own type, or f32 activations over a smaller cache.
   dispatch_float(args.q.dtype, [&]<class T>() {
@@ -159,7 +164,8 @@ void rope_and_store(Context& context, const RopeAndStoreArgs& args) {
     } else if constexpr (!kIsHalf<T>) {
       dispatch_half(type, [&]<class C>() { start.template operator()<T, C>(); });
     } else {
-      CHECK(false) << dtype_info(args.q.dtype).name << " activations over a cache of " << dtype_info(type).name;
+      CHECK(false) << dtype_info(args.q.dtype).name << " activations over a cache of "
+                   << dtype_info(type).name;
     }
   });
 }

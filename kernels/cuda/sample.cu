@@ -4,6 +4,10 @@
 // Tokens are ordered by (weight descending, id ascending), weight = exp((logit - max) / temperature) in (0, 1]. A cut of that
 // order is found digit by digit over the bits of the weight (radix select), then among the ids of equal weight. Sums of
 // weights are integers, units of 2^-40: the same for any order of addition, so a draw depends on nothing but its row.
+#include <algorithm>
+#include <vector>
+
+#include "kernels/base/philox.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -61,7 +65,7 @@ struct SampleShared {
   float floats[kWarpSize];
   uint64_t sums[kWarpSize];
   uint32_t ints[kWarpSize];
-  uint64_t found;     // of the last search
+  uint64_t found;  // of the last search
   uint64_t left_mass;
   uint32_t left_count;
   uint32_t digit;
@@ -103,7 +107,8 @@ __device__ __forceinline__ uint64_t kept_units(const uint32_t* weights, int32_t 
 // The first id in rising order at which the running sum of value(i) exceeds `target`, or the last id with a value where none
 // does. Every thread gets it. Tiles of kThreads ids; a thread holds one id of each.
 template <class Value>
-__device__ __forceinline__ uint32_t find_id(int32_t vocab, uint64_t target, SampleShared& shared, Value value) {
+__device__ __forceinline__ uint32_t find_id(int32_t vocab, uint64_t target, SampleShared& shared,
+                                            Value value) {
   uint64_t before = 0;
   uint32_t last = kNoToken;
   if (threadIdx.x == 0) shared.found = kNoToken;
@@ -118,7 +123,8 @@ __device__ __forceinline__ uint32_t find_id(int32_t vocab, uint64_t target, Samp
     if (lane_idx() == kWarpSize - 1) shared.sums[warp_idx()] = sum;
     const uint32_t has_value = ballot(own > 0);
     if (lane_idx() == 0)
-      shared.ints[warp_idx()] = has_value == 0 ? kNoToken : base + warp_idx() * kWarpSize + 31 - leading_zeros(has_value);
+      shared.ints[warp_idx()] =
+          has_value == 0 ? kNoToken : base + warp_idx() * kWarpSize + 31 - leading_zeros(has_value);
     sync_threads();
     uint64_t tile = 0;
     for (uint32_t w = 0; w < kWarps; ++w) {
@@ -138,8 +144,8 @@ __device__ __forceinline__ uint32_t find_id(int32_t vocab, uint64_t target, Samp
 }
 
 // The token at which, in the order and among those within `bound`, `count` tokens or `mass` units are reached.
-__device__ __forceinline__ Bound find_cut(const uint32_t* weights, int32_t vocab, const Bound& bound, uint32_t count,
-                                          uint64_t mass, SampleShared& shared) {
+__device__ __forceinline__ Bound find_cut(const uint32_t* weights, int32_t vocab, const Bound& bound,
+                                          uint32_t count, uint64_t mass, SampleShared& shared) {
   uint32_t prefix = 0, mask = 0;
   for (int32_t shift = 24; shift >= 0; shift -= 8) {
     for (uint32_t b = threadIdx.x; b < kBins; b += kThreads) {
@@ -158,7 +164,8 @@ __device__ __forceinline__ Bound find_cut(const uint32_t* weights, int32_t vocab
     if (threadIdx.x == 0) {
       uint32_t digit = kBins - 1, lowest = 0;
       while (lowest < kBins - 1 && shared.counts[lowest] == 0) ++lowest;
-      while (digit > lowest && shared.counts[digit] < count && shared.mass[digit] < mass) {
+      while (digit > lowest &&
+             (shared.counts[digit] == 0 || (shared.counts[digit] < count && shared.mass[digit] < mass))) {
         count -= shared.counts[digit];
         mass -= shared.mass[digit];
         --digit;
@@ -176,7 +183,7 @@ __device__ __forceinline__ Bound find_cut(const uint32_t* weights, int32_t vocab
   }
   // Equal weights: the number of ids still wanted.
   const uint64_t each = units(prefix) > 0 ? units(prefix) : 1;
-  uint64_t wanted = (mass + each - 1) / each;
+  uint64_t wanted = mass / each + (mass % each != 0 ? 1 : 0);
   if (count < wanted) wanted = count;
   if (wanted == 0) wanted = 1;
   const uint32_t token = find_id(vocab, wanted - 1, shared, [&](uint32_t i) {
@@ -185,18 +192,21 @@ __device__ __forceinline__ Bound find_cut(const uint32_t* weights, int32_t vocab
   return {prefix, token};
 }
 
-__device__ __forceinline__ void apply_masks(float* logits, float* original, int32_t vocab, const DeviceRow& row) {
+__device__ __forceinline__ void apply_masks(float* logits, float* original, int32_t vocab,
+                                            const DeviceRow& row) {
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.num_biases; i += static_cast<int32_t>(kThreads))
     logits[row.biases[i].token] += row.biases[i].bias;  // each token once
   sync_threads();
   if (row.num_allowed > 0) {
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.num_allowed; i += static_cast<int32_t>(kThreads))
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.num_allowed;
+         i += static_cast<int32_t>(kThreads))
       original[row.allowed[i]] = logits[row.allowed[i]];
     sync_threads();
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < vocab; i += static_cast<int32_t>(kThreads))
       logits[i] = -kInfinity;
     sync_threads();
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.num_allowed; i += static_cast<int32_t>(kThreads))
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.num_allowed;
+         i += static_cast<int32_t>(kThreads))
       logits[row.allowed[i]] = original[row.allowed[i]];
     sync_threads();
   }
@@ -219,9 +229,9 @@ __device__ __forceinline__ void penalise(float* logits, int32_t vocab, const Dev
 }
 
 // Log probabilities of the chosen token and of the best, from the logits before penalties.
-__device__ __forceinline__ void fill_logprobs(const SampleParams& p, const float* logits, float max, int32_t token,
-                                              const DeviceRow& row, SampleShared& shared, DeviceResult& result,
-                                              DeviceTop* top) {
+__device__ __forceinline__ void fill_logprobs(const SampleParams& p, const float* logits, float max,
+                                              int32_t token, const DeviceRow& row, SampleShared& shared,
+                                              DeviceResult& result, DeviceTop* top) {
   const auto vocab = static_cast<uint32_t>(p.vocab);
   uint64_t sum = 0;
   for (uint32_t i = threadIdx.x; i < vocab; i += kThreads) sum += units(f32_to_bits(expf(logits[i] - max)));
@@ -295,7 +305,8 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant_
   if (row.forced >= 0) {
     token = static_cast<uint32_t>(row.forced);
   } else if (is_greedy) {
-    token = find_id(p.vocab, 0, shared, [&](uint32_t i) { return logits[i] == max ? uint64_t{1} : uint64_t{0}; });
+    token =
+        find_id(p.vocab, 0, shared, [&](uint32_t i) { return logits[i] == max ? uint64_t{1} : uint64_t{0}; });
   } else {
     auto* weights = reinterpret_cast<uint32_t*>(logits);
     for (uint32_t i = threadIdx.x; i < vocab; i += kThreads)
@@ -369,9 +380,18 @@ void sample(Context& context, const SampleArgs& args) {
   }
   auto* results = context.workspace<DeviceResult>(static_cast<int64_t>(rows));
   auto* top = context.workspace<DeviceTop>(static_cast<int64_t>(rows) * std::max(1, max_top));
-  launch(sample_kernel, {.x = static_cast<uint32_t>(rows)}, kThreads, sizeof(SampleShared), context.ready(),
-         SampleParams{args.logits.f32(), context.workspace<float>(args.logits.rows * args.logits.cols), staged.device,
-                      results, top, args.logits.stride, vocab, max_top});
+  // As many rows at once as there is room for their logits before penalties.
+  const int64_t room = context.workspace_left() / (int64_t{vocab} * 4 + 256);
+  const int64_t batch = std::min<int64_t>(room, args.logits.rows);
+  CHECK(batch > 0) << "no workspace for one row of " << vocab << " logits";
+  auto* original = context.workspace<float>(batch * vocab);
+  for (int64_t begin = 0; begin < args.logits.rows; begin += batch) {
+    const int64_t count = std::min(batch, args.logits.rows - begin);
+    launch(sample_kernel, {.x = static_cast<uint32_t>(count)}, kThreads, sizeof(SampleShared),
+           context.ready(),
+           SampleParams{args.logits.f32(begin), original, staged.device + begin, results + begin,
+                        top + begin * max_top, args.logits.stride, vocab, max_top});
+  }
   const std::span<DeviceResult> on_host = context.read_back(results, rows);
   for (size_t i = 0; i < rows; ++i) {
     SampleResult& result = args.results[i];

@@ -26,8 +26,8 @@ __global__ void __launch_bounds__(kThreads) softcap_kernel(const __grid_constant
 
 void softcap(Context& context, const SoftcapArgs& args) {
   if (args.x.rows == 0) return;
-  launch(softcap_kernel, {.x = static_cast<uint32_t>(args.x.rows), .y = blocks_of(args.x.cols, kPerBlock)}, kThreads, 0,
-         context.ready(), SoftcapParams{args.x.f32(), args.x.stride, args.x.cols, args.cap});
+  launch(softcap_kernel, {.x = static_cast<uint32_t>(args.x.rows), .y = blocks_of(args.x.cols, kPerBlock)},
+         kThreads, 0, context.ready(), SoftcapParams{args.x.f32(), args.x.stride, args.x.cols, args.cap});
 }
 
 }  // namespace restkv::cuda

@@ -24,7 +24,8 @@ struct StorePagesParams {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) store_pages_kernel(const __grid_constant__ StorePagesParams<T> p) {
+__global__ void __launch_bounds__(kThreads)
+    store_pages_kernel(const __grid_constant__ StorePagesParams<T> p) {
   const int64_t row = blockIdx.x;
   const auto head = static_cast<int32_t>(blockIdx.y * kWarps + warp_idx());
   if (head >= p.num_kv_heads) return;
@@ -56,9 +57,9 @@ void store_pages(Context& context, const StorePagesArgs& args) {
     launch(store_pages_kernel<T>,
            {.x = static_cast<uint32_t>(args.k.rows), .y = blocks_of(args.num_kv_heads, kWarps)}, kThreads, 0,
            context.ready(),
-           StorePagesParams<T>{static_cast<const T*>(args.k.data), static_cast<const T*>(args.v.data), positions, pages,
-                               kv_len, paged_view<T>(args.cache), args.k.stride, args.v.stride, args.tables.stride,
-                               args.num_kv_heads});
+           StorePagesParams<T>{static_cast<const T*>(args.k.data), static_cast<const T*>(args.v.data),
+                               positions, pages, kv_len, paged_view<T>(args.cache), args.k.stride,
+                               args.v.stride, args.tables.stride, args.num_kv_heads});
   });
 }
 

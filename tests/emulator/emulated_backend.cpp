@@ -36,7 +36,8 @@ class EmulatedRuntime final : public Runtime {
     CUDA_CHECK(emulator::next_call_error());
     const std::lock_guard lock(mutex_);
     if (bytes > left_) return nullptr;
-    auto* memory = static_cast<std::byte*>(std::aligned_alloc(256, static_cast<size_t>((bytes + 511) / 256 * 256)));
+    auto* memory =
+        static_cast<std::byte*>(std::aligned_alloc(256, static_cast<size_t>((bytes + 511) / 256 * 256)));
     if (memory == nullptr) return nullptr;
     if (bytes <= kPoisonedBytes) std::memset(memory, kPoison, static_cast<size_t>(bytes));
     left_ -= bytes;
@@ -87,10 +88,10 @@ namespace restkv {
 
 std::unique_ptr<Backend> make_emulated_backend(const EmulatedOptions& options) {
   return cuda::make_backend(std::make_unique<cuda::EmulatedRuntime>(options.memory_bytes),
-                                    {.type = options.type,
-                                     .page_slots = options.page_slots,
-                                     .workspace_bytes = options.workspace_bytes,
-                                     .is_deterministic = options.is_deterministic});
+                            {.type = options.type,
+                             .page_slots = options.page_slots,
+                             .workspace_bytes = options.workspace_bytes,
+                             .is_deterministic = options.is_deterministic});
 }
 
 }  // namespace restkv

@@ -291,5 +291,26 @@ TEST(Philox, KnownAnswers) {
             (std::array<uint32_t, 4>{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
+// Prompt log probabilities: the token is given, and its own log probability comes back whatever would have been drawn.
+TEST_P(Sampling, AForcedTokenIsGivenNotDrawn) {
+  const Floats logits = random_floats(50, 21, 2.0f);
+  double sum = 0.0;
+  for (const float x : logits) sum += std::exp(static_cast<double>(x));
+  for (const float temperature : {0.0f, 1.0f}) {
+    SamplingParams params;
+    params.temperature = temperature;
+    params.num_logprobs = 2;
+    for (const int32_t token : {0, 17, 49}) {
+      SampleRow row;
+      row.forced = token;
+      const SampleResult result = draw(logits, params, row);
+      EXPECT_EQ(result.token, token);
+      EXPECT_NEAR(static_cast<double>(result.logprob),
+                  static_cast<double>(logits[static_cast<size_t>(token)]) - std::log(sum), 1e-5);
+      EXPECT_EQ(result.top.size(), 2u);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace restkv
