@@ -91,7 +91,8 @@ TEST(DeviceFailure, EveryCallMayFail) {
 }
 
 TEST(Device, NamesAreChecked) {
-  for (const char* name : {"auto", "cpu", "cuda", "cuda:0", "cuda:12"}) EXPECT_TRUE(check_device_name(name).ok()) << name;
+  for (const char* name : {"auto", "cpu", "cuda", "cuda:0", "cuda:12"})
+    EXPECT_TRUE(check_device_name(name).ok()) << name;
   for (const char* name : {"", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:1x", "cudas", "CPU"})
     EXPECT_EQ(check_device_name(name).code(), StatusCode::kInvalidArgument) << name;
   EXPECT_EQ(check_device_name("cuda:0,1").code(), StatusCode::kUnimplemented);
@@ -117,7 +118,8 @@ TEST(Device, ShapesWithoutAKernelAreRefusedAtLoad) {
   const auto model = testing::make_tiny_model(shape);
   const Result<std::unique_ptr<Engine>> engine = Engine::start(model, emulated_options());
   ASSERT_FALSE(engine.ok());
-  EXPECT_NE(engine.status().message().find("head dim 12; there are the multiples of 8 up to 256"), std::string::npos)
+  EXPECT_NE(engine.status().message().find("head dim 12; there are the multiples of 8 up to 256"),
+            std::string::npos)
       << engine.status().message();
 }
 
@@ -130,8 +132,10 @@ TEST(Device, TooLittleMemoryNamesTheSetting) {
   options.memory_fraction = 0.01;
   const Result<std::unique_ptr<Engine>> engine = Engine::start(testing::make_tiny_model(), options);
   ASSERT_FALSE(engine.ok());
-  EXPECT_NE(engine.status().message().find("--max-model-len"), std::string::npos) << engine.status().message();
-  EXPECT_NE(engine.status().message().find("--memory-fraction"), std::string::npos) << engine.status().message();
+  EXPECT_NE(engine.status().message().find("--max-model-len"), std::string::npos)
+      << engine.status().message();
+  EXPECT_NE(engine.status().message().find("--memory-fraction"), std::string::npos)
+      << engine.status().message();
 }
 
 }  // namespace

@@ -33,7 +33,8 @@ struct BackendCase {
   int32_t head_dim_multiple = 1;  // of the head dims it takes
 };
 
-// Every backend present: each processor level of the CPU is a column (RESTKV_CPU_TARGET names a single one).
+// Every backend present: each processor level of the CPU is a column (RESTKV_CPU_TARGET names a single one); `emulated` is
+// the CUDA backend with all its kernels on the emulator, in f32.
 inline const std::vector<BackendCase>& backend_cases() {
   static const std::vector<BackendCase> cases = [] {
     std::vector<BackendCase> list;
@@ -44,29 +45,29 @@ inline const std::vector<BackendCase>& backend_cases() {
       list.push_back({"cpu_" + name, [name](int threads) { return make_cpu_backend(threads, name); }});
     }
     if (only == nullptr) {
-      list.push_back({.name = "emulated",
-                      .make = [](int) { return make_emulated_backend(); },
-                      .is_emulated = true,
-                      .is_row_independent = false});
-      list.push_back({.name = "emulated_deterministic",
-                      .make = [](int) { return make_emulated_backend({.is_deterministic = true}); },
-                      .is_emulated = true});
+      const BackendCase emulated{.name = "emulated",
+                                 .make = [](int) { return make_emulated_backend(); },
+                                 .is_emulated = true,
+                                 .is_row_independent = false,
+                                 .is_exact = false,
+                                 .has_bf16_cache = true,
+                                 .head_dim_multiple = 8};
+      list.push_back(emulated);
+      list.push_back(emulated);
+      list.back().name = "emulated_deterministic";
+      list.back().make = [](int) { return make_emulated_backend({.is_deterministic = true}); };
+      list.back().is_row_independent = true;
     }
     return list;
   }();
   return cases;
 }
 
-// The columns of the ops that have kernels for the card: attention and eviction. `emulated` runs those on the emulator.
+// The columns of attention and eviction, which `deterministic` does not change.
 inline const std::vector<BackendCase>& device_op_cases() {
   static const std::vector<BackendCase> cases = [] {
     std::vector<BackendCase> list = backend_cases();
-    list.push_back({.name = "emulated",
-                    .make = [](int) { return make_emulated_backend(); },
-                    .is_emulated = true,
-                    .is_exact = false,
-                    .has_bf16_cache = true,
-                    .head_dim_multiple = 8});
+    std::erase_if(list, [](const BackendCase& c) { return c.name == "emulated_deterministic"; });
     return list;
   }();
   return cases;
