@@ -271,7 +271,7 @@ __device__ __forceinline__ void fill_logprobs(const SampleParams& p, const float
   if (threadIdx.x == 0) result.num_top = held;
 }
 
-__global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant__ SampleParams p) {
+__global__ void __launch_bounds__(kThreads, 1) sample_kernel(const __grid_constant__ SampleParams p) {
   auto& shared = *shared_memory<SampleShared>();
   const DeviceRow& row = p.rows[blockIdx.x];
   DeviceResult& result = p.results[blockIdx.x];
