@@ -62,7 +62,7 @@ run_ctest() {
 }
 
 part_install() {
-  tools/install_deps.sh "${install_options[@]}" || return 1
+  tools/install_deps.sh --cuda "${install_options[@]}" || return 1
   # Without the network the tests of the demo model are skipped, and say so.
   tools/get_demo_model.sh || echo "test: the demo model could not be had; its tests will be skipped"
 }
