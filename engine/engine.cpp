@@ -237,18 +237,19 @@ void LocalEngine::publish() {
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::start(std::shared_ptr<const Model> model,
-                                              const EngineOptions& options) {
-  Result<std::unique_ptr<Backend>> backend = make_backend(options);
-  if (!backend.ok()) return backend.status();
-  Result<MemoryPlan> plan = Executor::plan(*model, **backend, options, available_memory(**backend));
-  if (!plan.ok()) return plan.status();
-  auto engine = std::make_unique<LocalEngine>(std::move(model), options, *plan, std::move(*backend));
+                                              const EngineOptions& asked) {
   try {
+    Result<std::unique_ptr<Backend>> backend = make_backend(asked);
+    if (!backend.ok()) return backend.status();
+    const EngineOptions options = fit_options(asked, **backend);
+    Result<MemoryPlan> plan = Executor::plan(*model, **backend, options, available_memory(**backend));
+    if (!plan.ok()) return plan.status();
+    auto engine = std::make_unique<LocalEngine>(std::move(model), options, *plan, std::move(*backend));
     engine->begin();
+    return std::unique_ptr<Engine>(std::move(engine));
   } catch (const DeviceError& error) {
     return Status(StatusCode::kUnavailable, std::string("device failure: ") + error.what());
   }
-  return std::unique_ptr<Engine>(std::move(engine));
 }
 
 }  // namespace restkv

@@ -20,9 +20,10 @@ namespace restkv {
 class Backend;
 
 struct EngineOptions {
-  int32_t threads = 0;        // 0: physical cores
-  int64_t max_model_len = 0;  // 0: the model's context, bounded by memory
-  int32_t max_num_seqs = 32;  // sequences that decode in one step
+  std::string device = "auto";  // auto, cpu, cuda, cuda:N
+  int32_t threads = 0;          // 0: physical cores
+  int64_t max_model_len = 0;    // 0: the model's context, bounded by memory
+  int32_t max_num_seqs = 32;    // sequences that decode in one step
   int32_t max_num_batched_tokens = 512;
   double memory_fraction = 0.5;     // of what the machine leaves beside the weights, for the page pool
   DType cache_dtype = DType::kF32;  // kF32 or kF16

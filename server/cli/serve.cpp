@@ -9,7 +9,11 @@
 #include <filesystem>
 #include <optional>
 
+<<<<<<< HEAD
 #include "server/cli/allocation_path.h"
+=======
+#include "engine/device_name.h"
+>>>>>>> cuda
 #include "server/cli/model_loading.h"
 #include "server/cli/verbs.h"
 #include "server/config/build_info.h"
@@ -120,6 +124,7 @@ int run_serve(const Invocation& invocation) {
   log_event(LogLevel::kInfo, "model loaded",
             {{"id", model.name},
              {"path", loaded->model->path},
+             {"device", device_text(settings.engine)},
              {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
   log_event(LogLevel::kInfo, "memory plan",
             {{"weights", rounded_size_text(plan.weights)},

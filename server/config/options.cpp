@@ -203,6 +203,13 @@ std::vector<Option> make_table() {
        .field = [](Settings& s) { return &s.server.drain_timeout; }},
 
       // engine
+      {.flag = "device",
+       .section = "engine",
+       .key = "device",
+       .type = kString,
+       .verbs = kWithEngine,
+       .help = "auto (a card where there is one), cpu, cuda or cuda:N",
+       .field = [](Settings& s) { return &s.engine.device; }},
       {.flag = "threads",
        .aliases = {"t"},
        .section = "engine",
