@@ -9,17 +9,26 @@
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "engine/engine.h"
 #include "engine/logits.h"
 #include "engine/model/safetensors.h"
+#include "tests/emulator/emulated_backend.h"
 #include "tests/golden/golden_folder.h"
 
 namespace fs = std::filesystem;
 
 namespace restkv {
 namespace {
+
+// The card's kernels on the emulator are slow: fewer cuts, and answers in a batch only.
+#ifdef RESTKV_EMULATED
+constexpr bool kIsEmulated = true;
+#else
+constexpr bool kIsEmulated = false;
+#endif
 
 struct Prompt {
   std::vector<int32_t> tokens;  // [T]
@@ -94,6 +103,9 @@ EngineOptions test_options(int32_t max_num_batched_tokens) {
   options.max_model_len = 160;
   options.max_num_seqs = 8;
   options.max_num_batched_tokens = max_num_batched_tokens;
+#ifdef RESTKV_EMULATED
+  options.backend_maker = []() -> Result<std::unique_ptr<Backend>> { return make_emulated_backend(); };
+#endif
   return options;
 }
 
@@ -185,7 +197,7 @@ std::string compare_greedy(const std::shared_ptr<const Model>& model, const Case
   for (size_t i = 0; i < all.size(); ++i) {
     const std::string which = "prompt of " + std::to_string(all[i]->tokens.size()) + " tokens: ";
     if (together[i] != all[i]->greedy) return which + "greedy tokens differ in a batch";
-    if (greedy_answers(**engine, {all[i]}).front() != all[i]->greedy)
+    if (!kIsEmulated && greedy_answers(**engine, {all[i]}).front() != all[i]->greedy)
       return which + "greedy tokens differ alone";
   }
   return {};
@@ -204,11 +216,12 @@ void run_case(Case& c, golden::Run& run) {
     int32_t batched_tokens;
     std::vector<int32_t> pieces;
   };
-  const std::vector<Cut> cuts = {{"one piece, one step", 128, {}},
-                                 {"one piece, units of 17 rows", 17, {}},
-                                 {"uneven pieces", 128, {5, 3, 11, 2, 1, 7}},
-                                 {"uneven pieces, the first in units", 16, {40, 3, 11, 5}},
-                                 {"token by token", 128, {1}}};
+  const std::vector<Cut> all_cuts = {{"one piece, one step", 128, {}},
+                                     {"uneven pieces, the first in units", 16, {40, 3, 11, 5}},
+                                     {"one piece, units of 17 rows", 17, {}},
+                                     {"uneven pieces", 128, {5, 3, 11, 2, 1, 7}},
+                                     {"token by token", 128, {1}}};
+  const std::span cuts = std::span(all_cuts).first(kIsEmulated ? 2 : all_cuts.size());
   for (const Prompt& prompt : c.prompts) {
     for (const Cut& cut : cuts) {
       const std::string what = compare_logits(**model, prompt, c.tolerance, cut.batched_tokens, cut.pieces);
@@ -217,6 +230,7 @@ void run_case(Case& c, golden::Run& run) {
     }
   }
   for (const int32_t batched_tokens : {128, 24}) {
+    if (kIsEmulated && batched_tokens != 128) continue;
     const std::string what = compare_greedy(*model, c, batched_tokens);
     if (!what.empty()) return run.fail(c.name, what);
   }
