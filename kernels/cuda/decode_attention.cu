@@ -85,6 +85,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int32_t kDimTiles = kDim / 16;
   constexpr int32_t kOwnTiles = (kDimTiles + kWarps - 1) / kWarps;  // 16 of D each, of a warp
   auto& shared = *shared_memory<Shared>();
+  static_assert(sizeof(Shared) + sizeof(Shared::tiles) <= (163u << 10), "two stages on sm_80");
+  static_assert(!kIsHalf<T> || kDim > 128 || sizeof(Shared) + sizeof(Shared::tiles) <= (99u << 10),
+                "on sm_86");
+  static_assert(!kIsHalf<T> || kDim > 128 || sizeof(Shared) + 2 * sizeof(Shared::tiles) <= (163u << 10),
+                "three stages on sm_80");
   const auto unit = static_cast<int32_t>(blockIdx.x);
   const auto split = static_cast<int32_t>(blockIdx.y);
   const QueryTile tile = p.tiles[unit / p.num_kv_heads];

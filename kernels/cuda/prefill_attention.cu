@@ -66,6 +66,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   [[maybe_unused]] constexpr int kUnroll = kUnrollTiles<T>;
   constexpr int32_t kRow = kRowElements<T, kDim>;
   auto& shared = *shared_memory<PrefillShared<T, kDim>>();
+  static_assert(sizeof(shared) <= (163u << 10), "sm_80");
+  static_assert(!kIsHalf<T> || kDim > 128 || sizeof(shared) <= (88u << 10), "2 blocks of sm_90, 1 of sm_86");
   const QueryTile tile = p.tiles[blockIdx.x];
   const AttentionSegment& segment = p.segments[tile.segment];
   const auto kv_head = static_cast<int32_t>(blockIdx.y);
