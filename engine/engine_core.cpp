@@ -90,6 +90,11 @@ void EngineCore::turn() {
       scheduler_.admit(admitted_);
       const Clock::time_point now = now_();
       for (Sequence* sequence : admitted_) {
+        sequence->cached_tokens = (sequence->leader ? sequence->leader : sequence)->first_row;
+        if (!sequence->leader && executor_.prefixes().is_enabled()) {
+          counters_.prefix_queries += sequence->prompt_len;
+          counters_.prefix_hits += sequence->first_row;
+        }
         sequence->admitted = now;
         sequence->handle->phase.store(RequestPhase::kPrefill, std::memory_order_relaxed);
         trace_.add(counters_.steps, TurnTrace::Event::kAdmit, static_cast<int64_t>(sequence->key.arrival),
@@ -228,7 +233,9 @@ Status EngineCore::check(const Request& request) const {
         .with_reason("context_length_exceeded");
   }
   // All choices are admitted together.
-  const int64_t largest = std::min<int64_t>(options_.max_num_seqs, plan_.pages / pages);
+  const int64_t more = executor_.pages_for_more(request.cache, prompt_len, request.max_tokens);
+  const int64_t largest = std::min<int64_t>(
+      options_.max_num_seqs, 1 + (more > 0 ? (plan_.pages - pages) / more : options_.max_num_seqs));
   if (request.num_choices > largest) {
     return invalid_argument("n is " + std::to_string(request.num_choices) + ", and " +
                             std::to_string(largest) + (largest == 1 ? " choice" : " choices") +
@@ -330,6 +337,7 @@ void EngineCore::finish(Sequence* sequence, FinishReason reason, int32_t token, 
   record.token = token;
   record.error = std::move(error);
   record.counters.prompt_tokens = retired->prompt_len;
+  record.counters.cached_tokens = retired->cached_tokens;
   record.counters.completion_tokens = retired->num_generated();
   const Clock::time_point arrival = retired->request().arrival;
   const bool was_admitted = retired->admitted != Clock::time_point{};
@@ -437,6 +445,7 @@ const EngineStats& EngineCore::stats() {
   counters_.pages_total = pool.total();
   counters_.pages_free = pool.free();
   counters_.pages_owned = pool.owned();
+  counters_.pages_cached = pool.cached();
   counters_.eviction_prefill_seconds = executor_.eviction_seconds().prefill;
   counters_.eviction_decode_seconds = executor_.eviction_seconds().decode;
   return counters_;

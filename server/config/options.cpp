@@ -296,6 +296,24 @@ std::vector<Option> make_table() {
            [](const Settings& s) -> size_t { return s.engine.cache_dtype == DType::kF16; },
            [](Settings& s, size_t i) { s.engine.cache_dtype = i == 1 ? DType::kF16 : DType::kF32; }}},
 
+      // prefix
+      {.flag = "prefix-fraction",
+       .section = "prefix",
+       .key = "fraction",
+       .type = kFloat,
+       .max = 0.9,
+       .verbs = kServe,
+       .help = "Share of the cache's pages that beginnings of earlier prompts may keep; 0: none are kept",
+       .field = [](Settings& s) { return &s.engine.prefix_fraction; }},
+      {.flag = "prefix-max-tokens",
+       .section = "prefix",
+       .key = "max_tokens",
+       .type = kInt,
+       .max = 1e9,
+       .verbs = kServe,
+       .help = "First tokens of a prompt that may be kept",
+       .field = [](Settings& s) { return &s.engine.prefix_max_tokens; }},
+
       // cache, the defaults of requests
       {.flag = "policy",
        .section = "cache",
