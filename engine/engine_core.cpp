@@ -135,6 +135,9 @@ void EngineCore::run_step() {
              static_cast<int64_t>(batch_.prompts.size()));
   const Clock::time_point start = now_();
   executor_.run_step(batch_, results_);
+  int64_t prompt_rows = 0;
+  for (const Sequence* sequence : batch_.prompts) prompt_rows += sequence->prefill_rows() - sequence->first_row;
+  histograms_.add(Metric::kIterationTokens, static_cast<double>(num_rows + prompt_rows));
   if (batch_.prompts.empty()) cost_.observe_step(num_rows, entries, seconds(start, now_()));
   start_feeds();
   in_work_.clear();
@@ -151,6 +154,7 @@ void EngineCore::run_units() {
     const Clock::time_point start = now_();
     executor_.run_unit(unit, results_);
     cost_.observe_unit(unit.row_begin, unit.num_rows, seconds(start, now_()));
+    histograms_.add(Metric::kIterationTokens, unit.num_rows);
     if (scheduler_.finish_unit(unit)) start_feeds();
     in_work_.clear();
     for (const StepResult& result : results_) deliver(result);
@@ -270,15 +274,19 @@ void EngineCore::deliver(const StepResult& result) {
     }
     scheduler_.start_decode(sequence);
     sequence.first_token = now;
+    histograms_.add(Metric::kTimeToFirstToken, seconds(request.arrival, now));
     sequence.handle->phase.store(RequestPhase::kDecode, std::memory_order_relaxed);
     deliver_prompt_logprobs(sequence);
   }
   if (request.max_tokens == 0) return finish(&sequence, FinishReason::kLength, -1, {});
   if (sample.is_nan) {
+    ++counters_.nan_requests;
     return finish(
         &sequence, FinishReason::kError, -1,
         Status(StatusCode::kInternal, "the model's output is not a number").with_reason("nan_logits"));
   }
+  if (sequence.last_token != Clock::time_point{})
+    histograms_.add(Metric::kInterToken, seconds(sequence.last_token, now));
   sequence.tokens.push_back(sample.token);
   sequence.last_token = now;
   ++counters_.generated_tokens;
@@ -359,12 +367,33 @@ void EngineCore::finish(Sequence* sequence, FinishReason reason, int32_t token, 
     finished_.push_back(retired->handle);
     in_flight_.erase(retired->handle.get());
   }
+  count_end(*retired, reason, now);
+}
+
+void EngineCore::count_end(const Sequence& sequence, FinishReason reason, Clock::time_point now) {
   switch (reason) {
     case FinishReason::kStop: ++counters_.finished_stop; break;
     case FinishReason::kLength: ++counters_.finished_length; break;
     case FinishReason::kCancelled: ++counters_.finished_cancelled; break;
     case FinishReason::kError: ++counters_.finished_error; break;
     case FinishReason::kNone: CHECK(false) << "a sequence ends for a reason";
+  }
+  if (sequence.admitted == Clock::time_point{}) return;
+  const Request& request = sequence.request();
+  histograms_.add(Metric::kLatency, seconds(request.arrival, now));
+  histograms_.add(Metric::kQueueTime, seconds(request.arrival, sequence.admitted));
+  histograms_.add(Metric::kInferenceTime, seconds(sequence.admitted, now));
+  histograms_.add(Metric::kPromptTokens, sequence.prompt_len);
+  histograms_.add(Metric::kComputedTokens, sequence.prompt_len - sequence.cached_tokens);
+  histograms_.add(Metric::kGenerationTokens, sequence.num_generated());
+  histograms_.add(Metric::kMaxTokens, request.max_tokens);
+  if (sequence.choice == 0) histograms_.add(Metric::kNumChoices, request.num_choices);
+  if (sequence.first_token == Clock::time_point{}) return;
+  histograms_.add(Metric::kPrefillTime, seconds(sequence.admitted, sequence.first_token));
+  histograms_.add(Metric::kDecodeTime, seconds(sequence.first_token, now));
+  if (sequence.num_generated() > 1) {
+    histograms_.add(Metric::kTimePerOutputToken,
+                    seconds(sequence.first_token, sequence.last_token) / (sequence.num_generated() - 1));
   }
 }
 
@@ -443,6 +472,7 @@ const EngineStats& EngineCore::stats() {
   counters_.waiting = scheduler_.num_waiting();
   counters_.waiting_tokens = scheduler_.waiting_tokens();
   counters_.pages_total = pool.total();
+  counters_.page_slots = executor_.page_slots();
   counters_.pages_free = pool.free();
   counters_.pages_owned = pool.owned();
   counters_.pages_cached = pool.cached();

@@ -78,6 +78,7 @@ class Executor final : public SequenceHost {
   void set_draw_observer(DrawObserver observer) { draw_observer_ = std::move(observer); }
   const EvictionSeconds& eviction_seconds() const { return eviction_seconds_; }
   const PagePool& pool() const { return cache_.pool(); }
+  int32_t page_slots() const { return cache_.view().slots; }
   const PrefixCache& prefixes() const { return prefixes_.cache(); }
   void clear_prefixes() { prefixes_.clear(); }
   const ScratchArena& scratch() const { return scratch_; }
