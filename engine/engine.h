@@ -68,7 +68,7 @@ struct EngineStats {
           prefix_hits = 0;  // prompt tokens looked up in the prefix cache, and found there
   int64_t evicted_rows = 0, eviction_events = 0, nan_rows = 0;
   double eviction_prefill_seconds = 0, eviction_decode_seconds = 0;
-  int64_t nan_requests = 0;  // sequences that ended with NaN logits
+  int64_t nan_requests = 0;                               // sequences that ended with NaN logits
   std::array<int64_t, kNumPolicies> evicted_by_policy{};  // rows, by PolicyKind
   int64_t finished_stop = 0, finished_length = 0, finished_cancelled = 0, finished_error = 0;
 };

@@ -136,7 +136,8 @@ void EngineCore::run_step() {
   const Clock::time_point start = now_();
   executor_.run_step(batch_, results_);
   int64_t prompt_rows = 0;
-  for (const Sequence* sequence : batch_.prompts) prompt_rows += sequence->prefill_rows() - sequence->first_row;
+  for (const Sequence* sequence : batch_.prompts)
+    prompt_rows += sequence->prefill_rows() - sequence->first_row;
   histograms_.add(Metric::kIterationTokens, static_cast<double>(num_rows + prompt_rows));
   if (batch_.prompts.empty()) cost_.observe_step(num_rows, entries, seconds(start, now_()));
   start_feeds();

@@ -106,8 +106,8 @@ class Connection {
 
 std::string request_head(std::string_view method, std::string_view path, const ServerAddress& server,
                          std::string_view api_key) {
-  std::string head = std::string(method) + " " + std::string(path) + " HTTP/1.1\r\nHost: " + server.host + ":" +
-                     server.port + "\r\nConnection: close\r\n";
+  std::string head = std::string(method) + " " + std::string(path) + " HTTP/1.1\r\nHost: " + server.host +
+                     ":" + server.port + "\r\nConnection: close\r\n";
   if (!api_key.empty()) head += "Authorization: Bearer " + std::string(api_key) + "\r\n";
   return head;
 }
@@ -156,9 +156,12 @@ Result<ServerAddress> parse_server_url(std::string_view url) {
   const size_t colon = rest.rfind(':');
   ServerAddress server{std::string(rest.substr(0, colon)),
                        colon == std::string_view::npos ? "80" : std::string(rest.substr(colon + 1))};
-  if (server.host.starts_with('[') && server.host.ends_with(']')) server.host = server.host.substr(1, server.host.size() - 2);
-  const bool is_port = !server.port.empty() && server.port.find_first_not_of("0123456789") == std::string::npos;
-  if (server.host.empty() || !is_port || rest.find('/') != std::string_view::npos || url.find("https://") == 0) {
+  if (server.host.starts_with('[') && server.host.ends_with(']'))
+    server.host = server.host.substr(1, server.host.size() - 2);
+  const bool is_port =
+      !server.port.empty() && server.port.find_first_not_of("0123456789") == std::string::npos;
+  if (server.host.empty() || !is_port || rest.find('/') != std::string_view::npos ||
+      url.find("https://") == 0) {
     return invalid_argument("'" + std::string(url.substr(0, 64)) +
                             "' is not the URL of a server (example: http://127.0.0.1:8000)");
   }
@@ -174,8 +177,9 @@ LoadAnswer stream_completion(const ServerAddress& server, std::string_view path,
     answer.error = status.message();
     return answer;
   }
-  const std::string head = request_head("POST", path, server, api_key) +
-                           "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n";
+  const std::string head =
+      request_head("POST", path, server, api_key) +
+      "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n";
   if (!connection.send(head) || !connection.send(body)) {
     answer.error = "the request could not be sent";
     return answer;
@@ -208,7 +212,8 @@ Result<std::string> get_body(const ServerAddress& server, std::string_view path,
     return Status(StatusCode::kUnavailable, "the request could not be sent");
   const int status = read_head(connection);
   std::string body = connection.read_rest();
-  if (status != 200) return Status(StatusCode::kUnavailable, std::string(path) + ": status " + std::to_string(status));
+  if (status != 200)
+    return Status(StatusCode::kUnavailable, std::string(path) + ": status " + std::to_string(status));
   // A chunked body: what lies between the first brace and the last.
   const size_t begin = body.find('{'), end = body.rfind('}');
   if (begin == std::string::npos || end == std::string::npos || end < begin)

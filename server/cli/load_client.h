@@ -23,7 +23,7 @@ struct LoadAnswer {
   int status = 0;
   std::chrono::steady_clock::time_point start{}, end{};
   std::vector<std::chrono::steady_clock::time_point> chunks;  // with text of the answer
-  int64_t prompt_tokens = 0, completion_tokens = 0;           // as the server counts; completion: else the chunks
+  int64_t prompt_tokens = 0, completion_tokens = 0;  // as the server counts; completion: else the chunks
 };
 
 // POSTs `body` (a completion with "stream": true) to `path`.

@@ -102,11 +102,11 @@ struct BenchSettings {
   std::string prompt_file;  // empty: the built-in text, repeated
   // serve:
   int32_t num_prompts = 100;
-  double request_rate = 0;      // requests a second; 0: all at once
+  double request_rate = 0;  // requests a second; 0: all at once
   std::string arrivals = "poisson";
-  int32_t max_concurrency = 0;  // requests in flight; 0: no limit
-  double length_spread = 0;     // lengths are uniform within mean * (1 -/+ spread)
-  std::string goodput;          // "ttft:200 tpot:50 e2el:2000", milliseconds
+  int32_t max_concurrency = 0;    // requests in flight; 0: no limit
+  double length_spread = 0;       // lengths are uniform within mean * (1 -/+ spread)
+  std::string goodput;            // "ttft:200 tpot:50 e2el:2000", milliseconds
   milliseconds timeout{600'000};  // without a byte from the server
   int64_t seed = 0;
 };

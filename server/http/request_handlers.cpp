@@ -27,7 +27,8 @@ std::string_view phase_name(RequestPhase phase) {
 void append_request(std::string& out, const RequestInfo& info) {
   out += "{\"id\":";
   append_json_string(out, info.id);
-  out += ",\"object\":\"request\",\"state\":\"" + std::string(phase_name(info.phase)) + "\",\"prompt_tokens\":";
+  out +=
+      ",\"object\":\"request\",\"state\":\"" + std::string(phase_name(info.phase)) + "\",\"prompt_tokens\":";
   append_json_number(out, info.prompt_tokens);
   out += ",\"completion_tokens\":";
   append_json_number(out, info.generated_tokens);

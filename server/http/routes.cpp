@@ -99,7 +99,8 @@ asio::awaitable<void> handle_version(Connection& c) {
 
 asio::awaitable<void> handle_metrics(Connection& c) {
   const ServerState& server = c.server();
-  co_await c.respond(200, kMetricsType, metrics_text(server.model.engine->stats(), server.model.engine->histograms(),
+  co_await c.respond(200, kMetricsType,
+                     metrics_text(server.model.engine->stats(), server.model.engine->histograms(),
                                   {server.settings.metrics.prefix, server.model.name}));
 }
 
