@@ -64,6 +64,10 @@ class LocalEngine final : public Engine {
     const std::lock_guard lock(mutex_);
     return stats_;
   }
+  Histograms histograms() const override {
+    const std::lock_guard lock(mutex_);
+    return histograms_;
+  }
   std::string fault_trace() const override {
     const std::lock_guard lock(mutex_);
     return fault_trace_;
@@ -90,6 +94,7 @@ class LocalEngine final : public Engine {
   std::unordered_multimap<std::string, std::shared_ptr<RequestHandle>> registry_;  // in flight, by id
   std::unordered_map<std::string, int32_t> num_by_owner_;                          // in flight
   EngineStats stats_;  // of the last turn; waiting counts are exact at submit
+  Histograms histograms_;
   std::string fault_trace_;
   bool is_stopping_ = false, is_draining_ = false, is_broken_ = false;
 
@@ -215,6 +220,7 @@ void LocalEngine::publish() {
   const EngineStats& stats = core_.stats();
   const std::lock_guard lock(mutex_);
   stats_ = stats;
+  histograms_ = core_.histograms();
   stats_.waiting += inbox_choices_;
   stats_.waiting_tokens += inbox_tokens_;
   if (!core_.is_healthy() && !is_broken_) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/eviction/allocation_file.h"
+#include "engine/histograms.h"
 #include "engine/model/weights.h"
 #include "engine/request.h"
 
@@ -31,6 +32,8 @@ struct EngineOptions {
   std::function<Result<std::unique_ptr<Backend>>()> backend_maker;
   CacheSettings cache = CacheSettings::full();         // what the plan counts a sequence with
   std::shared_ptr<const AllocationTables> allocation;  // of `calibrated`; null: no request may ask for it
+  double prefix_fraction = 0.2;        // of the pool, at most, for beginnings of prompts; 0: none are kept
+  int64_t prefix_max_tokens = 16'384;  // of one prompt
   SchedulingPolicy scheduling = SchedulingPolicy::kShortest;
   int32_t max_queue_requests = 1024;
   int64_t max_queue_tokens = 1 << 22;
@@ -58,11 +61,15 @@ Result<MemoryPlan> plan_memory(const Model& model, const EngineOptions& options)
 struct EngineStats {
   int64_t running = 0, waiting = 0;
   int64_t waiting_tokens = 0;
-  int64_t pages_total = 0, pages_free = 0, pages_owned = 0;
+  int32_t page_slots = 0;  // entries of a page
+  int64_t pages_total = 0, pages_free = 0, pages_owned = 0, pages_cached = 0;
   int64_t steps = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0;
+  int64_t prefix_queries = 0,
+          prefix_hits = 0;  // prompt tokens looked up in the prefix cache, and found there
   int64_t evicted_rows = 0, eviction_events = 0, nan_rows = 0;
   double eviction_prefill_seconds = 0, eviction_decode_seconds = 0;
+  int64_t nan_requests = 0;                               // sequences that ended with NaN logits
   std::array<int64_t, kNumPolicies> evicted_by_policy{};  // rows, by PolicyKind
   int64_t finished_stop = 0, finished_length = 0, finished_cancelled = 0, finished_error = 0;
 };
@@ -96,6 +103,7 @@ class Engine {
   // Cancels the owner's requests of this id; false: there is none.
   virtual bool cancel(std::string_view id, std::string_view owner) = 0;
   virtual EngineStats stats() const = 0;
+  virtual Histograms histograms() const = 0;
   // What the last turns did, where a self-check failed; no text and no tokens. Empty while all is well.
   virtual std::string fault_trace() const = 0;
   virtual const Model& model() const = 0;

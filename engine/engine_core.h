@@ -48,6 +48,7 @@ class EngineCore {
   bool is_healthy() const { return is_healthy_; }
   // Counters as of now.
   const EngineStats& stats();
+  const Histograms& histograms() const { return histograms_; }
   const std::string& fault_trace() const { return fault_trace_; }
   // free + owned + cached == total, and at idle nothing owned. O(pages). False: the engine is not healthy any more.
   bool check_pages();
@@ -75,6 +76,7 @@ class EngineCore {
   void deliver(const StepResult& result);
   void deliver_prompt_logprobs(Sequence& sequence);
   void finish(Sequence* sequence, FinishReason reason, int32_t token, Status error);
+  void count_end(const Sequence& sequence, FinishReason reason, Clock::time_point now);
   void fail_running(const Status& error);
   void break_down(const std::string& why);
 
@@ -99,6 +101,7 @@ class EngineCore {
   std::vector<const RequestHandle*> cancelled_;
 
   EngineStats counters_;
+  Histograms histograms_;
   TurnTrace trace_;
   std::string fault_trace_;
   bool is_healthy_ = true;

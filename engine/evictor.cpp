@@ -111,6 +111,7 @@ void Evictor::plan(const ModelConfig& config, const AllocationTables* tables, co
       r.entries.push_back(static_cast<int32_t>(entries));
     }
   }
+  memory.may_share = !evicts && std::all_of(windows.begin(), windows.end(), [](int32_t w) { return w == 0; });
   memory.pin_stride = evicts ? pin_rows(memory.settings, memory.budget.budget) : 0;
   // A probe has a say in the cut after prefill alone.
   const bool is_cut =
@@ -245,12 +246,43 @@ void Evictor::finish_cut(const Due& due, const Cut& cut) {
   note_lengths(due);
 }
 
-void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
+void Evictor::keep_all(SequenceMemory& memory, int64_t layer, const RowSource& rows) {
+  const auto num_heads = static_cast<size_t>(model_.config.num_kv_heads);
+  const auto prefill_len = rows.first_position + static_cast<int32_t>(rows.k.rows);
+  // Those that another choice has written are there.
+  const int32_t shared = memory.cache.shared_entries;
+  if (rows.first_position > shared) {
+    CHECK(shared == 0) << "a prefix of " << rows.first_position << " tokens and " << shared
+                       << " shared entries";
+    const std::vector<int32_t> kept_len(num_heads, prefill_len);
+    // Row i of the identity for every head.
+    const ConstTensor identity = {all_positions_.data(), DType::kI32, static_cast<int64_t>(num_heads),
+                                  prefill_len, 0};
+    const CompactItem item = {.rows = rows,
+                              .kept = identity,
+                              .kept_len = kept_len.data(),
+                              .destination = cache_.tables(memory.cache, layer)};
+    backend_.compact({.shape = attention_shape(model_.config), .items = {&item, 1}, .cache = cache_.view()});
+    backend_.synchronize();  // the lengths are this call's
+  } else {
+    if (shared > 0) cache_.advance(memory.cache, layer, shared);
+    const int64_t skip = shared - rows.first_position;
+    backend_.store_pages({.k = rows_of(rows.k, skip, rows.k.rows - skip),
+                          .v = rows_of(rows.v, skip, rows.v.rows - skip),
+                          .positions = positions(shared, prefill_len),
+                          .tables = cache_.tables(memory.cache, layer),
+                          .num_kv_heads = static_cast<int32_t>(num_heads),
+                          .cache = cache_.view()});
+  }
+  cache_.advance(memory.cache, layer, prefill_len - shared);
+}
+
+void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& rows, ConstTensor tail,
                            ConstTensor sums) {
   SequenceMemory& memory = *sequence.memory;
   const auto num_heads = static_cast<size_t>(model_.config.num_kv_heads);
   const auto layer_index = static_cast<size_t>(layer);
-  const auto prefill_len = static_cast<int32_t>(k.rows);
+  const auto prefill_len = rows.first_position + static_cast<int32_t>(rows.k.rows);
   const Due due = {&sequence, layer, prefill_len};
   const bool is_grow = memory.settings.decode == DecodeMode::kGrow && window_of(layer) == 0;
   const bool is_scored = scores_layer(memory, layer);
@@ -279,18 +311,12 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, Con
   if (!is_due) {
     if (memory.reservation.shared_layer[layer_index])
       cache_.share_layer(memory.cache, layer, memory.reservation.entries.data() + layer_index * num_heads);
-    backend_.store_pages({.k = k,
-                          .v = v,
-                          .positions = positions(0, prefill_len),
-                          .tables = cache_.tables(memory.cache, layer),
-                          .num_kv_heads = static_cast<int32_t>(num_heads),
-                          .cache = cache_.view()});
-    cache_.advance(memory.cache, layer, prefill_len);
+    keep_all(memory, layer, rows);
     note_lengths(due);
     return;
   }
   Cut cut = make_cut(due, 0, true);
-  cut.rows = {.pages = {}, .k = k, .v = v, .first_position = 0};
+  cut.rows = rows;
   if (is_scored && tail_rows > 0) {
     const int64_t count = memory.recipe.queries == QueryNeed::kNewest ? 1 : tail_rows;
     cut.queries = {.rows = rows_of(tail, tail_rows - count, count),

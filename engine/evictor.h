@@ -42,9 +42,10 @@ class Evictor {
   }
   // Adds the attention of prompt rows [first, first + q.rows) to sums [K, >= first + q.rows].
   void add_queries(int64_t layer, ConstTensor k, ConstTensor v, ConstTensor q, int64_t first, Tensor sums);
-  // All rows of a prompt's prefill stand in scratch (k, v without the probe's): the survivors go to the pages.
+  // All rows of a prompt's prefill stand in scratch (k, v without the probe's), behind those read from the prefix cache: the
+  // survivors go to the pages.
   // tail [tail_queries + probe_len, H*D]: the last rows' queries and the probe's; sums: h2o's.
-  void finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
+  void finish_layer(Sequence& sequence, int64_t layer, const RowSource& rows, ConstTensor tail,
                     ConstTensor sums);
 
   // Queries of decode rows [T, H*D] go to the rings of sequences that have one.
@@ -72,6 +73,8 @@ class Evictor {
   CacheCounters counters(const Sequence& sequence) const;
 
  private:
+  // A layer of which every row stays.
+  void keep_all(SequenceMemory& memory, int64_t layer, const RowSource& rows);
   bool scores_layer(const SequenceMemory& memory, int64_t layer) const;
   // The parts of a cut that prefill and decode share; numbers of cut i start at numbers_[i * 5 * K].
   Cut make_cut(const Due& due, size_t index, bool is_prefill);

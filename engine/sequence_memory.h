@@ -8,6 +8,7 @@
 #include "engine/cache/kv_cache.h"
 #include "engine/eviction/budget.h"
 #include "engine/eviction/policy.h"
+#include "engine/prompt_prefix.h"
 #include "engine/scratch_arena.h"
 #include "engine/token_stream.h"
 
@@ -23,6 +24,9 @@ struct SequenceMemory {
   int32_t prefill_len = 0;     // prompt tokens that prefill compresses
   std::vector<int32_t> probe;  // token ids behind them
   int32_t pin_stride = 0;      // pinned rows a head may have
+  // Nothing is ever cut: whole pages of the prompt may be those of another choice.
+  bool may_share = false;
+  PrefixUse prefix;  // of the first choice of a request
 
   // From admission on.
   bool is_admitted = false;

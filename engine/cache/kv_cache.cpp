@@ -63,13 +63,17 @@ int64_t KvCache::pages_for(const CacheReservation& reservation, const CacheShape
   return total;
 }
 
-SequenceCache KvCache::admit(const CacheReservation& reservation) {
+SequenceCache KvCache::admit(const CacheReservation& reservation, const SequenceCache* other,
+                             int32_t shared_entries) {
   SequenceCache s;
+  s.shared_entries = shared_entries;
+  const int64_t shared_pages = shared_entries / view_.slots;
   const auto num_layers = static_cast<size_t>(shape_.num_layers);
   const auto num_heads = static_cast<size_t>(shape_.num_kv_heads);
   s.num_pages = pages_for(reservation);
-  s.owned.resize(static_cast<size_t>(s.num_pages));
+  s.owned.resize(static_cast<size_t>(s.num_pages - shared_pages * shape_.num_layers * shape_.num_kv_heads));
   pool_.take(s.owned);
+  std::vector<int32_t> shared;
   s.kv_len.assign(num_layers * num_heads, 0);
   s.capacity = reservation.entries;
   s.sums_len.assign(reservation.has_sums ? num_layers * num_heads : 0, 0);
@@ -97,7 +101,15 @@ SequenceCache KvCache::admit(const CacheReservation& reservation) {
       next += pages.all_entries;
     } else {
       for (size_t head = 0; head < num_heads; ++head) {
-        fill(place + static_cast<std::ptrdiff_t>(head) * width, pages.entries[head]);
+        const auto table = place + static_cast<std::ptrdiff_t>(head) * width;
+        if (shared_pages > 0) {
+          const SequenceCache::Table& from = other->entries[layer];
+          const auto first = other->ids.begin() +
+                             static_cast<std::ptrdiff_t>(from.begin + head * static_cast<size_t>(from.width));
+          std::copy_n(first, shared_pages, table);
+          shared.insert(shared.end(), first, first + shared_pages);
+        }
+        fill(table + static_cast<std::ptrdiff_t>(shared_pages), pages.entries[head] - shared_pages);
       }
     }
     place = add_table(s.ring, pages.ring);
@@ -107,6 +119,8 @@ SequenceCache KvCache::admit(const CacheReservation& reservation) {
   }
   s.spare_begin.push_back(s.spare.size());
   CHECK(next == s.owned.end()) << "a reservation was counted and handed out differently";
+  pool_.share(shared);
+  s.owned.insert(s.owned.end(), shared.begin(), shared.end());
   return s;
 }
 

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "server/cli/allocation_path.h"
+#include "server/cli/bench_text.h"
 #include "server/cli/model_loading.h"
 #include "server/cli/terminal.h"
 #include "server/cli/verbs.h"
@@ -20,26 +21,6 @@ namespace {
 int32_t prompt_len_of(const Settings& settings) {
   return static_cast<int32_t>(settings.output.prompt_len.value_or(512));
 }
-
-// Prose, so that prompts have the tokens of real text.
-constexpr const char* kText =
-    "The lighthouse stands where the river meets the sea, on a rock that is an island twice a day. Its "
-    "keeper wrote "
-    "down the weather every six hours for thirty-one years: wind, cloud, the height of the waves and the "
-    "names of the "
-    "ships that passed. Most of the entries are short. On the ninth of March 1874 he noted fog from four in "
-    "the "
-    "morning until noon, two schooners at anchor, and a seal on the steps that would not leave. In summer "
-    "there were "
-    "visitors, who asked how the lamp was lit and whether he was lonely; he answered the first question at "
-    "length. "
-    "The oil came by boat in barrels of forty gallons, and a night in December used nearly three of them. "
-    "When the "
-    "new lens arrived in 1881 it took eleven men to carry it up the stairs, a hundred and ninety-six of "
-    "them, and a "
-    "week to level it. After that the light could be seen from twenty-two miles away, which the fishermen "
-    "thought "
-    "was four more than anybody needed. ";
 
 struct RoundFigures {
   double ttft_ms = 0, itl_ms = 0, itl_p99_ms = 0, prefill_tok_s = 0, decode_tok_s = 0;
@@ -158,10 +139,11 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
 
 int run_bench(const Invocation& invocation) {
   Settings settings = invocation.settings();
+  if (invocation.arguments[0] == "serve") return run_bench_serve(invocation);
   if (invocation.arguments[0] != "latency") {
-    return fail("unknown benchmark '" + invocation.arguments[0] + "' (latency)", kExitUsage);
+    return fail("unknown benchmark '" + invocation.arguments[0] + "' (latency, serve)", kExitUsage);
   }
-  std::string text = kText;
+  std::string text(bench_text());
   if (!settings.bench.prompt_file.empty()) {
     std::ifstream file(settings.bench.prompt_file, std::ios::binary);
     if (!file) return fail("cannot read the text file " + settings.bench.prompt_file);

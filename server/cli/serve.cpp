@@ -8,6 +8,7 @@
 #include <ctime>
 #include <filesystem>
 #include <optional>
+#include <sstream>
 
 <<<<<<< HEAD
 #include "server/cli/allocation_path.h"
@@ -155,6 +156,9 @@ int run_serve(const Invocation& invocation) {
     return kExitOk;
   }
   log_event(LogLevel::kError, "the engine is broken: the server ends");
+  // What the last turns did: numbers only.
+  std::istringstream trace(engine->fault_trace());
+  for (std::string line; std::getline(trace, line);) log_event(LogLevel::kError, "engine trace: " + line);
   drain(server, std::min(settings.server.drain_timeout, kBrokenGrace));
   server.stop();
   return kExitFailure;

@@ -58,8 +58,11 @@ constexpr VerbInfo kVerbs[] = {
      .run = run_inspect},
     {.name = "bench",
      .bit = kBench,
-     .synopsis = "latency MODEL",
-     .summary = "Measure time to first token, time between tokens, tokens a second and memory",
+     .synopsis = "latency MODEL | serve URL",
+     .summary = "Measure one sequence at a time in this process, or a running server under load over HTTP",
+     .notes = "serve: without --request-rate all requests arrive at once; --max-concurrency bounds those in "
+              "flight. "
+              "OPENAI_API_KEY in the environment is sent as the key.",
      .takes_model = true,
      .min_arguments = 1,
      .max_arguments = 1,

@@ -42,6 +42,7 @@ int run_tokenize(const Invocation& invocation);
 int run_logits(const Invocation& invocation);
 int run_inspect(const Invocation& invocation);
 int run_bench(const Invocation& invocation);
+int run_bench_serve(const Invocation& invocation);  // `bench serve`
 int run_pull(const Invocation& invocation);
 int run_ls(const Invocation& invocation);
 int run_rm(const Invocation& invocation);

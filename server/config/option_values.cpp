@@ -240,6 +240,16 @@ Status resolve_cache_options(Settings& settings) {
 }
 
 Status check_settings(const Settings& settings) {
+  // Prometheus's grammar of names.
+  const std::string& prefix = settings.metrics.prefix;
+  const auto is_allowed = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == ':';
+  };
+  if (prefix.size() > 64 || !std::all_of(prefix.begin(), prefix.end(), is_allowed) ||
+      (prefix[0] >= '0' && prefix[0] <= '9')) {
+    return invalid_argument("metrics.prefix: " + quoted(prefix) +
+                            " must be at most 64 letters, digits, '_' and ':' and not begin with a digit");
+  }
   const std::string& host = settings.server.host;
   in_addr v4{};
   in6_addr v6{};

@@ -70,6 +70,10 @@ struct CacheOptions {
   }
 };
 
+struct MetricsSettings {
+  std::string prefix = "restkv_";  // of the metrics that vLLM has too
+};
+
 enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
 enum class LogFormat : uint8_t { kText, kJson };
 
@@ -96,6 +100,15 @@ struct BenchSettings {
   int32_t output_len = 128;
   int32_t rounds = 5;
   std::string prompt_file;  // empty: the built-in text, repeated
+  // serve:
+  int32_t num_prompts = 100;
+  double request_rate = 0;  // requests a second; 0: all at once
+  std::string arrivals = "poisson";
+  int32_t max_concurrency = 0;    // requests in flight; 0: no limit
+  double length_spread = 0;       // lengths are uniform within mean * (1 -/+ spread)
+  std::string goodput;            // "ttft:200 tpot:50 e2el:2000", milliseconds
+  milliseconds timeout{600'000};  // without a byte from the server
+  int64_t seed = 0;
 };
 
 struct HubOptions {
@@ -129,6 +142,7 @@ struct Settings {
   EngineOptions engine;  // sections engine, cache (dtype) and model (max_model_len)
   CacheOptions cache;
   ModelSettings model;
+  MetricsSettings metrics;
   LoggingSettings logging;
   AnswerSettings answer;
   BenchSettings bench;

@@ -77,7 +77,7 @@ class Completion {
   static Status fatal_error(const OutputDelta& delta) {
     if (delta.finish == FinishReason::kError) return delta.error;
     if (delta.finish == FinishReason::kCancelled)
-      return {StatusCode::kUnavailable, "the server is shutting down"};
+      return {StatusCode::kUnavailable, "the request was cancelled, or the server is shutting down"};
     return {};
   }
   Status stream_records();
@@ -96,6 +96,7 @@ Status Completion::submit() {
   for (size_t i = 0; i < job_.requests.size(); ++i) {
     Request& request = job_.requests[i];
     request.id = header_.id;
+    request.owner = connection_.owner();
     request.arrival = connection_.arrival();
     request.timeout = server_.settings.server.request_timeout;
     if (!job_.has_seed) request.sampling.seed = server_.new_seed();

@@ -34,6 +34,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   const RequestHead& head() const { return head_; }
   std::string& body() { return body_.body(); }
   const std::string& request_id() const { return request_id_; }
+  const std::string& owner() const { return owner_; }
   Clock::time_point arrival() const { return arrival_; }
   ServerState& server() { return server_; }
 
@@ -93,6 +94,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   RequestHead head_;
   BodyReader body_;
   std::string request_id_;
+  std::string owner_;  // name of the request's API key; empty without keys
   Clock::time_point arrival_{}, body_begin_{};
   bool has_answered_ = false;
 

@@ -8,6 +8,7 @@
 #include "server/http/completion_handler.h"
 #include "server/http/connection.h"
 #include "server/http/metrics.h"
+#include "server/http/request_handlers.h"
 #include "server/openai/json_text.h"
 #include "server/openai/model_list.h"
 #include "server/openai/tokenize_api.h"
@@ -98,7 +99,9 @@ asio::awaitable<void> handle_version(Connection& c) {
 
 asio::awaitable<void> handle_metrics(Connection& c) {
   const ServerState& server = c.server();
-  co_await c.respond(200, kMetricsType, metrics_text(server.model.engine->stats(), server.model.name));
+  co_await c.respond(200, kMetricsType,
+                     metrics_text(server.model.engine->stats(), server.model.engine->histograms(),
+                                  {server.settings.metrics.prefix, server.model.name}));
 }
 
 const Route kRoutes[] = {
@@ -106,6 +109,8 @@ const Route kRoutes[] = {
     {"POST", "/v1/chat/completions", false, handle_chat_completions},
     {"GET", "/v1/models", false, handle_models},
     {"GET", "/v1/models/{id}", false, handle_model},
+    {"GET", "/v1/requests", false, handle_requests},
+    {"DELETE", "/v1/requests/{id}", false, handle_cancel_request},
     {"POST", "/tokenize", false, handle_tokenize},
     {"POST", "/detokenize", false, handle_detokenize},
     {"POST", "/apply-template", false, handle_apply_template},

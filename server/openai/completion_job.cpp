@@ -121,6 +121,7 @@ Result<CompletionJob> read_completion_job(std::string_view body, CompletionApi a
     request.min_tokens = r.min_tokens;
     request.num_choices = r.num_choices;
     request.priority = r.priority;
+    request.cache_salt = r.cache_salt;
     request.sampling = r.sampling;
     request.cache = *cache;
     request.stop_token_ids = r.stop_token_ids;

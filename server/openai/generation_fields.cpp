@@ -199,6 +199,14 @@ const Field kFields[] = {
       .default_json = "1",
       .help = "answers for each prompt"},
      set_int_field<&R::num_choices>},
+    {{.name = "cache_salt",
+      .type = FieldType::kString,
+      .max = 1024,
+      .help = "prompts share the prefix cache with those of the same key and salt only"},
+     [](json& value, R& r) {
+       r.cache_salt = std::move(value.get_ref<std::string&>());
+       return Status();
+     }},
     {{.name = "priority",
       .type = FieldType::kInteger,
       .min = -2147483648.0,
@@ -250,7 +258,6 @@ const Field kFields[] = {
     {{.name = "user", .type = FieldType::kString, .max = 1024, .help = "taken and not used"},
      [](json&, R&) { return Status(); }},
     {{.name = "response_format", .help = "{type: text}"}, set_response_format},
-    {{.name = "cache_salt"}},
     {{.name = "truncate_prompt_tokens"}},
     {{.name = "prompt_logprobs"}},
     {{.name = "logprob_token_ids"}},

@@ -34,6 +34,7 @@ class FakeEngine final : public Engine {
   std::vector<RequestInfo> requests(std::string_view owner) const override;
   bool cancel(std::string_view id, std::string_view owner) override;
   EngineStats stats() const override;
+  Histograms histograms() const override { return {}; }
   std::string fault_trace() const override { return {}; }
   const Model& model() const override { return model_; }
   const MemoryPlan& memory_plan() const override { return plan_; }
