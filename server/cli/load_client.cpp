@@ -134,8 +134,12 @@ bool take_event(const std::string& data, LoadAnswer& answer) {
     return false;
   }
   if (const auto usage = event.find("usage"); usage != event.end() && usage->is_object()) {
-    answer.prompt_tokens = usage->value("prompt_tokens", int64_t{0});
-    answer.completion_tokens = usage->value("completion_tokens", int64_t{0});
+    const auto count = [&](const char* name) {
+      const auto field = usage->find(name);
+      return field != usage->end() && field->is_number_integer() ? field->get<int64_t>() : int64_t{0};
+    };
+    answer.prompt_tokens = count("prompt_tokens");
+    answer.completion_tokens = count("completion_tokens");
   }
   const auto choices = event.find("choices");
   if (choices == event.end() || !choices->is_array() || choices->empty()) return true;

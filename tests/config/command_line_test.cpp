@@ -43,7 +43,8 @@ TEST(CommandLine, ModelIsTheFirstArgumentUnlessAFlagSaysIt) {
   EXPECT_THAT(parse({"serve"}).errors,
               ElementsAre("MODEL is missing: a folder, a .gguf file or demo (restkv serve MODEL)"));
   EXPECT_THAT(parse({"serve", "m", "n"}).errors, ElementsAre("unexpected argument 'n'"));
-  EXPECT_THAT(parse({"bench"}).errors, ElementsAre("an argument is missing: restkv bench latency MODEL"));
+  EXPECT_THAT(parse({"bench"}).errors,
+              ElementsAre("an argument is missing: restkv bench latency MODEL | serve URL"));
 }
 
 TEST(CommandLine, LastOfSeveralWins) {
