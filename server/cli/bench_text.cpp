@@ -13,7 +13,15 @@ constexpr std::string_view kText =
     "the "
     "morning until noon, two schooners at anchor, and a seal on the steps that would not leave. In summer "
     "there were "
-    "visitors, who asked how the lamp was lit and whether he was lonely;
+    "visitors, who asked how the lamp was lit and whether he was lonely; he answered the first question at "
+    "length. "
+    "The oil came by boat in barrels of forty gallons, and a night in December used nearly three of them. "
+    "When the "
+    "new lens arrived in 1881 it took eleven men to carry it up the stairs, a hundred and ninety-six of "
+    "them, and a "
+    "week to level it. After that the light could be seen from twenty-two miles away, which the fishermen "
+    "thought "
+    "was four more than anybody needed. ";
 
 }  // namespace
 

@@ -10,11 +10,8 @@
 #include <optional>
 #include <sstream>
 
-<<<<<<< HEAD
-#include "server/cli/allocation_path.h"
-=======
 #include "engine/device_name.h"
->>>>>>> cuda
+#include "server/cli/allocation_path.h"
 #include "server/cli/model_loading.h"
 #include "server/cli/verbs.h"
 #include "server/config/build_info.h"
