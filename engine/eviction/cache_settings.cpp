@@ -160,6 +160,13 @@ bool is_legal(const CacheSettings& s, int32_t budget) {
 
 }  // namespace
 
+ProbeSpec probe_named(std::string_view name) {
+  if (name == "none") return {};
+  if (name == "facts") return {.kind = ProbeSpec::Kind::kFacts, .text = {}, .tokens = {}};
+  if (name == "summary") return {.kind = ProbeSpec::Kind::kSummary, .text = {}, .tokens = {}};
+  return {.kind = ProbeSpec::Kind::kText, .text = std::string(name), .tokens = {}};
+}
+
 std::string_view probe_text(const ProbeSpec& probe) {
   switch (probe.kind) {
     case ProbeSpec::Kind::kFacts:

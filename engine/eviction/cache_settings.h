@@ -40,6 +40,8 @@ struct ProbeSpec {
   std::vector<int32_t> tokens;  // kTokens; of the others once somebody with a tokenizer has filled them in
 };
 inline constexpr int32_t kMaxProbeTokens = 256;
+// "facts", "summary", "none", or a text of the user's own.
+ProbeSpec probe_named(std::string_view name);
 // The text of kFacts, kSummary or kText; empty for the others.
 std::string_view probe_text(const ProbeSpec& probe);
 

@@ -13,6 +13,7 @@
 #include "server/cli/terminal.h"
 #include "server/cli/verbs.h"
 #include "server/config/quantity.h"
+#include "server/openai/probe_tokens.h"
 
 namespace restkv {
 namespace {
@@ -77,7 +78,8 @@ std::vector<int32_t> cut(const std::vector<int32_t>& tokens, int64_t first, int6
   return prompt;
 }
 
-Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, const BenchSettings& settings) {
+Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, const CacheSettings& cache,
+                               const BenchSettings& settings) {
   const auto prompt_len = static_cast<double>(prompt.size());
   Request request;
   request.id = "bench";
@@ -85,7 +87,7 @@ Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, cons
   request.max_tokens = settings.output_len;
   request.sampling.temperature = 0;
   request.ignore_eos = true;
-  request.cache = engine.options().cache;
+  request.cache = cache;
   std::vector<Clock::time_point> times;
   times.reserve(static_cast<size_t>(settings.output_len));
   const Clock::time_point start = Clock::now();
@@ -175,12 +177,16 @@ int run_bench(const Invocation& invocation) {
   const Result<std::unique_ptr<Engine>> engine = Engine::start(loaded->model, settings.engine);
   if (!engine.ok()) return fail(engine.status());
 
+  CacheSettings cache = settings.engine.cache;
+  if (Status status = tokenize_probe(cache, prompt_len_of(settings), *loaded->tokenizer); !status.ok())
+    return fail(status);
+
   const InterruptGuard guard;
   std::vector<RoundFigures> rounds;
   for (int32_t round = 0; round <= settings.bench.rounds; ++round) {
     // Each round starts elsewhere in the text, so that no two prompts are the same.
     Result<RoundFigures> figures =
-        run_round(**engine, cut(tokens, int64_t{7} * round, prompt_len_of(settings)), settings.bench);
+        run_round(**engine, cut(tokens, int64_t{7} * round, prompt_len_of(settings)), cache, settings.bench);
     if (!figures.ok()) {
       return fail(figures.status().message(),
                   figures.status().code() == StatusCode::kCancelled ? kExitInterrupted : kExitFailure);

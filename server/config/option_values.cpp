@@ -228,6 +228,7 @@ std::string option_text(const Option& option, const Settings& settings) {
 std::string default_text(const Option& option) { return option_text(option, Settings{}); }
 
 Status resolve_cache_options(Settings& settings) {
+  if (!settings.cache.probe.empty()) settings.cache.defaults.probe = probe_named(settings.cache.probe);
   Result<CacheSettings> cache = resolve_cache_settings(settings.cache.defaults, settings.cache.limits());
   if (cache.ok()) {
     settings.engine.cache = *cache;

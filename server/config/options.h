@@ -66,6 +66,7 @@ struct Option {
 };
 
 std::span<const Option> option_table();
+std::vector<Option> cache_option_rows();  // its rows of section cache about requests
 
 // By flag or alias, with '_' taken as '-'. Null: none.
 const Option* find_flag(std::string_view flag);

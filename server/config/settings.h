@@ -54,6 +54,7 @@ struct ModelSettings {
 // What a request's `cache` object leaves open, and its ceilings.
 struct CacheOptions {
   CacheRequest defaults;  // as given; resolve_cache_options makes EngineOptions::cache of it
+  std::string probe;      // of the defaults, as text; empty: not given
   int64_t max_budget = CacheLimits{}.max_budget;
   bool allow_grow = true;
   std::string allocation_file;    // empty: looked for (server/cli/allocation_path.h)

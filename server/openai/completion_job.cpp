@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "engine/model/json_reader.h"
+#include "server/openai/probe_tokens.h"
 #include "server/openai/tokenize_api.h"
 
 namespace restkv {
@@ -123,6 +124,10 @@ Result<CompletionJob> read_completion_job(std::string_view body, CompletionApi a
     request.priority = r.priority;
     request.sampling = r.sampling;
     request.cache = *cache;
+    if (Status status =
+            tokenize_probe(request.cache, static_cast<int64_t>(request.prompt.size()), *context.tokenizer);
+        !status.ok())
+      return status;
     request.stop_token_ids = r.stop_token_ids;
     request.ignore_eos = r.ignore_eos;
     request.prompt_logprobs = r.echo ? r.logprobs : -1;

@@ -91,9 +91,21 @@ def test_stream_has_the_same_usage(server):
     ({"fraction": 0}, "cache.fraction", "above 0"),
     ({"policy": "lru"}, "cache.policy", "restkv"),
     ({"window": 0}, "cache.window", "1024"),
-    ({"compress_at": 10}, "cache.compress_at", "not supported"),
+    ({"compress_at": 0}, "cache.compress_at", "must be between 1"),
     ({"trace": True}, "cache.trace", "not supported"),
-    ({"probe": "facts"}, "cache.probe", "not supported"),
+    ({"probe": 7}, "cache.probe", "token ids"),
+    ({"probe": []}, "cache.probe", "between 1 and 256"),
+    ({"probe": [5, -1]}, "cache.probe[1]", "token id"),
+    ({"probe": [5, 10**6]}, "cache.probe[1]", "vocabulary"),
+    ({"probe": "words " * 600, "budget": 64}, "cache.probe", "between 1 and 256"),
+    ({"probe": "x" * 5000}, "cache.probe", "4096"),
+    ({"pin": 30, "pin_head": 10, "budget": 64}, "cache.budget", "pinned"),
+    ({"pin": -1}, "cache.pin", "must be between 0"),
+    ({"decode": "shrink"}, "cache.decode", "evict, grow"),
+    ({"stride": 0}, "cache.stride", "must be between 1"),
+    ({"fraction": 1.5}, "cache.fraction", "at most 1"),
+    ({"tau": 0}, "cache.tau", "above 0"),
+    ({"kernel": 4, "pool": "avg"}, "cache.kernel", "odd"),
     ({"allocation": "calibrated"}, "cache.allocation", "no allocation file"),
     (7, "cache", "an object"),
 ])
@@ -159,3 +171,36 @@ def test_inspect_and_bench_say_the_budget(binary, stories_model):
                       "--budget", 64, "--json")
     figures = json.loads(done.stdout)
     assert (figures["policy"], figures["budget"]) == ("restkv", 64)
+
+
+def logprobs_of(answer) -> list:
+    return answer["choices"][0]["logprobs"]["token_logprobs"]
+
+
+def test_compress_at_is_seen_by_the_prompt(server):
+    """The rest of the prompt and a one-token answer see the eviction; without compress_at they do not."""
+    def ask(**cache):
+        return logprobs_of(server.complete(LONG, max_tokens=1, echo=True, logprobs=0, cache={"budget": 48, **cache}))
+    full = ask(policy="full")
+    p = 130
+    assert ask() == full
+    seen = {policy: ask(policy=policy, compress_at=p) for policy in ("restkv", "snapkv", "streamingllm")}
+    for policy, logprobs in seen.items():
+        assert logprobs[:p] == full[:p], policy
+        assert logprobs[p + 1:] != full[p + 1:], policy
+    assert seen["restkv"] != seen["snapkv"] != seen["streamingllm"]
+    assert ask(compress_at=10**5) == full
+
+
+def test_probe_as_text_and_as_ids(server):
+    text = " Tim and Lily"
+    ids = server.post_json("/tokenize", {"model": server.model_id, "prompt": text, "add_special_tokens": False})["tokens"]
+    def ask(**cache):
+        return server.complete(LONG, max_tokens=30, logprobs=0, cache={"budget": 48, **cache})
+    by_text, by_ids, none, facts = ask(probe=text), ask(probe=ids), ask(), ask(probe="facts")
+    assert by_text["choices"] == by_ids["choices"]
+    assert logprobs_of(none)[0] == logprobs_of(by_ids)[0] == logprobs_of(facts)[0]
+    assert logprobs_of(none) != logprobs_of(by_ids)
+    assert cache_of(none)["bytes"] == cache_of(facts)["bytes"]
+    assert cache_of(none)["kept_max"] == cache_of(facts)["kept_max"]
+    assert none["usage"]["prompt_tokens"] == facts["usage"]["prompt_tokens"]
