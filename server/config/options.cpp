@@ -7,6 +7,7 @@ namespace {
 constexpr uint32_t kAnswer = kComplete | kChat;
 constexpr uint32_t kWithEngine =
     kServe | kComplete | kChat | kLogits | kInspect | kBench | kEval | kCalibrate;
+constexpr double kMaxRows = 1 << 20;  // of a (layer, KV head), as in cache_settings.cpp
 constexpr double kKiB = 1024, kGiB = 1024.0 * 1024.0 * 1024.0;
 constexpr double kHour = 3'600'000, kDay = 24 * kHour;  // milliseconds
 constexpr std::string_view kLevels[] = {"debug", "info", "warning", "error"};
