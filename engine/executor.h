@@ -75,6 +75,8 @@ class Executor final : public SequenceHost {
   void set_draw_observer(DrawObserver observer) { draw_observer_ = std::move(observer); }
   const EvictionSeconds& eviction_seconds() const { return eviction_seconds_; }
   const PagePool& pool() const { return cache_.pool(); }
+  const KvCache& cache() const { return cache_; }
+  const EvictionTotals& eviction_totals() const { return evictor_.totals(); }
   const ScratchArena& scratch() const { return scratch_; }
 
  private:

@@ -44,6 +44,7 @@ constexpr const char* kText =
 
 struct RoundFigures {
   double ttft_ms = 0, itl_ms = 0, itl_p99_ms = 0, prefill_tok_s = 0, decode_tok_s = 0;
+  int64_t cache_bytes = 0;  // pages, ring and tables of the sequence
 };
 
 // Nearest rank; `values` not empty.
@@ -107,6 +108,7 @@ Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, cons
   std::vector<double> gaps;
   for (size_t i = 1; i < times.size(); ++i) gaps.push_back(ms(times[i] - times[i - 1]));
   RoundFigures figures;
+  figures.cache_bytes = finish->counters.cache.bytes;
   figures.ttft_ms = ms(times.front() - start);
   figures.itl_ms = quantile(gaps, 0.5);
   figures.itl_p99_ms = quantile(gaps, 0.99);
@@ -132,6 +134,7 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
         {"prefill_tok_s", prefill},
         {"decode_tok_s", decode},
         {"peak_rss_bytes", peak_rss_bytes()},
+        {"cache_bytes", rounds.back().cache_bytes},
         {"prompt_len", prompt_len_of(settings)},
         {"output_len", settings.bench.output_len},
         {"threads", engine.options().threads},

@@ -201,6 +201,13 @@ std::vector<Option> cache_option_rows() {
        .verbs = kServe,
        .help = "Allow requests with decode: grow",
        .field = [](Settings& s) { return &s.cache.allow_grow; }},
+      {.flag = "allow-trace",
+       .section = "cache",
+       .key = "allow_trace",
+       .type = kBool,
+       .verbs = kServe,
+       .help = "Allow requests with cache.trace; each may take 16 MiB while it runs",
+       .field = [](Settings& s) { return &s.cache.allow_trace; }},
   };
 }
 

@@ -1,6 +1,7 @@
 // One family after the other: # HELP, # TYPE, then a line a label value.
 #include "server/http/metrics.h"
 
+#include <algorithm>
 #include <cstdio>
 
 namespace restkv {
@@ -17,6 +18,12 @@ std::string label_value(std::string_view text) {
     }
   }
   return out;
+}
+
+std::string shortest(double number) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", number);
+  return text;
 }
 
 class MetricsWriter {
@@ -60,10 +67,8 @@ std::string metrics_text(const EngineStats& stats, std::string_view model_name) 
   const double used = stats.pages_total > 0
                           ? static_cast<double>(stats.pages_owned) / static_cast<double>(stats.pages_total)
                           : 0.0;
-  char share[32];
-  std::snprintf(share, sizeof share, "%.6g", used);
   out.family("kv_cache_usage_perc", "gauge", "Share of the cache's pages that sequences own, 0 to 1");
-  out.value(std::string_view(share));
+  out.value(shortest(used));
   out.single("prompt_tokens_total", "counter", "Prompt tokens computed", stats.prompt_tokens);
   out.single("generation_tokens_total", "counter", "Tokens generated", stats.generated_tokens);
   out.family("request_success_total", "counter", "Sequences that ended, by reason");
@@ -71,8 +76,7 @@ std::string metrics_text(const EngineStats& stats, std::string_view model_name) 
   out.value("finished_reason", "length", stats.finished_length);
   out.value("finished_reason", "abort", stats.finished_cancelled);
   out.value("finished_reason", "error", stats.finished_error);
-  out.family("kv_entries_evicted_total", "counter",
-             "Cache entries evicted, over all layers and KV heads of sequences that ended");
+  out.family("kv_entries_evicted_total", "counter", "Cache entries evicted, over all layers and KV heads");
   for (size_t policy = 0; policy < kNumPolicies; ++policy)
     out.value("policy", policy_name(static_cast<PolicyKind>(policy)), stats.evicted_by_policy[policy]);
   out.single("kv_evictions_total", "counter", "Cuts of one layer of one sequence that evicted entries",
@@ -81,6 +85,9 @@ std::string metrics_text(const EngineStats& stats, std::string_view model_name) 
              "Time in observing, scoring, smoothing, selecting and compacting, of prompts and between steps");
   out.value("phase", "prefill", stats.eviction_prefill_seconds);
   out.value("phase", "decode", stats.eviction_decode_seconds);
+  const double rows = static_cast<double>(std::max<int64_t>(1, stats.ended_rows));
+  out.family("kv_kept_ratio", "gauge", "Share of their cache entries that sequences held when they ended");
+  out.value(shortest(1.0 - static_cast<double>(stats.ended_rows_gone) / rows));
   out.single("kv_nan_rows_total", "counter", "Scores that were not finite; such entries stay",
              stats.nan_rows);
   out.family("kv_pages", "gauge", "Pages of the cache");

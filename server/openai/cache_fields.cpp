@@ -36,6 +36,18 @@ Status set_flag(json& value, R& r) {
   return {};
 }
 
+Status set_trace(json& value, R& r) {
+  if (value.is_boolean()) {
+    r.trace = value.get<bool>() ? TraceMode::kOn : TraceMode::kOff;
+    return {};
+  }
+  if (value == "bins") {
+    r.trace = TraceMode::kBins;
+    return {};
+  }
+  return invalid_argument("'cache.trace' must be true, false or bins").with_param("cache.trace");
+}
+
 Status set_probe(json& value, R& r) {
   if (value.is_string()) {
     r.probe = probe_named(value.get_ref<const std::string&>());
@@ -69,6 +81,7 @@ Field flag_field(std::string_view name, std::string_view help) {
 }
 
 const Field kFields[] = {
+    name_field<&R::profile>("cache.profile", "named settings of the server, under the other fields"),
     name_field<&R::policy>("cache.policy", "what decides which entries stay; full: nothing is evicted"),
     name_field<&R::preset>("cache.preset", "default or paper"),
     count_field<&R::budget>("cache.budget", "entries that a (layer, KV head) holds at most"),
@@ -100,7 +113,8 @@ const Field kFields[] = {
       .type = FieldType::kAny,
       .help = "facts, summary, none, a text or token ids that help to choose what stays"},
      set_probe},
-    {{.name = "cache.trace"}},
+    {{.name = "cache.trace", .type = FieldType::kAny, .help = "true, or bins: ranks of evicted entries too"},
+     set_trace},
 };
 
 }  // namespace

@@ -197,9 +197,7 @@ TEST(CacheFields, WrongTypesNameTheField) {
             "'cache.budget' must be an integer, not a string");
 }
 
-TEST(CacheFields, NotServedYet) {
-  const Status status = parse(R"({"prompt":"x","cache":{"trace":true}})").status();
-  EXPECT_EQ(status.reason(), "unsupported_parameter");
+TEST(CacheFields, NothingAskedFor) {
   EXPECT_EQ(param_of(R"("cache":{"probe":"none","trace":false,"compress_at":null})"), "ok");
 }
 
