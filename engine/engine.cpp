@@ -68,6 +68,7 @@ class LocalEngine final : public Engine {
     const std::lock_guard lock(mutex_);
     return histograms_;
   }
+  TraceStore& traces() override { return core_.traces(); }
   std::string fault_trace() const override {
     const std::lock_guard lock(mutex_);
     return fault_trace_;

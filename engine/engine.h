@@ -15,6 +15,7 @@
 #include "engine/histograms.h"
 #include "engine/model/weights.h"
 #include "engine/request.h"
+#include "engine/trace_store.h"
 
 namespace restkv {
 
@@ -49,6 +50,8 @@ struct MemoryPlan {
   int64_t scratch = 0;       // prefill arena
   int64_t pool = 0;          // pages
   int64_t ring = 0;          // of one sequence: query ring pages
+  // One sequence that fills max_model_len under the default settings: pages, ring, sums, tables.
+  int64_t sequence = 0;
   int64_t page_bytes = 0;
   int64_t pages = 0;
   int64_t max_sequences = 0;  // that fill max_model_len under the default cache settings
@@ -67,8 +70,10 @@ struct EngineStats {
   int64_t prompt_tokens = 0, generated_tokens = 0;
   int64_t prefix_queries = 0,
           prefix_hits = 0;  // prompt tokens looked up in the prefix cache, and found there
-  int64_t evicted_rows = 0, eviction_events = 0, nan_rows = 0;
+  int64_t evicted_rows = 0, eviction_events = 0, nan_rows = 0;  // as of now, running sequences included
   double eviction_prefill_seconds = 0, eviction_decode_seconds = 0;
+  // Of sequences that ended: entries over all heads, and those that went.
+  int64_t ended_rows = 0, ended_rows_gone = 0;
   int64_t nan_requests = 0;                               // sequences that ended with NaN logits
   std::array<int64_t, kNumPolicies> evicted_by_policy{};  // rows, by PolicyKind
   int64_t finished_stop = 0, finished_length = 0, finished_cancelled = 0, finished_error = 0;
@@ -106,6 +111,8 @@ class Engine {
   virtual Histograms histograms() const = 0;
   // What the last turns did, where a self-check failed; no text and no tokens. Empty while all is well.
   virtual std::string fault_trace() const = 0;
+  // Traces of sequences that ended (cache.trace).
+  virtual TraceStore& traces() = 0;
   virtual const Model& model() const = 0;
   virtual const MemoryPlan& memory_plan() const = 0;
   virtual const EngineOptions& options() const = 0;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "kernels/base/device_error.h"
 
@@ -334,11 +335,16 @@ void EngineCore::finish(Sequence* sequence, FinishReason reason, int32_t token, 
   const Clock::time_point now = now_();
   TokenRecord record;
   if (sequence->memory->is_admitted) record.counters.cache = executor_.cache_counters(*sequence);
-  counters_.evicted_rows += record.counters.cache.evicted;
-  counters_.evicted_by_policy[static_cast<size_t>(sequence->request().cache.policy)] +=
-      record.counters.cache.evicted;
-  counters_.eviction_events += record.counters.cache.events;
-  counters_.nan_rows += record.counters.cache.nan_rows;
+  if (sequence->memory->is_admitted) {
+    const int64_t heads = model_.config.num_layers * model_.config.num_kv_heads;
+    counters_.ended_rows += heads * sequence->position;
+    counters_.ended_rows_gone += sequence->position > 0 ? sequence->memory->num_gone : 0;
+    if (sequence->memory->trace) {
+      const Request& request = sequence->request();
+      traces_.put(request.id, request.owner, request.first_choice + sequence->choice,
+                  sequence->memory->trace->take(), now);
+    }
+  }
   const std::unique_ptr<Sequence> retired = scheduler_.retire(sequence);
   record.kind = TokenRecord::Kind::kFinish;
   record.finish = reason;
@@ -479,6 +485,11 @@ const EngineStats& EngineCore::stats() {
   counters_.pages_cached = pool.cached();
   counters_.eviction_prefill_seconds = executor_.eviction_seconds().prefill;
   counters_.eviction_decode_seconds = executor_.eviction_seconds().decode;
+  const EvictionTotals& totals = executor_.eviction_totals();
+  counters_.evicted_by_policy = totals.evicted;
+  counters_.evicted_rows = std::accumulate(totals.evicted.begin(), totals.evicted.end(), int64_t{0});
+  counters_.eviction_events = totals.events;
+  counters_.nan_rows = totals.nan_rows;
   return counters_;
 }
 

@@ -15,6 +15,7 @@
 #include "engine/engine.h"
 #include "engine/executor.h"
 #include "engine/scheduler.h"
+#include "engine/trace_store.h"
 #include "engine/turn_trace.h"
 
 namespace restkv {
@@ -53,6 +54,7 @@ class EngineCore {
   // free + owned + cached == total, and at idle nothing owned. O(pages). False: the engine is not healthy any more.
   bool check_pages();
 
+  TraceStore& traces() { return traces_; }
   const std::shared_ptr<CancelList>& cancels() const { return cancels_; }
   const Scheduler& scheduler() const { return scheduler_; }
   Executor& executor() { return executor_; }
@@ -100,6 +102,7 @@ class EngineCore {
   std::vector<std::shared_ptr<RequestHandle>> touched_;  // streams with records to flush
   std::vector<const RequestHandle*> cancelled_;
 
+  TraceStore traces_{TraceStore::Limits{}};
   EngineStats counters_;
   Histograms histograms_;
   TurnTrace trace_;

@@ -3,6 +3,7 @@
 // (eviction/policy.h); when, is a pure function of the sequence's own numbers.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -16,6 +17,11 @@
 #include "engine/sequence_memory.h"
 
 namespace restkv {
+
+struct EvictionTotals {
+  std::array<int64_t, kNumPolicies> evicted{};  // rows, by PolicyKind
+  int64_t events = 0, nan_rows = 0;
+};
 
 class Evictor {
  public:
@@ -32,7 +38,7 @@ class Evictor {
   static void plan(const ModelConfig& config, const AllocationTables* tables, const CacheSettings& settings,
                    int64_t prompt_len, int64_t max_tokens, SequenceMemory& memory);
   // Counters and flags of a sequence that was just admitted.
-  void admit(SequenceMemory& memory) const;
+  void admit(SequenceMemory& memory, int32_t prompt_len) const;
 
   // How many of a prompt's last queries `finish_layer` needs; those of the probe's rows follow them.
   static int64_t tail_queries(const Sequence& sequence);
@@ -71,6 +77,8 @@ class Evictor {
   }
 
   CacheCounters counters(const Sequence& sequence) const;
+  // Of all sequences, since the start; counted where rows moved.
+  const EvictionTotals& totals() const { return totals_; }
 
  private:
   // A layer of which every row stays.
@@ -80,6 +88,8 @@ class Evictor {
   Cut make_cut(const Due& due, size_t index, bool is_prefill);
   void finish_cut(const Due& due, const Cut& cut);
   int32_t rows_until_full(const SequenceMemory& memory, int64_t layer) const;
+  // Before its rows move.
+  void trace_cut(const Due& due, const Cut& cut, ConstTensor kept, ConstTensor scores);
   // What follows from the lengths of a layer after a cut (full_at, longest).
   void note_lengths(const Due& due);
   int32_t window_of(int64_t layer) const { return model_.config.layers[static_cast<size_t>(layer)].window; }
@@ -99,6 +109,10 @@ class Evictor {
   std::vector<int32_t> numbers_;  // [cuts, 5, K]: keep, kept_len, num_dead, non_finite, share
   std::vector<int64_t> moved_;    // [cuts, K]
   std::vector<StoreQueriesSegment> segments_;
+  std::vector<TraceWriter::HeadRows> traced_;
+  std::vector<int32_t> traced_kept_;
+  std::vector<float> traced_scores_;
+  EvictionTotals totals_;
 };
 
 }  // namespace restkv

@@ -152,7 +152,7 @@ void Executor::admit(Sequence& sequence) {
 void Executor::begin(Sequence& sequence) {
   SequenceMemory& memory = *sequence.memory;
   memory.is_admitted = true;
-  evictor_.admit(memory);
+  evictor_.admit(memory, sequence.prompt_len);
   if (sequence.request().sampling.has_penalties()) {
     const auto vocab = static_cast<size_t>(model_.config.vocab_size);
     memory.prompt_tokens.assign((vocab + 63) / 64, 0);

@@ -81,6 +81,8 @@ class Executor final : public SequenceHost {
   int32_t page_slots() const { return cache_.view().slots; }
   const PrefixCache& prefixes() const { return prefixes_.cache(); }
   void clear_prefixes() { prefixes_.clear(); }
+  const KvCache& cache() const { return cache_; }
+  const EvictionTotals& eviction_totals() const { return evictor_.totals(); }
   const ScratchArena& scratch() const { return scratch_; }
 
  private:

@@ -95,6 +95,8 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
                 1, longest);
   plan.max_sequences = std::min<int64_t>(options.max_num_seqs,
                                          plan.pages / KvCache::pages_for(longest.reservation, shape, slots));
+  plan.sequence = plan.page_bytes * KvCache::pages_for(longest.reservation, shape, slots) +
+                  4 * KvCache::table_entries(longest.reservation, shape, slots);
   for (const bool has_ring : longest.reservation.ring_layer) {
     if (!has_ring) continue;
     plan.ring += plan.page_bytes * config.num_kv_heads *

@@ -36,6 +36,12 @@ LayerPages pages_of_layer(const CacheReservation& r, const CacheShape& shape, in
   return pages;
 }
 
+// Page ids of each head's row in the layer's table. One head of a shared layer could get nearly all of its pages.
+int64_t table_width(const CacheReservation& r, const LayerPages& pages, int64_t layer) {
+  const bool is_shared = !r.shared_layer.empty() && r.shared_layer[static_cast<size_t>(layer)];
+  return is_shared ? pages.all_entries : *std::max_element(pages.entries.begin(), pages.entries.end());
+}
+
 }  // namespace
 
 KvCache::KvCache(Backend& backend, const CacheShape& shape, int64_t num_pages)
@@ -59,6 +65,15 @@ int64_t KvCache::pages_for(const CacheReservation& reservation, const CacheShape
   for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
     const LayerPages pages = pages_of_layer(reservation, shape, slots, layer);
     total += pages.all_entries + shape.num_kv_heads * (pages.ring + pages.sums);
+  }
+  return total;
+}
+
+int64_t KvCache::table_entries(const CacheReservation& reservation, const CacheShape& shape, int32_t slots) {
+  int64_t total = shape.num_layers * shape.num_kv_heads;  // lengths
+  for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
+    const LayerPages pages = pages_of_layer(reservation, shape, slots, layer);
+    total += shape.num_kv_heads * (table_width(reservation, pages, layer) + pages.ring + pages.sums);
   }
   return total;
 }
@@ -91,9 +106,7 @@ SequenceCache KvCache::admit(const CacheReservation& reservation, const Sequence
   for (size_t layer = 0; layer < num_layers; ++layer) {
     const LayerPages pages = pages_of_layer(reservation, shape_, view_.slots, static_cast<int64_t>(layer));
     const bool is_shared = !reservation.shared_layer.empty() && reservation.shared_layer[layer];
-    // One head of a shared layer could get nearly all of its pages.
-    const int64_t width =
-        is_shared ? pages.all_entries : *std::max_element(pages.entries.begin(), pages.entries.end());
+    const int64_t width = table_width(reservation, pages, static_cast<int64_t>(layer));
     auto place = add_table(s.entries, width);
     s.spare_begin.push_back(s.spare.size());
     if (is_shared) {

@@ -58,6 +58,8 @@ class KvCache {
   static int64_t page_bytes(const Backend& backend, const CacheShape& shape);
   // Pages of a reservation, without a cache: the plan and the admission count alike.
   static int64_t pages_for(const CacheReservation& reservation, const CacheShape& shape, int32_t slots);
+  // Page ids and lengths that a sequence of this reservation holds on the host.
+  static int64_t table_entries(const CacheReservation& reservation, const CacheShape& shape, int32_t slots);
   int64_t pages_for(const CacheReservation& reservation) const {
     return pages_for(reservation, shape_, view_.slots);
   }

@@ -14,6 +14,7 @@
 #include "server/cli/terminal.h"
 #include "server/cli/verbs.h"
 #include "server/config/quantity.h"
+#include "server/openai/probe_tokens.h"
 
 namespace restkv {
 namespace {
@@ -24,6 +25,7 @@ int32_t prompt_len_of(const Settings& settings) {
 
 struct RoundFigures {
   double ttft_ms = 0, itl_ms = 0, itl_p99_ms = 0, prefill_tok_s = 0, decode_tok_s = 0;
+  int64_t cache_bytes = 0;  // pages, ring and tables of the sequence
 };
 
 // Nearest rank; `values` not empty.
@@ -58,7 +60,8 @@ std::vector<int32_t> cut(const std::vector<int32_t>& tokens, int64_t first, int6
   return prompt;
 }
 
-Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, const BenchSettings& settings) {
+Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, const CacheSettings& cache,
+                               const BenchSettings& settings) {
   const auto prompt_len = static_cast<double>(prompt.size());
   Request request;
   request.id = "bench";
@@ -66,7 +69,7 @@ Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, cons
   request.max_tokens = settings.output_len;
   request.sampling.temperature = 0;
   request.ignore_eos = true;
-  request.cache = engine.options().cache;
+  request.cache = cache;
   std::vector<Clock::time_point> times;
   times.reserve(static_cast<size_t>(settings.output_len));
   const Clock::time_point start = Clock::now();
@@ -86,6 +89,7 @@ Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, cons
   std::vector<double> gaps;
   for (size_t i = 1; i < times.size(); ++i) gaps.push_back(ms(times[i] - times[i - 1]));
   RoundFigures figures;
+  figures.cache_bytes = finish->counters.cache.bytes;
   figures.ttft_ms = ms(times.front() - start);
   figures.itl_ms = quantile(gaps, 0.5);
   figures.itl_p99_ms = quantile(gaps, 0.99);
@@ -111,6 +115,7 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
         {"prefill_tok_s", prefill},
         {"decode_tok_s", decode},
         {"peak_rss_bytes", peak_rss_bytes()},
+        {"cache_bytes", rounds.back().cache_bytes},
         {"prompt_len", prompt_len_of(settings)},
         {"output_len", settings.bench.output_len},
         {"threads", engine.options().threads},
@@ -157,12 +162,16 @@ int run_bench(const Invocation& invocation) {
   const Result<std::unique_ptr<Engine>> engine = Engine::start(loaded->model, settings.engine);
   if (!engine.ok()) return fail(engine.status());
 
+  CacheSettings cache = settings.engine.cache;
+  if (Status status = tokenize_probe(cache, prompt_len_of(settings), *loaded->tokenizer); !status.ok())
+    return fail(status);
+
   const InterruptGuard guard;
   std::vector<RoundFigures> rounds;
   for (int32_t round = 0; round <= settings.bench.rounds; ++round) {
     // Each round starts elsewhere in the text, so that no two prompts are the same.
     Result<RoundFigures> figures =
-        run_round(**engine, cut(tokens, int64_t{7} * round, prompt_len_of(settings)), settings.bench);
+        run_round(**engine, cut(tokens, int64_t{7} * round, prompt_len_of(settings)), cache, settings.bench);
     if (!figures.ok()) {
       return fail(figures.status().message(),
                   figures.status().code() == StatusCode::kCancelled ? kExitInterrupted : kExitFailure);

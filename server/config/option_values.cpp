@@ -227,11 +227,22 @@ std::string option_text(const Option& option, const Settings& settings) {
 
 std::string default_text(const Option& option) { return option_text(option, Settings{}); }
 
+bool is_cache_field(const Option& option) {
+  return option.section == "cache" &&
+         (option.key == "probe" ||
+          std::holds_alternative<std::optional<std::string>* (*)(Settings&)>(option.field) ||
+          std::holds_alternative<std::optional<int64_t>* (*)(Settings&)>(option.field) ||
+          std::holds_alternative<std::optional<double>* (*)(Settings&)>(option.field));
+}
+
 Status resolve_cache_options(Settings& settings) {
+  if (!settings.cache.probe.empty()) settings.cache.defaults.probe = probe_named(settings.cache.probe);
   Result<CacheSettings> cache = resolve_cache_settings(settings.cache.defaults, settings.cache.limits());
   if (cache.ok()) {
     settings.engine.cache = *cache;
-    return {};
+    CacheLimits limits = settings.cache.limits();
+    if (!settings.cache.has_calibration) limits.has_calibration = true;  // not known before the model is
+    return check_profiles(settings.cache.profiles, settings.cache.defaults, limits);
   }
   const std::string& param = cache.status().param();
   const Option* option = find_key("cache", std::string_view(param).substr(param.find('.') + 1));

@@ -7,7 +7,6 @@ namespace {
 constexpr uint32_t kAnswer = kComplete | kChat;
 constexpr uint32_t kWithEngine =
     kServe | kComplete | kChat | kLogits | kInspect | kBench | kEval | kCalibrate;
-constexpr uint32_t kWithCache = kServe | kComplete | kChat | kInspect | kBench;
 constexpr double kMaxRows = 1 << 20;  // of a (layer, KV head), as in cache_settings.cpp
 constexpr double kKiB = 1024, kGiB = 1024.0 * 1024.0 * 1024.0;
 constexpr double kHour = 3'600'000, kDay = 24 * kHour;  // milliseconds
@@ -320,119 +319,6 @@ std::vector<Option> make_table() {
        .verbs = kServe,
        .help = "First tokens of a prompt that may be kept",
        .field = [](Settings& s) { return &s.engine.prefix_max_tokens; }},
-
-      // cache, the defaults of requests
-      {.flag = "policy",
-       .section = "cache",
-       .key = "policy",
-       .type = kEnum,
-       .choices = {"full", "restkv", "snapkv", "streamingllm", "h2o", "tova", "pyramidkv", "adakv", "lacache",
-                   "random"},
-       .verbs = kWithCache,
-       .help = "What decides which entries stay; full: nothing is evicted; default: restkv",
-       .field = [](Settings& s) { return &s.cache.defaults.policy; }},
-      {.flag = "budget",
-       .section = "cache",
-       .key = "budget",
-       .type = kInt,
-       .min = 1,
-       .max = kMaxRows,
-       .verbs = kWithCache,
-       .help = "Entries that a (layer, KV head) holds at most; default: 4096",
-       .field = [](Settings& s) { return &s.cache.defaults.budget; }},
-      {.flag = "fraction",
-       .section = "cache",
-       .key = "fraction",
-       .type = kFloat,
-       .min = 1e-06,
-       .max = 1,
-       .verbs = kWithCache,
-       .help = "Budget as a part of the prompt, at most budget",
-       .field = [](Settings& s) { return &s.cache.defaults.fraction; }},
-      {.flag = "preset",
-       .section = "cache",
-       .key = "preset",
-       .type = kEnum,
-       .choices = {"default", "paper"},
-       .verbs = kWithCache,
-       .help = "How restkv scores: default, or as in the paper",
-       .field = [](Settings& s) { return &s.cache.defaults.preset; }},
-      {.flag = "allocation",
-       .section = "cache",
-       .key = "allocation",
-       .type = kEnum,
-       .choices = {"uniform", "calibrated", "pyramid", "ada"},
-       .verbs = kWithCache,
-       .help = "How budgets are spread over layers and heads; default: calibrated where the model has a "
-               "file, else uniform, or "
-               "what the policy says",
-       .field = [](Settings& s) { return &s.cache.defaults.allocation; }},
-      {.flag = "allocation-file",
-       .section = "cache",
-       .key = "allocation_file",
-       .type = kPath,
-       .verbs = kWithCache | kEval,
-       .help = "The model's calibrated allocation; default: looked for beside the model and in "
-               "configs/allocations",
-       .field = [](Settings& s) { return &s.cache.allocation_file; }},
-      {.flag = "decode",
-       .section = "cache",
-       .key = "decode",
-       .type = kEnum,
-       .choices = {"evict", "grow"},
-       .verbs = kWithCache,
-       .help = "evict: the budget holds for the answer too; grow: for the prompt alone; default: evict",
-       .field = [](Settings& s) { return &s.cache.defaults.decode; }},
-      {.flag = "window",
-       .section = "cache",
-       .key = "window",
-       .type = kInt,
-       .min = 1,
-       .max = 1024,
-       .verbs = kWithCache,
-       .help = "Last tokens that stay and whose queries judge the others; default: 32",
-       .field = [](Settings& s) { return &s.cache.defaults.window; }},
-      {.flag = "sinks",
-       .section = "cache",
-       .key = "sinks",
-       .type = kInt,
-       .max = 1024,
-       .verbs = kWithCache,
-       .help = "First tokens that stay; default: 4, or what the policy says",
-       .field = [](Settings& s) { return &s.cache.defaults.sinks; }},
-      {.flag = "stride",
-       .section = "cache",
-       .key = "stride",
-       .type = kInt,
-       .min = 1,
-       .max = kMaxRows,
-       .verbs = kWithCache,
-       .help = "Entries that one cut in decode frees; default: a 16th of the budget, at most 64",
-       .field = [](Settings& s) { return &s.cache.defaults.stride; }},
-      {.flag = "group",
-       .section = "cache",
-       .key = "group",
-       .type = kEnum,
-       .choices = {"rss", "max", "mean"},
-       .verbs = kWithCache,
-       .help = "How the query heads of a KV head decide together; default: rss",
-       .field = [](Settings& s) { return &s.cache.defaults.group; }},
-      {.flag = "max-budget",
-       .section = "cache",
-       .key = "max_budget",
-       .type = kInt,
-       .min = 1,
-       .max = kMaxRows,
-       .verbs = kServe,
-       .help = "The largest budget a request may ask for",
-       .field = [](Settings& s) { return &s.cache.max_budget; }},
-      {.flag = "allow-grow",
-       .section = "cache",
-       .key = "allow_grow",
-       .type = kBool,
-       .verbs = kServe,
-       .help = "Allow requests with decode: grow",
-       .field = [](Settings& s) { return &s.cache.allow_grow; }},
 
       // model
       {.flag = "model",
@@ -793,7 +679,11 @@ std::vector<Option> make_table() {
 }  // namespace
 
 std::span<const Option> option_table() {
-  static const std::vector<Option> table = make_table();
+  static const std::vector<Option> table = [] {
+    std::vector<Option> rows = make_table();
+    for (Option& row : cache_option_rows()) rows.push_back(std::move(row));
+    return rows;
+  }();
   return table;
 }
 

@@ -66,6 +66,7 @@ struct Option {
 };
 
 std::span<const Option> option_table();
+std::vector<Option> cache_option_rows();  // its rows of section cache about requests
 
 // By flag or alias, with '_' taken as '-'. Null: none.
 const Option* find_flag(std::string_view flag);
@@ -80,6 +81,8 @@ Status set_option(const Option& option, std::string_view text, Settings& setting
 // The value as `set_option` would read it again: "32768", "16KiB", "10s", "true".
 std::string option_text(const Option& option, const Settings& settings);
 std::string default_text(const Option& option);
+// Whether it is one of the `cache` object's fields, which profiles may set.
+bool is_cache_field(const Option& option);
 
 // The defaults of section cache, resolved into Settings::engine.cache. Error: flag, key and what is allowed.
 Status resolve_cache_options(Settings& settings);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "server/config/cache_profiles.h"
 
 namespace restkv {
 
@@ -54,8 +55,11 @@ struct ModelSettings {
 // What a request's `cache` object leaves open, and its ceilings.
 struct CacheOptions {
   CacheRequest defaults;  // as given; resolve_cache_options makes EngineOptions::cache of it
+  std::string probe;      // of the defaults, as text; empty: not given
   int64_t max_budget = CacheLimits{}.max_budget;
+  std::vector<CacheProfile> profiles;
   bool allow_grow = true;
+  bool allow_trace = true;
   std::string allocation_file;    // empty: looked for (server/cli/allocation_path.h)
   std::string allocation_in_use;  // set when the model is loaded
   // Until then not known, and taken to be as asked for.
@@ -64,7 +68,7 @@ struct CacheOptions {
     CacheLimits limits;
     limits.max_budget = max_budget;
     limits.allow_grow = allow_grow;
-    limits.allow_trace = false;
+    limits.allow_trace = allow_trace;
     limits.has_calibration = has_calibration.value_or(defaults.allocation == "calibrated");
     return limits;
   }

@@ -97,6 +97,7 @@ Status Completion::submit() {
     Request& request = job_.requests[i];
     request.id = header_.id;
     request.owner = connection_.owner();
+    request.first_choice = static_cast<int32_t>(i) * request.num_choices;
     request.arrival = connection_.arrival();
     request.timeout = server_.settings.server.request_timeout;
     if (!job_.has_seed) request.sampling.seed = server_.new_seed();
@@ -204,7 +205,8 @@ asio::awaitable<void> handle(Connection& connection, CompletionApi api) {
                                   .end_tokens = server.end_tokens,
                                   .chat_format = server.model.chat_format.get(),
                                   .cache = server.settings.cache.defaults,
-                                  .cache_limits = server.settings.cache.limits()};
+                                  .cache_limits = server.settings.cache.limits(),
+                                  .cache_profiles = server.settings.cache.profiles};
   Result<CompletionJob> job =
       co_await connection.offload([&] { return read_completion_job(connection.body(), api, context); });
   if (server.settings.logging.log_content) {

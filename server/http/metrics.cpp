@@ -1,6 +1,7 @@
 // One family after the other: # HELP, # TYPE, then a line a label value.
 #include "server/http/metrics.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <initializer_list>
 #include <utility>
@@ -115,8 +116,8 @@ std::string metrics_text(const EngineStats& stats, const Histograms& histograms,
     const auto metric = static_cast<Metric>(i);
     out.histogram(metric_info(metric), histograms.of(metric));
   }
-  out.family("kv_entries_evicted_total", "counter",
-             "Cache entries evicted, over all layers and KV heads of sequences that ended", true);
+  out.family("kv_entries_evicted_total", "counter", "Cache entries evicted, over all layers and KV heads",
+             true);
   for (size_t policy = 0; policy < kNumPolicies; ++policy)
     out.value("policy", policy_name(static_cast<PolicyKind>(policy)), stats.evicted_by_policy[policy]);
   out.single("kv_evictions_total", "counter", "Cuts of one layer of one sequence that evicted entries",
@@ -126,6 +127,10 @@ std::string metrics_text(const EngineStats& stats, const Histograms& histograms,
              true);
   out.value("phase", "prefill", stats.eviction_prefill_seconds);
   out.value("phase", "decode", stats.eviction_decode_seconds);
+  const double rows = static_cast<double>(std::max<int64_t>(1, stats.ended_rows));
+  out.family("kv_kept_ratio", "gauge", "Share of their cache entries that sequences held when they ended",
+             true);
+  out.value(number_text(1.0 - static_cast<double>(stats.ended_rows_gone) / rows));
   out.single("kv_nan_rows_total", "counter", "Scores that were not finite; such entries stay", stats.nan_rows,
              true);
   out.family("kv_pages", "gauge", "Pages of the cache", true);

@@ -12,6 +12,7 @@
 #include "server/openai/json_text.h"
 #include "server/openai/model_list.h"
 #include "server/openai/tokenize_api.h"
+#include "server/openai/trace_body.h"
 
 namespace restkv {
 
@@ -21,6 +22,7 @@ namespace {
 
 constexpr std::string_view kJson = "application/json";
 constexpr std::string_view kModelPath = "/v1/models/";
+constexpr std::string_view kTracePath = "/v1/cache/traces/";
 
 ModelCard model_card(const ServerState& server) {
   return {server.model.name, server.created, server.model.engine->memory_plan().max_model_len};
@@ -97,6 +99,26 @@ asio::awaitable<void> handle_version(Connection& c) {
   co_await c.respond(200, kJson, std::move(body));
 }
 
+asio::awaitable<void> handle_cache_trace(Connection& c) {
+  const std::string id = c.head().path.substr(kTracePath.size());
+  const Result<TraceQuery> query = parse_trace_query(c.head().query);
+  if (!query.ok()) {
+    co_await c.respond_error(api_error(query.status()));
+    co_return;
+  }
+  // Without API keys all requests have one owner: nobody.
+  const auto trace = c.server().model.engine->traces().find(id, {}, query->choice, Clock::now());
+  if (!trace) {
+    co_await c.respond_error(http_error(404,
+                                        "there is no trace of this request: it was not asked for "
+                                        "(cache.trace), is still running or is too old",
+                                        "not_found"));
+    co_return;
+  }
+  std::string body = co_await c.offload([&] { return trace_body(id, *trace, *query); });
+  co_await c.respond(200, kJson, std::move(body));
+}
+
 asio::awaitable<void> handle_metrics(Connection& c) {
   const ServerState& server = c.server();
   co_await c.respond(200, kMetricsType,
@@ -111,6 +133,7 @@ const Route kRoutes[] = {
     {"GET", "/v1/models/{id}", false, handle_model},
     {"GET", "/v1/requests", false, handle_requests},
     {"DELETE", "/v1/requests/{id}", false, handle_cancel_request},
+    {"GET", "/v1/cache/traces/{id}", false, handle_cache_trace},
     {"POST", "/tokenize", false, handle_tokenize},
     {"POST", "/detokenize", false, handle_detokenize},
     {"POST", "/apply-template", false, handle_apply_template},

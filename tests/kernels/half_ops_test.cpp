@@ -45,21 +45,24 @@ std::vector<double> doubles(const float* x, int64_t n) { return std::vector<doub
 
 TEST_P(HalfOps, MatmulOfEveryWeightType) {
   for (const DType dtype : kWeightTypes) {
-    for (const auto& [rows, n, cols] : {std::array<int64_t, 3>{1, 70, 256}, {3, 9, 512}, {70, 90, 256}, {5, 33, 172}}) {
+    for (const auto& [rows, n, cols] :
+         {std::array<int64_t, 3>{1, 70, 256}, {3, 9, 512}, {70, 90, 256}, {5, 33, 172}}) {
       if (cols % dtype_info(dtype).block_elems != 0) continue;
       const Weights weight(dtype, n, cols, 1);
       const PlacedWeight placed(*backend_, weight.tensor);
       ASSERT_EQ(placed.tensor().dtype, GetParam());
-      Values x = make(random_floats(rows * cols, 2), rows), out = make(Floats(static_cast<size_t>(rows * n)), rows);
+      Values x = make(random_floats(rows * cols, 2), rows),
+             out = make(Floats(static_cast<size_t>(rows * n)), rows);
       Floats logits(static_cast<size_t>(rows * n));
-      const MatmulOutput outputs[] = {{placed.tensor(), {}, out.tensor}, {placed.tensor(), {}, view(logits, rows)}};
+      const MatmulOutput outputs[] = {{placed.tensor(), {}, out.tensor},
+                                      {placed.tensor(), {}, view(logits, rows)}};
       backend_->matmul({x.tensor, outputs});
       read(out);
       for (int64_t t = 0; t < rows; ++t) {
         std::vector<double> expected;
         for (int64_t i = 0; i < n; ++i)
-          expected.push_back(
-              reference::dot(&x.floats[static_cast<size_t>(t * cols)], reference::weight_row(placed.tensor(), i)));
+          expected.push_back(reference::dot(&x.floats[static_cast<size_t>(t * cols)],
+                                            reference::weight_row(placed.tensor(), i)));
         const std::string what = std::string(dtype_info(dtype).name) + " T=" + std::to_string(rows);
         expect_close(&logits[static_cast<size_t>(t * n)], expected, 2e-5, what + " f32");
         expect_close(&out.floats[static_cast<size_t>(t * n)], expected, tolerance(), what);
@@ -72,7 +75,8 @@ TEST_P(HalfOps, RmsNormAndAdd) {
   for (const auto& [cols, groups] : {std::pair<int64_t, int64_t>{600, 1}, {64, 3}, {5, 1}}) {
     const int64_t rows = 4, n = cols * groups;
     const Weights weight(DType::kF32, 1, cols, 1);
-    Values x = make(random_floats(rows * n, 2, 3.0f), rows), residual = make(random_floats(rows * n, 3), rows);
+    Values x = make(random_floats(rows * n, 2, 3.0f), rows),
+           residual = make(random_floats(rows * n, 3), rows);
     const Floats before = residual.floats;
     Values out = make(Floats(static_cast<size_t>(rows * n)), rows);
     backend_->rmsnorm({x.tensor, residual.tensor, weight.tensor, 1e-5f, 1.0f, out.tensor});
@@ -85,7 +89,8 @@ TEST_P(HalfOps, RmsNormAndAdd) {
         sum.push_back(static_cast<double>(x.floats[c]) + static_cast<double>(before[c]));
       expect_close(&residual.floats[at], sum, tolerance(), "residual");
       expect_close(&out.floats[at],
-                   reference::rmsnorm(doubles(&residual.floats[at], n), reference::weight_row(weight.tensor, 0), 1e-5, 1.0),
+                   reference::rmsnorm(doubles(&residual.floats[at], n),
+                                      reference::weight_row(weight.tensor, 0), 1e-5, 1.0),
                    tolerance(), "rmsnorm");
     }
     const Floats kept = residual.floats;
@@ -127,8 +132,10 @@ TEST_P(HalfOps, GluAndGather) {
 TEST_P(HalfOps, RotatedKeysAreAttendedInPages) {
   const int32_t heads = 4, kv_heads = 2, head_dim = 24, rows = 37;
   TestCache cache(*backend_, GetParam(), kv_heads, head_dim, 64);
-  Values q = make(random_floats(rows * heads * head_dim, 1), rows), k = make(random_floats(rows * kv_heads * head_dim, 2), rows);
-  Values v = make(random_floats(rows * kv_heads * head_dim, 3), rows), out = make(Floats(q.floats.size()), rows);
+  Values q = make(random_floats(rows * heads * head_dim, 1), rows),
+         k = make(random_floats(rows * kv_heads * head_dim, 2), rows);
+  Values v = make(random_floats(rows * kv_heads * head_dim, 3), rows),
+         out = make(Floats(q.floats.size()), rows);
   const Floats rope = random_floats(rows * head_dim, 4, 0.7f);
   std::vector<int32_t> positions;
   for (int32_t t = 0; t < rows; ++t) positions.push_back(t);
@@ -136,14 +143,16 @@ TEST_P(HalfOps, RotatedKeysAreAttendedInPages) {
   StoreSegment store;
   store.num_rows = rows;
   store.tables = cache.tables();
-  backend_->rope_and_store({q.tensor, k.tensor, v.tensor, view(rope, rows), false, positions, {&store, 1}, cache.view});
+  backend_->rope_and_store(
+      {q.tensor, k.tensor, v.tensor, view(rope, rows), false, positions, {&store, 1}, cache.view});
   cache.kv_len = {rows, rows};
   read(q);
   read(k);
   for (int32_t t = 0; t < rows; ++t) {
     for (int32_t h = 0; h < heads; ++h) {
       const auto at = static_cast<size_t>((t * heads + h) * head_dim);
-      expect_close(&q.floats[at], reference::rotate(&plain_q[at], &rope[static_cast<size_t>(t * head_dim)], head_dim, false),
+      expect_close(&q.floats[at],
+                   reference::rotate(&plain_q[at], &rope[static_cast<size_t>(t * head_dim)], head_dim, false),
                    tolerance(), "q");
     }
   }
@@ -155,11 +164,13 @@ TEST_P(HalfOps, RotatedKeysAreAttendedInPages) {
     std::vector<reference::Entry> entries(static_cast<size_t>(rows));
     for (int32_t t = 0; t < rows; ++t) {
       const auto at = static_cast<size_t>((t * kv_heads + h / 2) * head_dim);
-      entries[static_cast<size_t>(t)] = {doubles(&k.floats[at], head_dim), doubles(&v.floats[at], head_dim), t};
+      entries[static_cast<size_t>(t)] = {doubles(&k.floats[at], head_dim), doubles(&v.floats[at], head_dim),
+                                         t};
     }
     for (int32_t t = 0; t < rows; ++t) {
       const auto at = static_cast<size_t>((t * heads + h) * head_dim);
-      expect_close(&out.floats[at], reference::attention(shape, &q.floats[at], t, entries).out, tolerance() * 2, "out");
+      expect_close(&out.floats[at], reference::attention(shape, &q.floats[at], t, entries).out,
+                   tolerance() * 2, "out");
     }
   }
 }

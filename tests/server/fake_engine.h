@@ -36,6 +36,7 @@ class FakeEngine final : public Engine {
   EngineStats stats() const override;
   Histograms histograms() const override { return {}; }
   std::string fault_trace() const override { return {}; }
+  TraceStore& traces() override { return traces_; }
   const Model& model() const override { return model_; }
   const MemoryPlan& memory_plan() const override { return plan_; }
   const EngineOptions& options() const override { return engine_options_; }
@@ -57,6 +58,7 @@ class FakeEngine final : public Engine {
   bool step(Running& running);  // false: it ended
   void finish(Running& running, FinishReason reason, int32_t token, Status error = {});
 
+  TraceStore traces_{TraceStore::Limits{}};
   const FakeEngineOptions options_;
   Model model_;
   MemoryPlan plan_;
