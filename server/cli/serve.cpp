@@ -13,6 +13,7 @@
 #include "engine/device_name.h"
 #include "server/cli/allocation_path.h"
 #include "server/cli/model_loading.h"
+#include "server/cli/service_notify.h"
 #include "server/cli/verbs.h"
 #include "server/config/build_info.h"
 #include "server/config/logging.h"
@@ -86,6 +87,7 @@ void drain(HttpServer& server, milliseconds timeout) {
   log_event(LogLevel::kInfo, "draining: running requests may finish, a second signal stops at once",
             {{"timeout", duration_text(timeout)}});
   server.drain();
+  notify_service_manager("STOPPING=1");
   const Clock::time_point deadline = Clock::now() + timeout;
   while (!server.is_idle() && Clock::now() < deadline) {
     const std::optional<int> signal = poll_signal();
@@ -144,6 +146,9 @@ int run_serve(const Invocation& invocation) {
   HttpServer& server = **listening;
   const std::string url = url_of(settings.server.host, server.port());
   log_event(LogLevel::kInfo, "Listening on " + url, {{"model", model.name}});
+  if (!notify_service_manager("READY=1\nSTATUS=" + url))
+    log_event(LogLevel::kWarning,
+              "NOTIFY_SOCKET is set and cannot be reached: nobody was told that the server is ready");
 
   while (engine->is_healthy()) {
     if (!poll_signal()) continue;

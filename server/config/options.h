@@ -37,6 +37,8 @@ enum Verb : uint32_t {
   kChat = 1u << 10,
   kEval = 1u << 11,
   kCalibrate = 1u << 12,
+  kDoctor = 1u << 13,
+  kHealth = 1u << 14,
 };
 
 // How an enum field is read and set by the index of its name in Option::choices.

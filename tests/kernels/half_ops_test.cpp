@@ -1,7 +1,5 @@
 // The CUDA backend in bf16 and f16, run by the emulator: activations, weights and cache of 16 bits, sums in f32, against the
 // f64 reference over the rounded inputs; results are off by their own rounding.
-#include <array>
-
 #include "tests/kernels/backend_cases.h"
 #include "tests/kernels/reference_ops.h"
 
@@ -45,8 +43,11 @@ std::vector<double> doubles(const float* x, int64_t n) { return std::vector<doub
 
 TEST_P(HalfOps, MatmulOfEveryWeightType) {
   for (const DType dtype : kWeightTypes) {
+    struct Shape {
+      int64_t rows, n, cols;
+    };
     for (const auto& [rows, n, cols] :
-         {std::array<int64_t, 3>{1, 70, 256}, {3, 9, 512}, {70, 90, 256}, {5, 33, 172}}) {
+         {Shape{1, 70, 256}, Shape{3, 9, 512}, Shape{70, 90, 256}, Shape{5, 33, 172}}) {
       if (cols % dtype_info(dtype).block_elems != 0) continue;
       const Weights weight(dtype, n, cols, 1);
       const PlacedWeight placed(*backend_, weight.tensor);
@@ -72,7 +73,10 @@ TEST_P(HalfOps, MatmulOfEveryWeightType) {
 }
 
 TEST_P(HalfOps, RmsNormAndAdd) {
-  for (const auto& [cols, groups] : {std::pair<int64_t, int64_t>{600, 1}, {64, 3}, {5, 1}}) {
+  struct Shape {
+    int64_t cols, groups;
+  };
+  for (const auto& [cols, groups] : {Shape{600, 1}, Shape{64, 3}, Shape{5, 1}}) {
     const int64_t rows = 4, n = cols * groups;
     const Weights weight(DType::kF32, 1, cols, 1);
     Values x = make(random_floats(rows * n, 2, 3.0f), rows),
