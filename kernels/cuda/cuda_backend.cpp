@@ -8,6 +8,7 @@
 
 #include "kernels/base/dequant.h"
 #include "kernels/base/float16.h"
+#include "kernels/cuda/device_check.h"
 #include "kernels/cuda/ops.h"
 
 namespace restkv::cuda {
