@@ -21,7 +21,12 @@ std::string other_value(const Option& option) {
     case OptionType::kString:
     case OptionType::kPath: return "other";
     case OptionType::kIntList: return "1,2,3";
-    case OptionType::kFloat: return standard == "1" ? "0.5" : "1";
+    case OptionType::kFloat:
+      for (const char* text : {"1", "0.5", "0.25"}) {
+        const double value = std::stod(text);
+        if (text != standard && value >= option.min && value <= option.max) return text;
+      }
+      break;
     default: break;
   }
   Settings settings;

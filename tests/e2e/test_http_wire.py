@@ -244,11 +244,12 @@ def test_full_queue_is_429_and_quick(start_server, stories_model):
     server = start_server(stories_model, "--max-queue-requests", 4, "--max-num-seqs", 1)
     for _ in range(10):  # the tiny model may be done before the second request arrives
         with Wire(server) as busy:
-            # One choice runs, three wait for it one after the other: four more do not fit.
-            busy.send(post("/v1/completions", completion(stream=True, ignore_eos=True, max_tokens=500, n=4)))
+            # One prompt runs, three wait for it one after the other: four more do not fit.
+            prompts = ["One", "Two", "Three", "Four"]
+            busy.send(post("/v1/completions", completion(stream=True, ignore_eos=True, max_tokens=500, prompt=prompts)))
             busy.read_until(b"data: ")
             begin = time.monotonic()
-            status, headers, body = server.request("POST", "/v1/completions", completion(n=4))
+            status, headers, body = server.request("POST", "/v1/completions", completion(prompt=prompts))
             seconds = time.monotonic() - begin
             busy.kill()
         if status == 429:

@@ -119,13 +119,20 @@ EngineOptions test_options(int32_t max_num_batched_tokens) {
   return options;
 }
 
+// What logits may differ by: each of them in f32; with 16-bit activations all of a prompt together, because the rounding of one
+// value may tip a softmax over and move single logits of these random-weight models by much.
+struct Tolerance {
+  double each = 0;      // largest difference; 0: not asked
+  double relative = 0;  // |difference| / |expected| in the 2-norm over a prompt; 0: not asked
+};
+
 // Empty: equal within the tolerance.
-std::string compare_logits(const Model& model, const Prompt& prompt, double tolerance, int32_t batched_tokens,
-                           const std::vector<int32_t>& pieces) {
+std::string compare_logits(const Model& model, const Prompt& prompt, const Tolerance& tolerance,
+                           int32_t batched_tokens, const std::vector<int32_t>& pieces) {
   const auto vocab = static_cast<size_t>(model.config.vocab_size);
   if (prompt.logits.size() != prompt.tokens.size() * vocab) return "the case has another vocabulary";
   std::vector<bool> seen(prompt.tokens.size(), false);
-  double worst = 0;
+  double worst = 0, squares = 0, expected_squares = 0;
   bool has_nan = false;
   const Status status = compute_logits(
       model, test_options(batched_tokens), prompt.tokens, pieces,
@@ -138,14 +145,20 @@ std::string compare_logits(const Model& model, const Prompt& prompt, double tole
                 std::abs(double{logits[static_cast<size_t>(r) * vocab + v]} - expected[v]);
             has_nan |= std::isnan(difference);
             worst = std::max(worst, difference);
+            squares += difference * difference;
+            expected_squares += double{expected[v]} * expected[v];
           }
         }
       });
   if (!status.ok()) return status.message();
   if (std::count(seen.begin(), seen.end(), false) != 0) return "rows without logits";
   if (has_nan) return "NaN";
-  if (worst > tolerance)
-    return "logits differ by " + std::to_string(worst) + ", allowed " + std::to_string(tolerance);
+  if (tolerance.each > 0 && worst > tolerance.each)
+    return "logits differ by " + std::to_string(worst) + ", allowed " + std::to_string(tolerance.each);
+  const double relative = std::sqrt(squares / expected_squares);
+  if (tolerance.relative > 0 && relative > tolerance.relative)
+    return "logits differ by a share of " + std::to_string(relative) + ", allowed " +
+           std::to_string(tolerance.relative);
   return {};
 }
 
@@ -220,7 +233,7 @@ struct Cut {
 };
 
 // Empty: all of the case is right.
-std::string check_case(const std::shared_ptr<const Model>& model, const Case& c, double tolerance,
+std::string check_case(const std::shared_ptr<const Model>& model, const Case& c, const Tolerance& tolerance,
                        const std::vector<Cut>& cuts, const std::vector<int32_t>& greedy_steps) {
   for (const Prompt& prompt : c.prompts) {
     for (const Cut& cut : cuts) {
@@ -235,14 +248,9 @@ std::string check_case(const std::shared_ptr<const Model>& model, const Case& c,
   return {};
 }
 
-// 16-bit activations: a share of the case's largest logit. f16 has 11 bits of mantissa, bf16 8; a wrong convention moves
-// logits by their own size.
-double half_tolerance(const Case& c, DType type) {
-  float largest = 1.0f;
-  for (const Prompt& prompt : c.prompts)
-    for (const float logit : prompt.logits) largest = std::max(largest, std::abs(logit));
-  return static_cast<double>(largest) * (type == DType::kBF16 ? 0.08 : 0.01);
-}
+// f16 has 11 bits of mantissa, bf16 8; a wrong convention moves logits by their own size. Measured on the cases here: at most
+// 0.060 and 0.0053.
+Tolerance half_tolerance(DType type) { return {.relative = type == DType::kBF16 ? 0.15 : 0.02}; }
 
 #if RESTKV_EMULATED
 
@@ -255,8 +263,10 @@ void run_case(Case& c, golden::Run& run) {
   for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
     type_under_test = type;
     const bool is_exact = type == DType::kF32;
-    const std::string what = check_case(*model, c, is_exact ? c.tolerance : half_tolerance(c, type), cuts,
-                                        is_exact ? std::vector<int32_t>{128} : std::vector<int32_t>{});
+    if (!is_exact) c.prompts.resize(1);  // a fiber for each GPU thread takes its time
+    const std::string what =
+        check_case(*model, c, is_exact ? Tolerance{.each = c.tolerance} : half_tolerance(type), cuts,
+                   is_exact ? std::vector<int32_t>{128} : std::vector<int32_t>{});
     if (!what.empty()) return run.fail(c.name, std::string(dtype_info(type).name) + ": " + what);
   }
   run.ran(c.name);
@@ -278,8 +288,9 @@ void run_case(Case& c, golden::Run& run) {
                                  {"uneven pieces, the first in units", 16, {40, 3, 11, 5}},
                                  {"token by token", 128, {1}}};
   const bool is_cpu = device_under_test() == "cpu";
-  const std::string what = check_case(*model, c, is_cpu ? c.tolerance : half_tolerance(c, DType::kBF16), cuts,
-                                      is_cpu ? std::vector<int32_t>{128, 24} : std::vector<int32_t>{});
+  const std::string what =
+      check_case(*model, c, is_cpu ? Tolerance{.each = c.tolerance} : half_tolerance(DType::kBF16), cuts,
+                 is_cpu ? std::vector<int32_t>{128, 24} : std::vector<int32_t>{});
   if (!what.empty()) return run.fail(c.name, what);
   run.ran(c.name);
 }
