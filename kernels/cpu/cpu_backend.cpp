@@ -26,8 +26,7 @@ namespace {
 
 constexpr int64_t kWorkspaceBytes = int64_t{128} << 20;  // of one thread; address space, touched as needed
 constexpr int64_t kPartialBytes = int64_t{16} << 20;     // of decode attention that is split over spans
-constexpr int64_t kHugePageBytes = int64_t{2} << 20;
-constexpr int64_t kInlineValues = 16 * 1024;  // elementwise work up to this stays on the caller
+constexpr int64_t kInlineValues = 16 * 1024;             // elementwise work up to this stays on the caller
 
 // Anonymous memory without reserve: zeros, real only where touched.
 class MappedBuffer final : public DeviceBuffer {
@@ -98,15 +97,7 @@ class CpuBackend final : public Backend {
 
   std::string_view name() const override { return "cpu"; }
   int32_t page_slots() const override { return 16; }
-  std::unique_ptr<DeviceBuffer> allocate(int64_t bytes) override {
-    std::unique_ptr<MappedBuffer> buffer = MappedBuffer::map(bytes);
-    // Attention walks the pages of the cache in no order the processor could foresee; with memory pages of 4 KiB each costs
-    // a walk of the address tables. Only a hint: without huge pages nothing changes.
-    if (buffer && bytes >= kHugePageBytes) {
-      madvise(buffer->data(), static_cast<size_t>(bytes), MADV_HUGEPAGE);
-    }
-    return buffer;
-  }
+  std::unique_ptr<DeviceBuffer> allocate(int64_t bytes) override { return MappedBuffer::map(bytes); }
   void zero(const Tensor& tensor) override {
     for (int64_t row = 0; row < tensor.rows; ++row)
       std::memset(tensor.row(row), 0, static_cast<size_t>(bytes_of(tensor.dtype, tensor.cols)));
