@@ -85,7 +85,11 @@ const Field kFields[] = {
     number_field<&R::alpha>("cache.alpha", "weight of a new query in reduce: ema"),
     flag_field<&R::output_projection>("cache.output_projection",
                                       "score what the output projection makes of it"),
-    {{.name = "cache.probe", .type = FieldType::kAny, .help = "none"}, set_probe},
+    {{.name = "cache.probe",
+      .type = FieldType::kAny,
+      .help = "none",
+      .schema = R"("type":["string","array","null"])"},
+     set_probe},
     {{.name = "cache.compress_at"}},
     {{.name = "cache.trace"}},
 };
