@@ -8,8 +8,10 @@
 
 namespace restkv {
 
-// Error: the processor level asked for by RESTKV_CPU_TARGET is not there.
+// Error: a device that is not there, more than one of them, or a processor level (RESTKV_CPU_TARGET) that is not there.
 Result<std::unique_ptr<Backend>> make_backend(const EngineOptions& options);
+// The options as this backend takes them: a card's cache has the type of its activations.
+EngineOptions fit_options(EngineOptions options, const Backend& backend);
 // What is left of the memory the backend computes in.
 int64_t available_memory(Backend& backend);
 

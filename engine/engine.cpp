@@ -64,6 +64,11 @@ class LocalEngine final : public Engine {
     const std::lock_guard lock(mutex_);
     return stats_;
   }
+  Histograms histograms() const override {
+    const std::lock_guard lock(mutex_);
+    return histograms_;
+  }
+  TraceStore& traces() override { return core_.traces(); }
   std::string fault_trace() const override {
     const std::lock_guard lock(mutex_);
     return fault_trace_;
@@ -90,6 +95,7 @@ class LocalEngine final : public Engine {
   std::unordered_multimap<std::string, std::shared_ptr<RequestHandle>> registry_;  // in flight, by id
   std::unordered_map<std::string, int32_t> num_by_owner_;                          // in flight
   EngineStats stats_;  // of the last turn; waiting counts are exact at submit
+  Histograms histograms_;
   std::string fault_trace_;
   bool is_stopping_ = false, is_draining_ = false, is_broken_ = false;
 
@@ -215,6 +221,7 @@ void LocalEngine::publish() {
   const EngineStats& stats = core_.stats();
   const std::lock_guard lock(mutex_);
   stats_ = stats;
+  histograms_ = core_.histograms();
   stats_.waiting += inbox_choices_;
   stats_.waiting_tokens += inbox_tokens_;
   if (!core_.is_healthy() && !is_broken_) {
@@ -237,18 +244,19 @@ void LocalEngine::publish() {
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::start(std::shared_ptr<const Model> model,
-                                              const EngineOptions& options) {
-  Result<std::unique_ptr<Backend>> backend = make_backend(options);
-  if (!backend.ok()) return backend.status();
-  Result<MemoryPlan> plan = Executor::plan(*model, **backend, options, available_memory(**backend));
-  if (!plan.ok()) return plan.status();
-  auto engine = std::make_unique<LocalEngine>(std::move(model), options, *plan, std::move(*backend));
+                                              const EngineOptions& asked) {
   try {
+    Result<std::unique_ptr<Backend>> backend = make_backend(asked);
+    if (!backend.ok()) return backend.status();
+    const EngineOptions options = fit_options(asked, **backend);
+    Result<MemoryPlan> plan = Executor::plan(*model, **backend, options, available_memory(**backend));
+    if (!plan.ok()) return plan.status();
+    auto engine = std::make_unique<LocalEngine>(std::move(model), options, *plan, std::move(*backend));
     engine->begin();
+    return std::unique_ptr<Engine>(std::move(engine));
   } catch (const DeviceError& error) {
     return Status(StatusCode::kUnavailable, std::string("device failure: ") + error.what());
   }
-  return std::unique_ptr<Engine>(std::move(engine));
 }
 
 }  // namespace restkv

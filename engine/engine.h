@@ -12,17 +12,20 @@
 #include <vector>
 
 #include "engine/eviction/allocation_file.h"
+#include "engine/histograms.h"
 #include "engine/model/weights.h"
 #include "engine/request.h"
+#include "engine/trace_store.h"
 
 namespace restkv {
 
 class Backend;
 
 struct EngineOptions {
-  int32_t threads = 0;        // 0: physical cores
-  int64_t max_model_len = 0;  // 0: the model's context, bounded by memory
-  int32_t max_num_seqs = 32;  // sequences that decode in one step
+  std::string device = "auto";  // auto, cpu, cuda, cuda:N
+  int32_t threads = 0;          // 0: physical cores
+  int64_t max_model_len = 0;    // 0: the model's context, bounded by memory
+  int32_t max_num_seqs = 32;    // sequences that decode in one step
   int32_t max_num_batched_tokens = 512;
   double memory_fraction = 0.5;     // of what the machine leaves beside the weights, for the page pool
   DType cache_dtype = DType::kF32;  // kF32 or kF16
@@ -30,6 +33,8 @@ struct EngineOptions {
   std::function<Result<std::unique_ptr<Backend>>()> backend_maker;
   CacheSettings cache = CacheSettings::full();         // what the plan counts a sequence with
   std::shared_ptr<const AllocationTables> allocation;  // of `calibrated`; null: no request may ask for it
+  double prefix_fraction = 0.2;        // of the pool, at most, for beginnings of prompts; 0: none are kept
+  int64_t prefix_max_tokens = 16'384;  // of one prompt
   SchedulingPolicy scheduling = SchedulingPolicy::kShortest;
   int32_t max_queue_requests = 1024;
   int64_t max_queue_tokens = 1 << 22;
@@ -45,6 +50,8 @@ struct MemoryPlan {
   int64_t scratch = 0;       // prefill arena
   int64_t pool = 0;          // pages
   int64_t ring = 0;          // of one sequence: query ring pages
+  // One sequence that fills max_model_len under the default settings: pages, ring, sums, tables.
+  int64_t sequence = 0;
   int64_t page_bytes = 0;
   int64_t pages = 0;
   int64_t max_sequences = 0;  // that fill max_model_len under the default cache settings
@@ -57,11 +64,17 @@ Result<MemoryPlan> plan_memory(const Model& model, const EngineOptions& options)
 struct EngineStats {
   int64_t running = 0, waiting = 0;
   int64_t waiting_tokens = 0;
-  int64_t pages_total = 0, pages_free = 0, pages_owned = 0;
+  int32_t page_slots = 0;  // entries of a page
+  int64_t pages_total = 0, pages_free = 0, pages_owned = 0, pages_cached = 0;
   int64_t steps = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0;
-  int64_t evicted_rows = 0, eviction_events = 0, nan_rows = 0;
+  int64_t prefix_queries = 0,
+          prefix_hits = 0;  // prompt tokens looked up in the prefix cache, and found there
+  int64_t evicted_rows = 0, eviction_events = 0, nan_rows = 0;  // as of now, running sequences included
   double eviction_prefill_seconds = 0, eviction_decode_seconds = 0;
+  // Of sequences that ended: entries over all heads, and those that went.
+  int64_t ended_rows = 0, ended_rows_gone = 0;
+  int64_t nan_requests = 0;                               // sequences that ended with NaN logits
   std::array<int64_t, kNumPolicies> evicted_by_policy{};  // rows, by PolicyKind
   int64_t finished_stop = 0, finished_length = 0, finished_cancelled = 0, finished_error = 0;
 };
@@ -95,8 +108,11 @@ class Engine {
   // Cancels the owner's requests of this id; false: there is none.
   virtual bool cancel(std::string_view id, std::string_view owner) = 0;
   virtual EngineStats stats() const = 0;
+  virtual Histograms histograms() const = 0;
   // What the last turns did, where a self-check failed; no text and no tokens. Empty while all is well.
   virtual std::string fault_trace() const = 0;
+  // Traces of sequences that ended (cache.trace).
+  virtual TraceStore& traces() = 0;
   virtual const Model& model() const = 0;
   virtual const MemoryPlan& memory_plan() const = 0;
   virtual const EngineOptions& options() const = 0;

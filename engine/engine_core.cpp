@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "kernels/base/device_error.h"
 
@@ -90,6 +91,11 @@ void EngineCore::turn() {
       scheduler_.admit(admitted_);
       const Clock::time_point now = now_();
       for (Sequence* sequence : admitted_) {
+        sequence->cached_tokens = (sequence->leader ? sequence->leader : sequence)->first_row;
+        if (!sequence->leader && executor_.prefixes().is_enabled()) {
+          counters_.prefix_queries += sequence->prompt_len;
+          counters_.prefix_hits += sequence->first_row;
+        }
         sequence->admitted = now;
         sequence->handle->phase.store(RequestPhase::kPrefill, std::memory_order_relaxed);
         trace_.add(counters_.steps, TurnTrace::Event::kAdmit, static_cast<int64_t>(sequence->key.arrival),
@@ -130,6 +136,10 @@ void EngineCore::run_step() {
              static_cast<int64_t>(batch_.prompts.size()));
   const Clock::time_point start = now_();
   executor_.run_step(batch_, results_);
+  int64_t prompt_rows = 0;
+  for (const Sequence* sequence : batch_.prompts)
+    prompt_rows += sequence->prefill_rows() - sequence->first_row;
+  histograms_.add(Metric::kIterationTokens, static_cast<double>(num_rows + prompt_rows));
   if (batch_.prompts.empty()) cost_.observe_step(num_rows, entries, seconds(start, now_()));
   start_feeds();
   in_work_.clear();
@@ -146,6 +156,7 @@ void EngineCore::run_units() {
     const Clock::time_point start = now_();
     executor_.run_unit(unit, results_);
     cost_.observe_unit(unit.row_begin, unit.num_rows, seconds(start, now_()));
+    histograms_.add(Metric::kIterationTokens, unit.num_rows);
     if (scheduler_.finish_unit(unit)) start_feeds();
     in_work_.clear();
     for (const StepResult& result : results_) deliver(result);
@@ -228,7 +239,9 @@ Status EngineCore::check(const Request& request) const {
         .with_reason("context_length_exceeded");
   }
   // All choices are admitted together.
-  const int64_t largest = std::min<int64_t>(options_.max_num_seqs, plan_.pages / pages);
+  const int64_t more = executor_.pages_for_more(request.cache, prompt_len, request.max_tokens);
+  const int64_t largest = std::min<int64_t>(
+      options_.max_num_seqs, 1 + (more > 0 ? (plan_.pages - pages) / more : options_.max_num_seqs));
   if (request.num_choices > largest) {
     return invalid_argument("n is " + std::to_string(request.num_choices) + ", and " +
                             std::to_string(largest) + (largest == 1 ? " choice" : " choices") +
@@ -263,15 +276,19 @@ void EngineCore::deliver(const StepResult& result) {
     }
     scheduler_.start_decode(sequence);
     sequence.first_token = now;
+    histograms_.add(Metric::kTimeToFirstToken, seconds(request.arrival, now));
     sequence.handle->phase.store(RequestPhase::kDecode, std::memory_order_relaxed);
     deliver_prompt_logprobs(sequence);
   }
   if (request.max_tokens == 0) return finish(&sequence, FinishReason::kLength, -1, {});
   if (sample.is_nan) {
+    ++counters_.nan_requests;
     return finish(
         &sequence, FinishReason::kError, -1,
         Status(StatusCode::kInternal, "the model's output is not a number").with_reason("nan_logits"));
   }
+  if (sequence.last_token != Clock::time_point{})
+    histograms_.add(Metric::kInterToken, seconds(sequence.last_token, now));
   sequence.tokens.push_back(sample.token);
   sequence.last_token = now;
   ++counters_.generated_tokens;
@@ -318,11 +335,16 @@ void EngineCore::finish(Sequence* sequence, FinishReason reason, int32_t token, 
   const Clock::time_point now = now_();
   TokenRecord record;
   if (sequence->memory->is_admitted) record.counters.cache = executor_.cache_counters(*sequence);
-  counters_.evicted_rows += record.counters.cache.evicted;
-  counters_.evicted_by_policy[static_cast<size_t>(sequence->request().cache.policy)] +=
-      record.counters.cache.evicted;
-  counters_.eviction_events += record.counters.cache.events;
-  counters_.nan_rows += record.counters.cache.nan_rows;
+  if (sequence->memory->is_admitted) {
+    const int64_t heads = model_.config.num_layers * model_.config.num_kv_heads;
+    counters_.ended_rows += heads * sequence->position;
+    counters_.ended_rows_gone += sequence->position > 0 ? sequence->memory->num_gone : 0;
+    if (sequence->memory->trace) {
+      const Request& request = sequence->request();
+      traces_.put(request.id, request.owner, request.first_choice + sequence->choice,
+                  sequence->memory->trace->take(), now);
+    }
+  }
   const std::unique_ptr<Sequence> retired = scheduler_.retire(sequence);
   record.kind = TokenRecord::Kind::kFinish;
   record.finish = reason;
@@ -330,6 +352,7 @@ void EngineCore::finish(Sequence* sequence, FinishReason reason, int32_t token, 
   record.token = token;
   record.error = std::move(error);
   record.counters.prompt_tokens = retired->prompt_len;
+  record.counters.cached_tokens = retired->cached_tokens;
   record.counters.completion_tokens = retired->num_generated();
   const Clock::time_point arrival = retired->request().arrival;
   const bool was_admitted = retired->admitted != Clock::time_point{};
@@ -351,12 +374,33 @@ void EngineCore::finish(Sequence* sequence, FinishReason reason, int32_t token, 
     finished_.push_back(retired->handle);
     in_flight_.erase(retired->handle.get());
   }
+  count_end(*retired, reason, now);
+}
+
+void EngineCore::count_end(const Sequence& sequence, FinishReason reason, Clock::time_point now) {
   switch (reason) {
     case FinishReason::kStop: ++counters_.finished_stop; break;
     case FinishReason::kLength: ++counters_.finished_length; break;
     case FinishReason::kCancelled: ++counters_.finished_cancelled; break;
     case FinishReason::kError: ++counters_.finished_error; break;
     case FinishReason::kNone: CHECK(false) << "a sequence ends for a reason";
+  }
+  if (sequence.admitted == Clock::time_point{}) return;
+  const Request& request = sequence.request();
+  histograms_.add(Metric::kLatency, seconds(request.arrival, now));
+  histograms_.add(Metric::kQueueTime, seconds(request.arrival, sequence.admitted));
+  histograms_.add(Metric::kInferenceTime, seconds(sequence.admitted, now));
+  histograms_.add(Metric::kPromptTokens, sequence.prompt_len);
+  histograms_.add(Metric::kComputedTokens, sequence.prompt_len - sequence.cached_tokens);
+  histograms_.add(Metric::kGenerationTokens, sequence.num_generated());
+  histograms_.add(Metric::kMaxTokens, request.max_tokens);
+  if (sequence.choice == 0) histograms_.add(Metric::kNumChoices, request.num_choices);
+  if (sequence.first_token == Clock::time_point{}) return;
+  histograms_.add(Metric::kPrefillTime, seconds(sequence.admitted, sequence.first_token));
+  histograms_.add(Metric::kDecodeTime, seconds(sequence.first_token, now));
+  if (sequence.num_generated() > 1) {
+    histograms_.add(Metric::kTimePerOutputToken,
+                    seconds(sequence.first_token, sequence.last_token) / (sequence.num_generated() - 1));
   }
 }
 
@@ -435,10 +479,17 @@ const EngineStats& EngineCore::stats() {
   counters_.waiting = scheduler_.num_waiting();
   counters_.waiting_tokens = scheduler_.waiting_tokens();
   counters_.pages_total = pool.total();
+  counters_.page_slots = executor_.page_slots();
   counters_.pages_free = pool.free();
   counters_.pages_owned = pool.owned();
+  counters_.pages_cached = pool.cached();
   counters_.eviction_prefill_seconds = executor_.eviction_seconds().prefill;
   counters_.eviction_decode_seconds = executor_.eviction_seconds().decode;
+  const EvictionTotals& totals = executor_.eviction_totals();
+  counters_.evicted_by_policy = totals.evicted;
+  counters_.evicted_rows = std::accumulate(totals.evicted.begin(), totals.evicted.end(), int64_t{0});
+  counters_.eviction_events = totals.events;
+  counters_.nan_rows = totals.nan_rows;
   return counters_;
 }
 

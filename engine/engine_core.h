@@ -15,6 +15,7 @@
 #include "engine/engine.h"
 #include "engine/executor.h"
 #include "engine/scheduler.h"
+#include "engine/trace_store.h"
 #include "engine/turn_trace.h"
 
 namespace restkv {
@@ -48,10 +49,12 @@ class EngineCore {
   bool is_healthy() const { return is_healthy_; }
   // Counters as of now.
   const EngineStats& stats();
+  const Histograms& histograms() const { return histograms_; }
   const std::string& fault_trace() const { return fault_trace_; }
   // free + owned + cached == total, and at idle nothing owned. O(pages). False: the engine is not healthy any more.
   bool check_pages();
 
+  TraceStore& traces() { return traces_; }
   const std::shared_ptr<CancelList>& cancels() const { return cancels_; }
   const Scheduler& scheduler() const { return scheduler_; }
   Executor& executor() { return executor_; }
@@ -75,6 +78,7 @@ class EngineCore {
   void deliver(const StepResult& result);
   void deliver_prompt_logprobs(Sequence& sequence);
   void finish(Sequence* sequence, FinishReason reason, int32_t token, Status error);
+  void count_end(const Sequence& sequence, FinishReason reason, Clock::time_point now);
   void fail_running(const Status& error);
   void break_down(const std::string& why);
 
@@ -98,7 +102,9 @@ class EngineCore {
   std::vector<std::shared_ptr<RequestHandle>> touched_;  // streams with records to flush
   std::vector<const RequestHandle*> cancelled_;
 
+  TraceStore traces_{TraceStore::Limits{}};
   EngineStats counters_;
+  Histograms histograms_;
   TurnTrace trace_;
   std::string fault_trace_;
   bool is_healthy_ = true;

@@ -111,6 +111,7 @@ void Evictor::plan(const ModelConfig& config, const AllocationTables* tables, co
       r.entries.push_back(static_cast<int32_t>(entries));
     }
   }
+  memory.may_share = !evicts && std::all_of(windows.begin(), windows.end(), [](int32_t w) { return w == 0; });
   memory.pin_stride = evicts ? pin_rows(memory.settings, memory.budget.budget) : 0;
   // A probe has a say in the cut after prefill alone.
   const bool is_cut =
@@ -118,11 +119,20 @@ void Evictor::plan(const ModelConfig& config, const AllocationTables* tables, co
   if (is_cut && memory.recipe.takes_probe) memory.probe = probe_for_prompt(settings, prompt_len).tokens;
 }
 
-void Evictor::admit(SequenceMemory& memory) const {
+void Evictor::admit(SequenceMemory& memory, int32_t prompt_len) const {
   const auto heads = static_cast<size_t>(model_.config.num_layers * model_.config.num_kv_heads);
   memory.was_cut.assign(heads, false);
   memory.pins.assign(heads * static_cast<size_t>(memory.pin_stride), 0);
   memory.num_pins.assign(heads, 0);
+  if (memory.settings.trace != TraceMode::kOff) {
+    CacheTrace header;
+    header.num_layers = static_cast<int32_t>(model_.config.num_layers);
+    header.num_kv_heads = static_cast<int32_t>(model_.config.num_kv_heads);
+    header.policy = memory.settings.policy;
+    header.budget = memory.budget.budget;
+    header.prompt_len = prompt_len;
+    memory.trace = std::make_unique<TraceWriter>(header, memory.settings.trace == TraceMode::kBins);
+  }
   const auto layers = static_cast<size_t>(model_.config.num_layers);
   memory.summed_until.assign(layers, 0);
   memory.layer_longest.assign(layers, 0);
@@ -221,12 +231,15 @@ void Evictor::finish_cut(const Due& due, const Cut& cut) {
   SequenceMemory& memory = *due.sequence->memory;
   const auto k = static_cast<size_t>(model_.config.num_kv_heads);
   bool is_event = false;
+  const CacheCounters was = memory.counters;
   for (size_t h = 0; h < k; ++h) {
     const auto index = static_cast<size_t>(layer) * k + h;
     const int64_t before = cut.rows.num_rows(static_cast<int32_t>(h));
     CHECK(cut.moved[h] <= cut.kept_len[h] && cut.kept_len[h] <= before)
         << cut.moved[h] << " of " << cut.kept_len[h];
     const int64_t gone = before - cut.kept_len[h];
+    // The newest rows stay, so a head that gave up rows has moved some: nothing is counted that did not happen.
+    CHECK(gone == 0 || cut.moved[h] > 0) << gone << " rows went and none moved";
     memory.num_gone += gone;
     memory.counters.evicted += gone - cut.num_dead[h];
     memory.counters.nan_rows += cut.non_finite[h];
@@ -234,6 +247,9 @@ void Evictor::finish_cut(const Due& due, const Cut& cut) {
     memory.was_cut[index] = memory.was_cut[index] || gone > 0;
   }
   memory.counters.events += is_event;
+  totals_.evicted[static_cast<size_t>(memory.settings.policy)] += memory.counters.evicted - was.evicted;
+  totals_.events += is_event;
+  totals_.nan_rows += memory.counters.nan_rows - was.nan_rows;
   // Only now: `cut.rows` reads the lengths of the pages.
   for (size_t h = 0; h < k; ++h) {
     const auto index = static_cast<size_t>(layer) * k + h;
@@ -245,12 +261,43 @@ void Evictor::finish_cut(const Due& due, const Cut& cut) {
   note_lengths(due);
 }
 
-void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
+void Evictor::keep_all(SequenceMemory& memory, int64_t layer, const RowSource& rows) {
+  const auto num_heads = static_cast<size_t>(model_.config.num_kv_heads);
+  const auto prefill_len = rows.first_position + static_cast<int32_t>(rows.k.rows);
+  // Those that another choice has written are there.
+  const int32_t shared = memory.cache.shared_entries;
+  if (rows.first_position > shared) {
+    CHECK(shared == 0) << "a prefix of " << rows.first_position << " tokens and " << shared
+                       << " shared entries";
+    const std::vector<int32_t> kept_len(num_heads, prefill_len);
+    // Row i of the identity for every head.
+    const ConstTensor identity = {all_positions_.data(), DType::kI32, static_cast<int64_t>(num_heads),
+                                  prefill_len, 0};
+    const CompactItem item = {.rows = rows,
+                              .kept = identity,
+                              .kept_len = kept_len.data(),
+                              .destination = cache_.tables(memory.cache, layer)};
+    backend_.compact({.shape = attention_shape(model_.config), .items = {&item, 1}, .cache = cache_.view()});
+    backend_.synchronize();  // the lengths are this call's
+  } else {
+    if (shared > 0) cache_.advance(memory.cache, layer, shared);
+    const int64_t skip = shared - rows.first_position;
+    backend_.store_pages({.k = rows_of(rows.k, skip, rows.k.rows - skip),
+                          .v = rows_of(rows.v, skip, rows.v.rows - skip),
+                          .positions = positions(shared, prefill_len),
+                          .tables = cache_.tables(memory.cache, layer),
+                          .num_kv_heads = static_cast<int32_t>(num_heads),
+                          .cache = cache_.view()});
+  }
+  cache_.advance(memory.cache, layer, prefill_len - shared);
+}
+
+void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& rows, ConstTensor tail,
                            ConstTensor sums) {
   SequenceMemory& memory = *sequence.memory;
   const auto num_heads = static_cast<size_t>(model_.config.num_kv_heads);
   const auto layer_index = static_cast<size_t>(layer);
-  const auto prefill_len = static_cast<int32_t>(k.rows);
+  const auto prefill_len = rows.first_position + static_cast<int32_t>(rows.k.rows);
   const Due due = {&sequence, layer, prefill_len};
   const bool is_grow = memory.settings.decode == DecodeMode::kGrow && window_of(layer) == 0;
   const bool is_scored = scores_layer(memory, layer);
@@ -279,18 +326,12 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, Con
   if (!is_due) {
     if (memory.reservation.shared_layer[layer_index])
       cache_.share_layer(memory.cache, layer, memory.reservation.entries.data() + layer_index * num_heads);
-    backend_.store_pages({.k = k,
-                          .v = v,
-                          .positions = positions(0, prefill_len),
-                          .tables = cache_.tables(memory.cache, layer),
-                          .num_kv_heads = static_cast<int32_t>(num_heads),
-                          .cache = cache_.view()});
-    cache_.advance(memory.cache, layer, prefill_len);
+    keep_all(memory, layer, rows);
     note_lengths(due);
     return;
   }
   Cut cut = make_cut(due, 0, true);
-  cut.rows = {.pages = {}, .k = k, .v = v, .first_position = 0};
+  cut.rows = rows;
   if (is_scored && tail_rows > 0) {
     const int64_t count = memory.recipe.queries == QueryNeed::kNewest ? 1 : tail_rows;
     cut.queries = {.rows = rows_of(tail, tail_rows - count, count),
@@ -322,7 +363,11 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, Con
     cut.share = numbers_.data() + kShareOut * num_heads;
     cut.share_slack = slack;
     cut.share_floor = share_floor(memory.settings, memory.budget.budget);
-    cutter_.set_observer([&](const Cut& done, ConstTensor, ConstTensor) {
+  }
+  if (cut.share != nullptr || memory.trace) {
+    cutter_.set_observer([&](const Cut& done, ConstTensor kept, ConstTensor scores) {
+      if (memory.trace) trace_cut(due, done, kept, scores);
+      if (done.share == nullptr) return;
       // The shares are known, the rows have not moved: the heads get their pages.
       std::vector<int32_t> room(num_heads);
       const int32_t later = sequence.max_entries() - prefill_len;
@@ -338,6 +383,25 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, Con
   backend_.synchronize();
   cutter_.set_observer(nullptr);
   finish_cut(due, cut);
+}
+
+void Evictor::trace_cut(const Due& due, const Cut& cut, ConstTensor kept, ConstTensor scores) {
+  // Positions and hashes are no scores.
+  const bool has_scores = cut.recipe->needs_queries();
+  traced_kept_.resize(static_cast<size_t>(kept.rows * kept.cols));
+  backend_.read_back(kept, traced_kept_.data());
+  if (has_scores) {
+    traced_scores_.resize(static_cast<size_t>(scores.rows * scores.cols));
+    backend_.read_back(scores, traced_scores_.data());
+  }
+  traced_.clear();
+  for (int64_t h = 0; h < model_.config.num_kv_heads; ++h) {
+    const auto count = static_cast<size_t>(cut.rows.num_rows(static_cast<int32_t>(h)));
+    TraceWriter::HeadRows& rows = traced_.emplace_back();
+    rows.kept = {traced_kept_.data() + h * kept.cols, static_cast<size_t>(cut.kept_len[h])};
+    if (has_scores) rows.scores = {traced_scores_.data() + h * scores.cols, count};
+  }
+  due.sequence->memory->trace->add_cut(static_cast<int32_t>(due.layer), due.tokens, traced_);
 }
 
 void Evictor::store_queries(int64_t layer, ConstTensor q, std::span<const int32_t> positions,
@@ -400,8 +464,17 @@ void Evictor::cut(std::span<const Due> due) {
     }
     cuts_.push_back(cut);
   }
+  const bool is_traced =
+      std::any_of(due.begin(), due.end(), [](const Due& d) { return d.sequence->memory->trace != nullptr; });
+  if (is_traced) {
+    cutter_.set_observer([&](const Cut& done, ConstTensor kept, ConstTensor scores) {
+      const Due& traced = due[static_cast<size_t>(&done - cuts_.data())];
+      if (traced.sequence->memory->trace) trace_cut(traced, done, kept, scores);
+    });
+  }
   cutter_.run(cuts_);
   backend_.synchronize();
+  if (is_traced) cutter_.set_observer(nullptr);
   for (size_t i = 0; i < due.size(); ++i) finish_cut(due[i], cuts_[i]);
 }
 

@@ -3,6 +3,7 @@
 // (eviction/policy.h); when, is a pure function of the sequence's own numbers.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -16,6 +17,11 @@
 #include "engine/sequence_memory.h"
 
 namespace restkv {
+
+struct EvictionTotals {
+  std::array<int64_t, kNumPolicies> evicted{};  // rows, by PolicyKind
+  int64_t events = 0, nan_rows = 0;
+};
 
 class Evictor {
  public:
@@ -32,7 +38,7 @@ class Evictor {
   static void plan(const ModelConfig& config, const AllocationTables* tables, const CacheSettings& settings,
                    int64_t prompt_len, int64_t max_tokens, SequenceMemory& memory);
   // Counters and flags of a sequence that was just admitted.
-  void admit(SequenceMemory& memory) const;
+  void admit(SequenceMemory& memory, int32_t prompt_len) const;
 
   // How many of a prompt's last queries `finish_layer` needs; those of the probe's rows follow them.
   static int64_t tail_queries(const Sequence& sequence);
@@ -42,9 +48,10 @@ class Evictor {
   }
   // Adds the attention of prompt rows [first, first + q.rows) to sums [K, >= first + q.rows].
   void add_queries(int64_t layer, ConstTensor k, ConstTensor v, ConstTensor q, int64_t first, Tensor sums);
-  // All rows of a prompt's prefill stand in scratch (k, v without the probe's): the survivors go to the pages.
+  // All rows of a prompt's prefill stand in scratch (k, v without the probe's), behind those read from the prefix cache: the
+  // survivors go to the pages.
   // tail [tail_queries + probe_len, H*D]: the last rows' queries and the probe's; sums: h2o's.
-  void finish_layer(Sequence& sequence, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
+  void finish_layer(Sequence& sequence, int64_t layer, const RowSource& rows, ConstTensor tail,
                     ConstTensor sums);
 
   // Queries of decode rows [T, H*D] go to the rings of sequences that have one.
@@ -70,13 +77,19 @@ class Evictor {
   }
 
   CacheCounters counters(const Sequence& sequence) const;
+  // Of all sequences, since the start; counted where rows moved.
+  const EvictionTotals& totals() const { return totals_; }
 
  private:
+  // A layer of which every row stays.
+  void keep_all(SequenceMemory& memory, int64_t layer, const RowSource& rows);
   bool scores_layer(const SequenceMemory& memory, int64_t layer) const;
   // The parts of a cut that prefill and decode share; numbers of cut i start at numbers_[i * 5 * K].
   Cut make_cut(const Due& due, size_t index, bool is_prefill);
   void finish_cut(const Due& due, const Cut& cut);
   int32_t rows_until_full(const SequenceMemory& memory, int64_t layer) const;
+  // Before its rows move.
+  void trace_cut(const Due& due, const Cut& cut, ConstTensor kept, ConstTensor scores);
   // What follows from the lengths of a layer after a cut (full_at, longest).
   void note_lengths(const Due& due);
   int32_t window_of(int64_t layer) const { return model_.config.layers[static_cast<size_t>(layer)].window; }
@@ -96,6 +109,10 @@ class Evictor {
   std::vector<int32_t> numbers_;  // [cuts, 5, K]: keep, kept_len, num_dead, non_finite, share
   std::vector<int64_t> moved_;    // [cuts, K]
   std::vector<StoreQueriesSegment> segments_;
+  std::vector<TraceWriter::HeadRows> traced_;
+  std::vector<int32_t> traced_kept_;
+  std::vector<float> traced_scores_;
+  EvictionTotals totals_;
 };
 
 }  // namespace restkv

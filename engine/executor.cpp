@@ -64,6 +64,7 @@ Executor::Executor(const Model& model, Backend& backend, const EngineOptions& op
                                  plan.max_model_len)),
       evictor_(model, backend, cache_, buffers_.cuts, plan.max_model_len),
       feed_(transformer_, backend, cache_, evictor_),
+      prefixes_(backend, cache_, options.prefix_fraction, options.prefix_max_tokens),
       scratch_memory_(backend.allocate(plan.scratch)),
       scratch_(ScratchArena::plan_blocks(plan.max_model_len),
                ScratchArena::plans_small_part(plan.max_model_len)) {
@@ -85,6 +86,12 @@ void Executor::prepare(Sequence& sequence) const {
   sequence.prefill_len = sequence.memory->prefill_len;
   sequence.probe_len = static_cast<int32_t>(sequence.memory->probe.size());
   sequence.feed_rows = std::max(1, sequence.memory->budget.stride);
+  // Where every query has to be there, nothing is read or written.
+  const SequenceMemory& memory = *sequence.memory;
+  if (sequence.choice > 0 || sequence.request().prompt_logprobs >= 0 || memory.recipe.needs_sums()) return;
+  const int32_t computed =
+      memory.settings.policy == PolicyKind::kFull ? 1 : std::max(1, memory.settings.window);
+  prefixes_.prepare(sequence, sequence.prefill_len - computed, sequence.memory->prefix);
 }
 
 int64_t Executor::pages_for(const CacheSettings& settings, int64_t prompt_len, int64_t max_tokens) const {
@@ -93,10 +100,29 @@ int64_t Executor::pages_for(const CacheSettings& settings, int64_t prompt_len, i
   return cache_.pages_for(memory.reservation);
 }
 
+int64_t Executor::pages_for_more(const CacheSettings& settings, int64_t prompt_len,
+                                 int64_t max_tokens) const {
+  SequenceMemory memory;
+  Evictor::plan(model_.config, allocation_.get(), settings, prompt_len, max_tokens, memory);
+  return cache_.pages_for(memory.reservation) -
+         shared_entries(memory) / cache_.view().slots * model_.config.num_layers * model_.config.num_kv_heads;
+}
+
+int32_t Executor::shared_entries(const SequenceMemory& memory) const {
+  return memory.may_share ? memory.prefill_len / cache_.view().slots * cache_.view().slots : 0;
+}
+
+int64_t Executor::pages_of(const Choices& choices) const {
+  const SequenceMemory& first = *choices.front()->memory;
+  const int64_t shared =
+      shared_entries(first) / cache_.view().slots * model_.config.num_layers * model_.config.num_kv_heads;
+  const auto count = static_cast<int64_t>(choices.size());
+  return count * cache_.pages_for(first.reservation) - (count - 1) * shared;
+}
+
 bool Executor::can_admit(const Choices& choices) const {
-  int64_t pages = 0;
-  for (const auto& sequence : choices) pages += cache_.pages_for(sequence->memory->reservation);
-  return cache_.pool().can_take(pages);
+  const Sequence& first = *choices.front();
+  return prefixes_.can_take(first, first.memory->prefix, pages_of(choices));
 }
 
 bool Executor::can_admit(const Sequence& sequence) const {
@@ -104,14 +130,29 @@ bool Executor::can_admit(const Sequence& sequence) const {
 }
 
 void Executor::admit(const Choices& choices) {
-  for (const auto& sequence : choices) admit(*sequence);
+  Sequence& first = *choices.front();
+  SequenceMemory& memory = *first.memory;
+  if (observer_) memory.prefix.keys.clear();
+  prefixes_.make_room(first, memory.prefix, pages_of(choices));
+  admit(first);
+  const int32_t shared = shared_entries(memory);
+  for (size_t i = 1; i < choices.size(); ++i) {
+    SequenceMemory& other = *choices[i]->memory;
+    other.cache = cache_.admit(other.reservation, &memory.cache, shared);
+    begin(*choices[i]);
+  }
+  prefixes_.begin_insert(first, memory.prefix);
 }
 
 void Executor::admit(Sequence& sequence) {
+  sequence.memory->cache = cache_.admit(sequence.memory->reservation);
+  begin(sequence);
+}
+
+void Executor::begin(Sequence& sequence) {
   SequenceMemory& memory = *sequence.memory;
-  memory.cache = cache_.admit(memory.reservation);
   memory.is_admitted = true;
-  evictor_.admit(memory);
+  evictor_.admit(memory, sequence.prompt_len);
   if (sequence.request().sampling.has_penalties()) {
     const auto vocab = static_cast<size_t>(model_.config.vocab_size);
     memory.prompt_tokens.assign((vocab + 63) / 64, 0);
@@ -125,21 +166,24 @@ void Executor::admit(Sequence& sequence) {
 
 void Executor::release(Sequence& sequence) {
   SequenceMemory& memory = *sequence.memory;
+  prefixes_.finish(memory.prefix, false);
   if (memory.is_admitted) cache_.release(memory.cache);
   scratch_.give_back(memory.scratch);
   sequence.memory.reset();
 }
 
 bool Executor::can_start_prefill(const Sequence& sequence, bool may_use_open) const {
-  return scratch_.can_take(sequence.prefill_rows(), may_use_open);
+  return scratch_.can_take(sequence.prefill_rows() - sequence.first_row, may_use_open);
 }
 
 void Executor::start_prefill(Sequence& sequence, bool may_use_open) {
-  sequence.memory->scratch = scratch_.take(sequence.prefill_rows(), may_use_open);
+  sequence.memory->scratch = scratch_.take(sequence.prefill_rows() - sequence.first_row, may_use_open);
 }
 
 void Executor::hand_over(Sequence& from, Sequence& to) {
   to.memory->scratch = std::exchange(from.memory->scratch, {});
+  to.memory->prefix = std::exchange(from.memory->prefix, {});
+  to.memory->cache.shared_entries = 0;  // it writes the layers that are left
   to.memory->prompt_logprobs.swap(from.memory->prompt_logprobs);
 }
 
@@ -161,6 +205,11 @@ CacheCounters Executor::cache_counters(const Sequence& sequence) const { return 
 
 void Executor::cut_layer(Sequence& leader, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
                          Tensor sums) {
+  const RowSource rows = {.pages = prefixes_.tables(leader.memory->prefix, layer),
+                          .k = k,
+                          .v = v,
+                          .first_position = leader.first_row};
+  prefixes_.store_layer(leader, leader.memory->prefix, layer, k, v, sequence_positions_);
   for_group(leader, [&](Sequence& sequence) {
     CHECK(sequence.prefill_len == leader.prefill_len)
         << "a group of prompts with " << leader.prefill_len << " and " << sequence.prefill_len << " tokens";
@@ -170,7 +219,7 @@ void Executor::cut_layer(Sequence& leader, int64_t layer, ConstTensor k, ConstTe
     own_tail.rows = Evictor::tail_queries(sequence) + leader.probe_len;
     own_tail.data = tail.row(tail.rows - own_tail.rows);
     timed(eviction_seconds_.prefill, [&] {
-      evictor_.finish_layer(sequence, layer, k, v, own_tail,
+      evictor_.finish_layer(sequence, layer, rows, own_tail,
                             evictor_.sums_queries(sequence, layer) ? sums : Tensor{});
     });
   });
@@ -234,8 +283,8 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
   }
   const auto num_decode_rows = static_cast<int64_t>(ids_.size());
   for (const Sequence* sequence : batch.prompts) {
-    append_prefill_ids(*sequence, 0, sequence->prefill_rows());
-    for (int32_t i = 0; i < sequence->prefill_rows(); ++i) positions_.push_back(i);
+    append_prefill_ids(*sequence, sequence->first_row, sequence->prefill_rows() - sequence->first_row);
+    for (int32_t i = sequence->first_row; i < sequence->prefill_rows(); ++i) positions_.push_back(i);
   }
   const auto num_rows = static_cast<int64_t>(ids_.size());
   const Tensor residual = buffers_.residual.row_range(0, num_rows);
@@ -254,11 +303,12 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
     feed_.append_stores(stores_);
     int64_t row = num_decode_rows;
     for (const Sequence* sequence : batch.prompts) {
-      const int64_t count = sequence->prefill_rows();
+      const int64_t count = sequence->prefill_rows() - sequence->first_row;
       const Tensor k = buffers_.k.row_range(row, count);
       const Tensor v = buffers_.v.row_range(row, count);
       stores_.push_back({row, count, k, v, {}});
-      prefills_.push_back({row, count, {}, k, v, 0});
+      prefills_.push_back(
+          {row, count, prefixes_.tables(sequence->memory->prefix, layer), k, v, sequence->first_row});
       row += count;
     }
     const LayerRows rows = {residual, positions_, stores_, prefills_, decodes_, cache_.view()};
@@ -272,9 +322,10 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
     });
     row = num_decode_rows;
     for (Sequence* sequence : batch.prompts) {
-      finish_prompt_layer(*sequence, layer, row, buffers_.k.row_range(row, sequence->prefill_len),
-                          buffers_.v.row_range(row, sequence->prefill_len));
-      row += sequence->prefill_rows();
+      const int64_t count = sequence->prefill_len - sequence->first_row;
+      finish_prompt_layer(*sequence, layer, row, buffers_.k.row_range(row, count),
+                          buffers_.v.row_range(row, count));
+      row += sequence->prefill_rows() - sequence->first_row;
     }
   }
 
@@ -290,19 +341,32 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
     rows_.push_back(static_cast<int32_t>(row - 1));
   }
   for (Sequence* sequence : batch.prompts) {
-    look_at_rows(*sequence, 0, residual.row_range(row, sequence->prefill_len));
-    finish_prefill(*sequence, static_cast<int32_t>(row + sequence->prefill_len - 1));
-    row += sequence->prefill_rows();
+    const int32_t count = sequence->prefill_len - sequence->first_row;
+    look_at_rows(*sequence, sequence->first_row, residual.row_range(row, count));
+    finish_prefill(*sequence, static_cast<int32_t>(row + count - 1));
+    row += sequence->prefill_rows() - sequence->first_row;
   }
   timed(eviction_seconds_.decode, [&] { evictor_.cut_full(decoding_); });
   draw(residual, results);
+  end_prefixes(batch.prompts, results);
+}
+
+void Executor::end_prefixes(std::span<Sequence* const> leaders, std::span<const StepResult> results) {
+  for (Sequence* leader : leaders) {
+    const auto is_ill = [&](const StepResult& result) {
+      return result.sequence == leader && result.sample->is_nan;
+    };
+    prefixes_.finish(leader->memory->prefix, std::none_of(results.begin(), results.end(), is_ill));
+  }
 }
 
 void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& results) {
   results.clear();
   Sequence& sequence = *unit.sequence;
   const ScratchRows scratch = scratch_rows(*sequence.memory);
-  const Tensor residual = scratch.residual.row_range(unit.row_begin, unit.num_rows);
+  // Scratch row 0 is the first one that is computed.
+  const int64_t first_row = sequence.first_row, begin = unit.row_begin - first_row;
+  const Tensor residual = scratch.residual.row_range(begin, unit.num_rows);
   const std::span<const int32_t> positions =
       std::span(sequence_positions_)
           .subspan(static_cast<size_t>(unit.row_begin), static_cast<size_t>(unit.num_rows));
@@ -315,11 +379,15 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
   const int64_t rows_so_far = unit.row_begin + unit.num_rows;
   const StoreSegment store = {0,
                               unit.num_rows,
-                              scratch.k.row_range(unit.row_begin, unit.num_rows),
-                              scratch.v.row_range(unit.row_begin, unit.num_rows),
+                              scratch.k.row_range(begin, unit.num_rows),
+                              scratch.v.row_range(begin, unit.num_rows),
                               {}};
-  const PrefillSegment prefill = {
-      0, unit.num_rows, {}, scratch.k.row_range(0, rows_so_far), scratch.v.row_range(0, rows_so_far), 0};
+  const PrefillSegment prefill = {0,
+                                  unit.num_rows,
+                                  prefixes_.tables(sequence.memory->prefix, unit.layer),
+                                  scratch.k.row_range(0, rows_so_far - first_row),
+                                  scratch.v.row_range(0, rows_so_far - first_row),
+                                  sequence.first_row};
   transformer_.run_layer(unit.layer, {residual, positions, {&store, 1}, {&prefill, 1}, {}, cache_.view()},
                          [] {});
   const bool layer_done = rows_so_far == sequence.prefill_rows();
@@ -347,8 +415,9 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
     });
   }
   if (layer_done) {
-    cut_layer(sequence, unit.layer, scratch.k.row_range(0, sequence.prefill_len),
-              scratch.v.row_range(0, sequence.prefill_len), tail.row_range(0, tail_rows), sums);
+    const int64_t count = sequence.prefill_len - first_row;
+    cut_layer(sequence, unit.layer, scratch.k.row_range(0, count), scratch.v.row_range(0, count),
+              tail.row_range(0, tail_rows), sums);
   }
   if (unit.layer + 1 < model_.config.num_layers) return;
   const int64_t own_rows = std::min<int64_t>(rows_so_far, sequence.prefill_len) - unit.row_begin;
@@ -357,8 +426,10 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
   drawing_.clear();
   rows_.clear();
   // With a probe the prompt's last row may be one of an earlier unit.
-  finish_prefill(sequence, sequence.prefill_len - 1);
-  draw(scratch.residual.row_range(0, rows_so_far), results);
+  finish_prefill(sequence, static_cast<int32_t>(sequence.prefill_len - 1 - first_row));
+  draw(scratch.residual.row_range(0, rows_so_far - first_row), results);
+  Sequence* const leader = &sequence;
+  end_prefixes({&leader, 1}, results);
   scratch_.give_back(sequence.memory->scratch);
 }
 

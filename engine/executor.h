@@ -15,6 +15,7 @@
 #include "engine/evictor.h"
 #include "engine/model/transformer.h"
 #include "engine/prompt_feed.h"
+#include "engine/prompt_prefix.h"
 #include "engine/scheduler.h"
 #include "engine/sequence_memory.h"
 #include "engine/step_buffers.h"
@@ -50,6 +51,8 @@ class Executor final : public SequenceHost {
   void prepare(Sequence& sequence) const;
   // Pages a request with these numbers reserves; any thread.
   int64_t pages_for(const CacheSettings& settings, int64_t prompt_len, int64_t max_tokens) const;
+  // And each further choice.
+  int64_t pages_for_more(const CacheSettings& settings, int64_t prompt_len, int64_t max_tokens) const;
   bool can_admit(const Choices& choices) const override;
   bool can_admit(const Sequence& sequence) const;
   void admit(const Choices& choices) override;
@@ -75,6 +78,11 @@ class Executor final : public SequenceHost {
   void set_draw_observer(DrawObserver observer) { draw_observer_ = std::move(observer); }
   const EvictionSeconds& eviction_seconds() const { return eviction_seconds_; }
   const PagePool& pool() const { return cache_.pool(); }
+  int32_t page_slots() const { return cache_.view().slots; }
+  const PrefixCache& prefixes() const { return prefixes_.cache(); }
+  void clear_prefixes() { prefixes_.clear(); }
+  const KvCache& cache() const { return cache_; }
+  const EvictionTotals& eviction_totals() const { return evictor_.totals(); }
   const ScratchArena& scratch() const { return scratch_; }
 
  private:
@@ -82,13 +90,19 @@ class Executor final : public SequenceHost {
     Tensor residual;  // [T, M]
     Tensor k, v;      // [T, K*D]
   };
+  int64_t pages_of(const Choices& choices) const;
+  // Entries of the first choice's prompt that the others hold too.
+  int32_t shared_entries(const SequenceMemory& memory) const;
+  void begin(Sequence& sequence);
+  // Prefills that ended with this step or unit: what they wrote for the prefix cache is there, unless their logits are NaN.
+  void end_prefixes(std::span<Sequence* const> leaders, std::span<const StepResult> results);
   ScratchRows scratch_rows(const SequenceMemory& memory) const;
   // A layer of a whole short prompt is done: rows [row, ..) of the step.
   void finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t row, ConstTensor k, ConstTensor v);
   // All rows of a layer are done: cut for every sequence of the prefill group. tail: at least the rows they need,
   // and the leader's probe.
   void cut_layer(Sequence& leader, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
-                 Tensor sums);
+                 Tensor sums);  // k, v from first_row on
   // Prefill is done: of the group, those whose whole prompt it was draw from `row` of the residual.
   void finish_prefill(Sequence& leader, int32_t row);
   // Tokens that must not be drawn next: end tokens before min_tokens, the last tokens of bad words.
@@ -112,6 +126,7 @@ class Executor final : public SequenceHost {
   StepBuffers buffers_;
   Evictor evictor_;
   PromptFeed feed_;
+  PromptPrefixes prefixes_;
   std::unique_ptr<DeviceBuffer> scratch_memory_;
   ScratchArena scratch_;
   std::vector<int32_t> sequence_positions_;  // 0 .. max_model_len - 1

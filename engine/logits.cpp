@@ -9,7 +9,7 @@
 
 namespace restkv {
 
-Status compute_logits(const Model& model, const EngineOptions& options, std::span<const int32_t> tokens,
+Status compute_logits(const Model& model, const EngineOptions& asked, std::span<const int32_t> tokens,
                       std::span<const int32_t> pieces,
                       const std::function<void(int64_t first_row, int64_t rows, const float* logits)>& sink) {
   for (const int32_t token : tokens) {
@@ -19,9 +19,10 @@ Status compute_logits(const Model& model, const EngineOptions& options, std::spa
     }
   }
   if (tokens.empty()) return invalid_argument("no tokens");
-  const Result<std::unique_ptr<Backend>> made = make_backend(options);
+  const Result<std::unique_ptr<Backend>> made = make_backend(asked);
   if (!made.ok()) return made.status();
   Backend& backend = **made;
+  const EngineOptions options = fit_options(asked, backend);
   const Result<MemoryPlan> plan = Executor::plan(model, backend, options, available_memory(backend));
   if (!plan.ok()) return plan.status();
   if (static_cast<int64_t>(tokens.size()) > plan->max_model_len) {

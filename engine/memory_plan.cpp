@@ -5,6 +5,7 @@
 #include "engine/executor.h"
 #include "engine/model/weight_placement.h"
 #include "engine/step_buffers.h"
+#include "kernels/base/device_error.h"
 
 namespace restkv {
 namespace {
@@ -32,6 +33,10 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
     return invalid_argument("max_model_len " + std::to_string(options.max_model_len) + " is beyond the " +
                             std::to_string(config.context_len) + " tokens the model was trained for");
   }
+  const AttentionShape attention = {.num_heads = static_cast<int32_t>(config.num_heads),
+                                    .num_kv_heads = static_cast<int32_t>(config.num_kv_heads),
+                                    .head_dim = static_cast<int32_t>(config.head_dim)};
+  if (Status status = backend.check_attention_shape(attention); !status.ok()) return status;
   const CacheShape shape = cache_shape(config, options.cache_dtype);
   const int32_t slots = backend.page_slots();
   const CacheSettings full = CacheSettings::full();
@@ -90,6 +95,8 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
                 1, longest);
   plan.max_sequences = std::min<int64_t>(options.max_num_seqs,
                                          plan.pages / KvCache::pages_for(longest.reservation, shape, slots));
+  plan.sequence = plan.page_bytes * KvCache::pages_for(longest.reservation, shape, slots) +
+                  4 * KvCache::table_entries(longest.reservation, shape, slots);
   for (const bool has_ring : longest.reservation.ring_layer) {
     if (!has_ring) continue;
     plan.ring += plan.page_bytes * config.num_kv_heads *
@@ -100,9 +107,13 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
 }
 
 Result<MemoryPlan> plan_memory(const Model& model, const EngineOptions& options) {
-  const Result<std::unique_ptr<Backend>> backend = make_backend(options);
-  if (!backend.ok()) return backend.status();
-  return Executor::plan(model, **backend, options, available_memory(**backend));
+  try {
+    const Result<std::unique_ptr<Backend>> backend = make_backend(options);
+    if (!backend.ok()) return backend.status();
+    return Executor::plan(model, **backend, fit_options(options, **backend), available_memory(**backend));
+  } catch (const DeviceError& error) {
+    return Status(StatusCode::kUnavailable, std::string("device failure: ") + error.what());
+  }
 }
 
 }  // namespace restkv

@@ -30,7 +30,9 @@ struct Request {
   int32_t max_tokens = 16;         // generated tokens per choice, >= 0 (0: only prompt log probabilities)
   int32_t min_tokens = 0;          // end tokens are banned before
   int32_t num_choices = 1;         // n
+  int32_t first_choice = 0;        // index of choice 0 in the whole answer, which may have several prompts
   int32_t priority = 0;            // under the scheduling policy of that name: lower ones first
+  std::string cache_salt;          // prompts of one owner and salt share the prefix cache
   int32_t max_owner_requests = 0;  // requests of this owner in flight; 0: the engine's option
   SamplingParams sampling;
   CacheSettings cache = CacheSettings::full();  // resolved (resolve_cache_settings)

@@ -39,11 +39,12 @@ struct Sequence {
   int32_t prefill_len = 0;
   int32_t probe_len = 0;  // rows behind the prefill that only give queries
   int32_t feed_rows = 1;
-  int32_t position = 0;    // tokens whose K and V are in the cache; drives RoPE, never a count of entries
-  int32_t first_row = 0;   // prompt rows before it come from the prefix cache
-  bool in_units = false;   // the prompt runs in units and holds scratch
-  int32_t unit_layer = 0;  // then: the layer in work
-  int32_t unit_row = 0;    // and its first row that is not done
+  int32_t position = 0;       // tokens whose K and V are in the cache; drives RoPE, never a count of entries
+  int32_t first_row = 0;      // prompt rows before it come from the prefix cache (of a group: the leader's)
+  int32_t cached_tokens = 0;  // the same for every choice, for its counters
+  bool in_units = false;      // the prompt runs in units and holds scratch
+  int32_t unit_layer = 0;     // then: the layer in work
+  int32_t unit_row = 0;       // and its first row that is not done
   // Prefill group: further sequences of the same prompt, each with its own cache settings, that this one's prefill
   // serves. They are admitted before its first row, take no part in a batch of their own until its last, and then each
   // draws its own first token.

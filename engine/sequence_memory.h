@@ -3,11 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "engine/cache/kv_cache.h"
 #include "engine/eviction/budget.h"
 #include "engine/eviction/policy.h"
+#include "engine/eviction/trace.h"
+#include "engine/prompt_prefix.h"
 #include "engine/scratch_arena.h"
 #include "engine/token_stream.h"
 
@@ -23,6 +26,9 @@ struct SequenceMemory {
   int32_t prefill_len = 0;     // prompt tokens that prefill compresses
   std::vector<int32_t> probe;  // token ids behind them
   int32_t pin_stride = 0;      // pinned rows a head may have
+  // Nothing is ever cut: whole pages of the prompt may be those of another choice.
+  bool may_share = false;
+  PrefixUse prefix;  // of the first choice of a request
 
   // From admission on.
   bool is_admitted = false;
@@ -37,6 +43,7 @@ struct SequenceMemory {
   std::vector<int32_t> layer_longest;  // [L] longest head's kv_len minus the tokens
   int32_t longest = 0;                 // of all layers
   CacheCounters counters;
+  std::unique_ptr<TraceWriter> trace;  // null: not asked for
 
   std::vector<uint64_t> prompt_tokens;        // [ceil(V/64)] bitmap; empty without penalties
   std::vector<uint16_t> counts;               // [V] counts in the answer; empty without penalties

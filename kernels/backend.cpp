@@ -228,6 +228,7 @@ void Backend::sample(const SampleArgs& args) {
     for (const LogitBias& bias : row.params->logit_bias) check_token(bias.token);
     for (const int32_t token : row.params->allowed_tokens) check_token(token);
     for (const int32_t token : row.banned) check_token(token);
+    if (row.forced >= 0) check_token(row.forced);
   }
   do_sample(args);
 }

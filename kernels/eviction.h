@@ -100,6 +100,7 @@ struct ScoreSpec {
   bool normalize = false;    // kIndicatorQuery: divided by ||R_g o_tg||
   int32_t ladder_span = 16;  // kLadder: layers that keep one range
   int32_t num_layers = 0;    // kLadder
+  bool operator==(const ScoreSpec&) const = default;
 };
 
 // What observe leaves for score and smooth. Memory is the caller's, sized for the largest N and Q by make().

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh Debian 12 machine to text from a real model over HTTP: installs what is missing, builds restkv, gets the
-# demo model, serves it on 127.0.0.1, streams a completion to the terminal, shows how to do the same with curl and
-# openai-python, and stops the server.
+# demo model, serves it on 127.0.0.1, streams a completion to the terminal, answers a long prompt with the full cache and
+# with a budget side by side, shows how to do the same with curl and openai-python, and stops the server.
 #   tools/quickstart.sh [--keep] [--port N]    --keep leaves it serving, on port 8000 unless --port says otherwise
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,7 +21,7 @@ while (( $# )); do
       port=$2
       shift
       ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "quickstart: unknown option '$1'; see tools/quickstart.sh --help" >&2; exit 2 ;;
   esac
   shift
@@ -97,6 +97,12 @@ echo "$url"
 
 step "stream a completion"
 python3 tools/stream_completion.py "$url" "$prompt" || {
+  tail -5 "$server_log" >&2
+  fail "no complete answer came from $url" "read $server_log"
+}
+
+step "a long prompt with the full cache and with 256 entries a head"
+python3 tools/compare_budgets.py "$url" --budget 256 || {
   tail -5 "$server_log" >&2
   fail "no complete answer came from $url" "read $server_log"
 }

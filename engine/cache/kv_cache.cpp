@@ -36,6 +36,12 @@ LayerPages pages_of_layer(const CacheReservation& r, const CacheShape& shape, in
   return pages;
 }
 
+// Page ids of each head's row in the layer's table. One head of a shared layer could get nearly all of its pages.
+int64_t table_width(const CacheReservation& r, const LayerPages& pages, int64_t layer) {
+  const bool is_shared = !r.shared_layer.empty() && r.shared_layer[static_cast<size_t>(layer)];
+  return is_shared ? pages.all_entries : *std::max_element(pages.entries.begin(), pages.entries.end());
+}
+
 }  // namespace
 
 KvCache::KvCache(Backend& backend, const CacheShape& shape, int64_t num_pages)
@@ -63,13 +69,26 @@ int64_t KvCache::pages_for(const CacheReservation& reservation, const CacheShape
   return total;
 }
 
-SequenceCache KvCache::admit(const CacheReservation& reservation) {
+int64_t KvCache::table_entries(const CacheReservation& reservation, const CacheShape& shape, int32_t slots) {
+  int64_t total = shape.num_layers * shape.num_kv_heads;  // lengths
+  for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
+    const LayerPages pages = pages_of_layer(reservation, shape, slots, layer);
+    total += shape.num_kv_heads * (table_width(reservation, pages, layer) + pages.ring + pages.sums);
+  }
+  return total;
+}
+
+SequenceCache KvCache::admit(const CacheReservation& reservation, const SequenceCache* other,
+                             int32_t shared_entries) {
   SequenceCache s;
+  s.shared_entries = shared_entries;
+  const int64_t shared_pages = shared_entries / view_.slots;
   const auto num_layers = static_cast<size_t>(shape_.num_layers);
   const auto num_heads = static_cast<size_t>(shape_.num_kv_heads);
   s.num_pages = pages_for(reservation);
-  s.owned.resize(static_cast<size_t>(s.num_pages));
+  s.owned.resize(static_cast<size_t>(s.num_pages - shared_pages * shape_.num_layers * shape_.num_kv_heads));
   pool_.take(s.owned);
+  std::vector<int32_t> shared;
   s.kv_len.assign(num_layers * num_heads, 0);
   s.capacity = reservation.entries;
   s.sums_len.assign(reservation.has_sums ? num_layers * num_heads : 0, 0);
@@ -87,9 +106,7 @@ SequenceCache KvCache::admit(const CacheReservation& reservation) {
   for (size_t layer = 0; layer < num_layers; ++layer) {
     const LayerPages pages = pages_of_layer(reservation, shape_, view_.slots, static_cast<int64_t>(layer));
     const bool is_shared = !reservation.shared_layer.empty() && reservation.shared_layer[layer];
-    // One head of a shared layer could get nearly all of its pages.
-    const int64_t width =
-        is_shared ? pages.all_entries : *std::max_element(pages.entries.begin(), pages.entries.end());
+    const int64_t width = table_width(reservation, pages, static_cast<int64_t>(layer));
     auto place = add_table(s.entries, width);
     s.spare_begin.push_back(s.spare.size());
     if (is_shared) {
@@ -97,7 +114,15 @@ SequenceCache KvCache::admit(const CacheReservation& reservation) {
       next += pages.all_entries;
     } else {
       for (size_t head = 0; head < num_heads; ++head) {
-        fill(place + static_cast<std::ptrdiff_t>(head) * width, pages.entries[head]);
+        const auto table = place + static_cast<std::ptrdiff_t>(head) * width;
+        if (shared_pages > 0) {
+          const SequenceCache::Table& from = other->entries[layer];
+          const auto first = other->ids.begin() +
+                             static_cast<std::ptrdiff_t>(from.begin + head * static_cast<size_t>(from.width));
+          std::copy_n(first, shared_pages, table);
+          shared.insert(shared.end(), first, first + shared_pages);
+        }
+        fill(table + static_cast<std::ptrdiff_t>(shared_pages), pages.entries[head] - shared_pages);
       }
     }
     place = add_table(s.ring, pages.ring);
@@ -107,6 +132,8 @@ SequenceCache KvCache::admit(const CacheReservation& reservation) {
   }
   s.spare_begin.push_back(s.spare.size());
   CHECK(next == s.owned.end()) << "a reservation was counted and handed out differently";
+  pool_.share(shared);
+  s.owned.insert(s.owned.end(), shared.begin(), shared.end());
   return s;
 }
 

@@ -47,6 +47,8 @@ struct SequenceCache {
   int32_t ring_window = 0;
   int64_t num_pages = 0;
   std::vector<int32_t> owned;  // [num_pages] every page, once
+  int32_t shared_entries =
+      0;  // the first entries of every head lie in pages of another sequence too; never written again
 };
 
 class KvCache {
@@ -56,11 +58,15 @@ class KvCache {
   static int64_t page_bytes(const Backend& backend, const CacheShape& shape);
   // Pages of a reservation, without a cache: the plan and the admission count alike.
   static int64_t pages_for(const CacheReservation& reservation, const CacheShape& shape, int32_t slots);
+  // Page ids and lengths that a sequence of this reservation holds on the host.
+  static int64_t table_entries(const CacheReservation& reservation, const CacheShape& shape, int32_t slots);
   int64_t pages_for(const CacheReservation& reservation) const {
     return pages_for(reservation, shape_, view_.slots);
   }
   bool can_admit(const CacheReservation& reservation) const { return pool_.can_take(pages_for(reservation)); }
-  SequenceCache admit(const CacheReservation& reservation);
+  // The first `shared_entries` entries (whole pages) of every head are those of `other`, which holds room for them.
+  SequenceCache admit(const CacheReservation& reservation, const SequenceCache* other = nullptr,
+                      int32_t shared_entries = 0);
   void release(SequenceCache& sequence);
 
   HeadTables tables(const SequenceCache& sequence, int64_t layer) const;
@@ -72,6 +78,7 @@ class KvCache {
   void share_layer(SequenceCache& sequence, int64_t layer, const int32_t* entries) const;
   const PagedCacheView& view() const { return view_; }
   const PagePool& pool() const { return pool_; }
+  PagePool& pool() { return pool_; }
   const CacheShape& shape() const { return shape_; }
 
  private:

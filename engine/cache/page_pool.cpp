@@ -25,20 +25,42 @@ void PagePool::take(std::span<int32_t> pages) {
 void PagePool::give_back(std::span<const int32_t> pages) {
   for (const int32_t page : pages) {
     CHECK(page >= 0 && page < total()) << page;
-    CHECK(holders_[static_cast<size_t>(page)]-- == 1) << "page " << page << " was given back twice";
+    uint16_t& holders = holders_[static_cast<size_t>(page)];
+    CHECK(holders > 0) << "page " << page << " was given back twice";
+    if (--holders > 0) continue;
     free_.push_back(page);
+    --owned_;
   }
+}
+
+void PagePool::share(std::span<const int32_t> pages) {
+  for (const int32_t page : pages) {
+    uint16_t& holders = holders_[static_cast<size_t>(page)];
+    CHECK(holders > 0 && holders < UINT16_MAX) << "page " << page << " has " << holders << " holders";
+    ++holders;
+  }
+}
+
+void PagePool::take_cached(std::span<int32_t> pages) {
+  take(pages);
   owned_ -= static_cast<int64_t>(pages.size());
+  cached_ += static_cast<int64_t>(pages.size());
+}
+
+void PagePool::give_back_cached(std::span<const int32_t> pages) {
+  owned_ += static_cast<int64_t>(pages.size());
+  cached_ -= static_cast<int64_t>(pages.size());
+  give_back(pages);
 }
 
 bool PagePool::is_consistent() const {
-  if (free() + owned_ != total()) return false;
+  if (free() + owned_ + cached_ != total()) return false;
 #ifndef NDEBUG
   int64_t held = 0;
   for (const uint16_t count : holders_) held += count != 0;
   for (const int32_t page : free_)
     if (holders_[static_cast<size_t>(page)] != 0) return false;
-  if (held != owned_) return false;
+  if (held != owned_ + cached_) return false;
 #endif
   return true;
 }

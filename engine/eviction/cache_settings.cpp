@@ -160,6 +160,13 @@ bool is_legal(const CacheSettings& s, int32_t budget) {
 
 }  // namespace
 
+ProbeSpec probe_named(std::string_view name) {
+  if (name == "none") return {};
+  if (name == "facts") return {.kind = ProbeSpec::Kind::kFacts, .text = {}, .tokens = {}};
+  if (name == "summary") return {.kind = ProbeSpec::Kind::kSummary, .text = {}, .tokens = {}};
+  return {.kind = ProbeSpec::Kind::kText, .text = std::string(name), .tokens = {}};
+}
+
 std::string_view probe_text(const ProbeSpec& probe) {
   switch (probe.kind) {
     case ProbeSpec::Kind::kFacts:
@@ -180,6 +187,7 @@ CacheRequest overlay(const CacheRequest& base, const CacheRequest& top) {
   const auto take = [](auto& to, const auto& from) {
     if (from) to = from;
   };
+  take(out.profile, top.profile);
   take(out.policy, top.policy);
   take(out.preset, top.preset);
   take(out.allocation, top.allocation);
@@ -257,7 +265,9 @@ Result<CacheSettings> resolve_cache_settings(const CacheRequest& request, const 
   if (s.decode == DecodeMode::kGrow && !limits.allow_grow) {
     return bad_field("decode", "'grow' is not allowed by this server's settings (cache.allow_grow)");
   }
-  if (s.trace && !limits.allow_trace) return bad_field("trace", "is not allowed by this server's settings");
+  if (s.trace != TraceMode::kOff && !limits.allow_trace) {
+    return bad_field("trace", "is not allowed by this server's settings (cache.allow_trace)");
+  }
   if (s.indicator == Indicator::kAfter && s.reduce != QueryReduce::kEma && s.reduce != QueryReduce::kMean) {
     return bad_field("reduce", "indicator 'after' takes ema or mean");
   }

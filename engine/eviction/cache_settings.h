@@ -32,6 +32,9 @@ enum class DecodeMode : uint8_t { kEvict, kGrow };
 enum class Indicator : uint8_t { kQuery, kAfter };
 enum class PoolMode : uint8_t { kNone, kAvg, kMax, kForward, kHalfForward, kAdaptive };
 
+// What a sequence records of its cuts (trace.h).
+enum class TraceMode : uint8_t { kOff, kOn, kBins };
+
 // Text fed once behind the prompt, only to obtain queries (restkv.md section 5).
 struct ProbeSpec {
   enum class Kind : uint8_t { kNone, kFacts, kSummary, kText, kTokens };
@@ -40,15 +43,19 @@ struct ProbeSpec {
   std::vector<int32_t> tokens;  // kTokens; of the others once somebody with a tokenizer has filled them in
 };
 inline constexpr int32_t kMaxProbeTokens = 256;
+// "facts", "summary", "none", or a text of the user's own.
+ProbeSpec probe_named(std::string_view name);
 // The text of kFacts, kSummary or kText; empty for the others.
 std::string_view probe_text(const ProbeSpec& probe);
 
 // Every field as interfaces.md names it; what is not given is empty.
 struct CacheRequest {
+  std::optional<std::string> profile;  // named settings of the server; whoever has them resolves it
   std::optional<std::string> policy, preset, allocation, decode, group, indicator, reduce, pool;
   std::optional<int64_t> budget, compress_at, window, sinks, stride, kernel, pin, pin_head, pin_tail, scale;
   std::optional<double> fraction, tau, alpha;
-  std::optional<bool> normalize, output_projection, trace;
+  std::optional<bool> normalize, output_projection;
+  std::optional<TraceMode> trace;
   std::optional<ProbeSpec> probe;
 };
 // Fields of `top` over those of `base`.
@@ -89,7 +96,7 @@ struct CacheSettings {
   int32_t scale = 2000;
   float alpha = 0.3f;
   bool output_projection = true;
-  bool trace = false;
+  TraceMode trace = TraceMode::kOff;
 
   static CacheSettings full() {
     CacheSettings settings;

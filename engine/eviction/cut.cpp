@@ -68,7 +68,7 @@ SelectScope scope_of(const Cut& cut) {
 }
 
 bool run_together(const Cut& a, const Cut& b) {
-  return a.recipe == b.recipe && a.window == b.window && a.is_prefill == b.is_prefill &&
+  return *a.recipe == *b.recipe && a.window == b.window && a.is_prefill == b.is_prefill &&
          scope_of(a) == scope_of(b) && has_probe(a) == has_probe(b);
 }
 

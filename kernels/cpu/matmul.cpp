@@ -146,6 +146,38 @@ HWY_INLINE void decode_tile(const float* const* xs, const uint8_t* const* ws, in
   for (int n = 0; n < MX * NW; n += 4) sum4(acc[n], acc[n + 1], acc[n + 2], acc[n + 3], sums + n);
 }
 
+// The same for the types of group_blocks.h, whose blocks are too large for registers: a row of weights goes straight from
+// its codes into the sums, one block at a time.
+template <class Block, int MX, int NW>
+HWY_INLINE void group_tile(const float* const* xs, const uint8_t* const* ws, int64_t cols, float* sums) {
+  static_assert(MX * NW % 4 == 0);
+  V acc[NW][MX];
+  for (int j = 0; j < NW; ++j) {
+    for (int i = 0; i < MX; ++i) acc[j][i] = zero();
+  }
+  const int64_t blocks = cols / Block::kBlock;
+  const uint8_t* ahead = ws[NW - 1] + blocks * Block::kBytes + kPrefetchBytes;
+  for (int64_t b = 0; b < blocks; ++b) {
+    for (int line = 0; line < NW * Block::kBytes; line += 64) __builtin_prefetch(ahead + line);
+    ahead += NW * Block::kBytes;
+#pragma GCC unroll 1
+    for (int j = 0; j < NW; ++j) {
+      V row[MX];
+      for (int i = 0; i < MX; ++i) row[i] = acc[j][i];
+      Block::decode(
+          ws[j] + b * Block::kBytes, [&](int at, V w) HWY_ATTR __attribute__((always_inline)) {
+#pragma GCC unroll 8
+            for (int i = 0; i < MX; ++i) row[i] = mul_add(load(xs[i] + b * Block::kBlock + at), w, row[i]);
+          });
+      for (int i = 0; i < MX; ++i) acc[j][i] = row[i];
+    }
+  }
+  for (int n = 0; n < MX * NW; n += 4) {
+    const auto at = [&](int k) HWY_ATTR { return acc[(n + k) % NW][(n + k) / NW]; };
+    sum4(at(0), at(1), at(2), at(3), sums + n);
+  }
+}
+
 // Weight rows [begin, end) for all, at most MX, rows of x.
 template <class Block, int MX>
 void decode_rows(const ConstTensor& x, const ConstTensor& weight, int64_t begin, int64_t end,
@@ -159,7 +191,11 @@ void decode_rows(const ConstTensor& x, const ConstTensor& weight, int64_t begin,
     for (int64_t j = 0; j < NW; ++j)
       ws[j] = static_cast<const uint8_t*>(weight.row(std::min(n + j, end - 1)));
     alignas(64) float sums[MX * NW];
-    decode_tile<Block, MX, NW>(xs, ws, weight.cols, sums);
+    if constexpr (requires { Block::kIsGrouped; }) {
+      group_tile<Block, MX, NW>(xs, ws, weight.cols, sums);
+    } else {
+      decode_tile<Block, MX, NW>(xs, ws, weight.cols, sums);
+    }
     for (int64_t i = 0; i < x.rows; ++i) {
       float* row = out.f32(i) + n;
       for (int64_t j = 0; j < std::min<int64_t>(NW, end - n); ++j) {
@@ -182,20 +218,21 @@ void matmul(const ConstTensor& x, const MatmulOutput& output, int64_t begin, int
                    copy, end - begin);
     bias = copy;
   }
-  if (x.rows <= kMaxDecodeRows && dispatch_block(weight.dtype, [&](auto block) {
-        using Block = decltype(block);
-        if (x.rows == 1) {
-          decode_rows<Block, 1>(x, weight, begin, end, bias, output.out);
-        } else if (x.rows == 2) {
-          decode_rows<Block, 2>(x, weight, begin, end, bias, output.out);
-        } else if (x.rows <= 4) {
-          decode_rows<Block, 4>(x, weight, begin, end, bias, output.out);
-        } else {
-          decode_rows<Block, 8>(x, weight, begin, end, bias, output.out);
-        }
-      })) {
+  const auto decode = [&](auto block) {
+    using Block = decltype(block);
+    if (x.rows == 1) {
+      decode_rows<Block, 1>(x, weight, begin, end, bias, output.out);
+    } else if (x.rows == 2) {
+      decode_rows<Block, 2>(x, weight, begin, end, bias, output.out);
+    } else if (x.rows <= 4) {
+      decode_rows<Block, 4>(x, weight, begin, end, bias, output.out);
+    } else {
+      decode_rows<Block, 8>(x, weight, begin, end, bias, output.out);
+    }
+  };
+  if (x.rows <= kMaxDecodeRows &&
+      (dispatch_block(weight.dtype, decode) || dispatch_group(weight.dtype, decode)))
     return;
-  }
   for (int64_t n = begin; n < end; n += rows_per_chunk) {
     const int64_t rows = std::min(rows_per_chunk, end - n);
     const float* weights = buffer;

@@ -257,8 +257,8 @@ void sample_row(const KernelTable& kernels, float* logits, int64_t vocab, const 
       return;
     }
   }
-  if (params.temperature <= 0.0f) {
-    result.token = first_of(logits, vocab, max);
+  if (row.forced >= 0 || params.temperature <= 0.0f) {
+    result.token = row.forced >= 0 ? row.forced : first_of(logits, vocab, max);
     if (has_logprobs)
       fill_logprobs(kernels, before_penalties, vocab, plain_max, params.num_logprobs, result, arrays);
     return;

@@ -29,6 +29,10 @@ inline constexpr int32_t kTileKeys = kDim * sizeof(T) <= 256   ? 64
 template <class T, int32_t kDim>
 inline constexpr int32_t kRowElements = kDim + 16 / static_cast<int32_t>(sizeof(T));
 
+// Loops over register arrays are unrolled whole, but for f32: that is for tests, and its products are long code.
+template <class T>
+inline constexpr int kUnrollTiles = kIsHalf<T> ? 64 : 1;
+
 // One segment of either op; device memory.
 struct AttentionSegment {
   const int32_t* pages;   // [K, stride]

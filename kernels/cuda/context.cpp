@@ -31,6 +31,7 @@ Context::~Context() {
 }
 
 void Context::begin_op() {
+  runtime_.bind();
   // An op may take half of the ring, in one piece: its arrays are filled between stage() and ready(), so none of them may be
   // sent early. Starting the ring anew waits for the copies that still read it.
   if (staging_used_ > kStagingBytes / 2) {

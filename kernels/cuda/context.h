@@ -33,6 +33,10 @@ class Context {
   Runtime& runtime() { return runtime_; }
   const DeviceLimits& limits() const { return runtime_.limits(); }
 
+  // One algorithm for every number of rows.
+  bool is_deterministic() const { return is_deterministic_; }
+  void set_deterministic(bool value) { is_deterministic_ = value; }
+
   // The backend calls this before each op: workspace and staged arrays of the one before are no longer its own.
   void begin_op();
 
@@ -65,6 +69,13 @@ class Context {
 
   // Copies device memory to the host and waits for it.
   void read_back(void* host, const void* device, int64_t bytes);
+  // The same to page-locked memory of this op.
+  template <class T>
+  std::span<T> read_back(const T* device, size_t count) {
+    const std::span<T> host = stage<T>(count).host;
+    read_back(host.data(), device, static_cast<int64_t>(host.size_bytes()));
+    return host;
+  }
 
   static constexpr int64_t kStagingBytes = int64_t{16} << 20;
 
@@ -78,6 +89,7 @@ class Context {
   std::byte* workspace_;
   int64_t workspace_bytes_;
   int64_t workspace_used_ = 0;
+  bool is_deterministic_ = false;
   int64_t staging_used_ = 0;  // next free byte of the ring
   int64_t staging_sent_ = 0;  // bytes before it are on their way
   int64_t op_staging_ = 0;    // of this op

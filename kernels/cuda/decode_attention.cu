@@ -74,16 +74,22 @@ struct DecodeShared {
 };
 
 template <class T, int32_t kDim>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     decode_attention_kernel(const __grid_constant__ DecodeParams<T> p) {
   using Shared = DecodeShared<T, kDim>;
   constexpr int32_t kKeys = Shared::kKeys;
+  [[maybe_unused]] constexpr int kUnroll = kUnrollTiles<T>;
   constexpr int32_t kRow = Shared::kRow;
   constexpr int32_t kLogitRow = kKeys + 4;
   constexpr int32_t kWeightRow = kRowElements<T, kKeys>;
   constexpr int32_t kDimTiles = kDim / 16;
   constexpr int32_t kOwnTiles = (kDimTiles + kWarps - 1) / kWarps;  // 16 of D each, of a warp
   auto& shared = *shared_memory<Shared>();
+  static_assert(sizeof(Shared) + sizeof(Shared::tiles) <= (163u << 10), "two stages on sm_80");
+  static_assert(!kIsHalf<T> || kDim > 128 || sizeof(Shared) + sizeof(Shared::tiles) <= (99u << 10),
+                "on sm_86");
+  static_assert(!kIsHalf<T> || kDim > 128 || sizeof(Shared) + 2 * sizeof(Shared::tiles) <= (163u << 10),
+                "three stages on sm_80");
   const auto unit = static_cast<int32_t>(blockIdx.x);
   const auto split = static_cast<int32_t>(blockIdx.y);
   const QueryTile tile = p.tiles[unit / p.num_kv_heads];
@@ -148,7 +154,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int32_t d = 0; d < kDim; d += 16) {
         MmaA<T> a;
         load_a(a, keys + warp * 16 * kRow + d, kRow);
-#pragma unroll
+#pragma unroll(kUnroll)
         for (int32_t n = 0; n < kQueries / 8; ++n) {
           if (n >= num_columns) continue;
           MmaB<T> b;
@@ -156,9 +162,9 @@ __global__ void __launch_bounds__(kThreads)
           mma(s[n], a, b);
         }
       }
-#pragma unroll
+#pragma unroll(kUnroll)
       for (int32_t n = 0; n < kQueries / 8; ++n) {
-#pragma unroll
+#pragma unroll(kUnroll)
         for (int32_t e = 0; e < 4; ++e) {
           const int32_t entry = warp * 16 + lane / 4 + e / 2 * 8, query = n * 8 + lane % 4 * 2 + e % 2;
           if (n < num_columns) shared.logits[query * kLogitRow + entry] = s[n][e];
@@ -172,7 +178,7 @@ __global__ void __launch_bounds__(kThreads)
       constexpr int32_t kOwn = (kKeys + 31) / 32;
       float x[kOwn];
       float best = shared.most[query];
-#pragma unroll
+#pragma unroll(kUnroll)
       for (int32_t j = 0; j < kOwn; ++j) {
         const int32_t entry = j * 32 + lane;
         x[j] = kMinusInfinity;
@@ -186,7 +192,7 @@ __global__ void __launch_bounds__(kThreads)
       // no finite logit yet: weights are exp(-inf - 0) = 0, and NaN stays NaN
       const float base = best == kMinusInfinity ? 0.0f : best;
       float sum = 0.0f;
-#pragma unroll
+#pragma unroll(kUnroll)
       for (int32_t j = 0; j < kOwn; ++j) {
         const int32_t entry = j * 32 + lane;
         x[j] = exp2_approx(x[j] - base);
@@ -204,29 +210,29 @@ __global__ void __launch_bounds__(kThreads)
     }
     sync_threads();
 
-#pragma unroll
+#pragma unroll(kUnroll)
     for (int32_t n = 0; n < kQueries / 8; ++n) {
       if (n >= num_columns) continue;
-#pragma unroll
+#pragma unroll(kUnroll)
       for (int32_t e = 0; e < 2; ++e) {
         const int32_t query = n * 8 + lane % 4 * 2 + e;
         const float factor = query < num_queries ? shared.factor[query] : 0.0f;
-#pragma unroll
+#pragma unroll(kUnroll)
         for (int32_t m = 0; m < kOwnTiles; ++m) {
           out[m][n][e] *= factor;
           out[m][n][e + 2] *= factor;
         }
       }
     }
-#pragma unroll
+#pragma unroll(kUnroll)
     for (int32_t m = 0; m < kOwnTiles; ++m) {
       const int32_t d = (warp + m * kWarps) * 16;
       if (d >= kDim) continue;
-#pragma unroll
+#pragma unroll(kUnroll)
       for (int32_t k = 0; k < kKeys; k += 16) {
         MmaA<T> a;
         load_a_trans(a, values + k * kRow + d, kRow);
-#pragma unroll
+#pragma unroll(kUnroll)
         for (int32_t n = 0; n < kQueries / 8; ++n) {
           if (n >= num_columns) continue;
           MmaB<T> b;
@@ -241,16 +247,16 @@ __global__ void __launch_bounds__(kThreads)
 
   float* partial =
       p.partial ? p.partial + (int64_t{unit} * p.num_splits + split) * kQueries * (p.dim + 2) : nullptr;
-#pragma unroll
+#pragma unroll(kUnroll)
   for (int32_t n = 0; n < kQueries / 8; ++n) {
-#pragma unroll
+#pragma unroll(kUnroll)
     for (int32_t e = 0; e < 4; ++e) {
       const int32_t query = n * 8 + lane % 4 * 2 + e % 2;
       if (query >= num_queries) continue;
       const float sum = shared.sum[query];
       const int64_t t = segment.row_begin + (tile.first + query) / p.group;
       const int64_t head = int64_t{kv_head} * p.group + (tile.first + query) % p.group;
-#pragma unroll
+#pragma unroll(kUnroll)
       for (int32_t m = 0; m < kOwnTiles; ++m) {
         const int32_t d = (warp + m * kWarps) * 16 + lane / 4 + e / 2 * 8;
         if (d >= p.dim) continue;

@@ -22,6 +22,9 @@ __device__ __forceinline__ float to_f32(f16 x) {
   return out;
 }
 
+__device__ __forceinline__ float bits_to_f32(uint32_t bits) { return __uint_as_float(bits); }
+__device__ __forceinline__ uint32_t f32_to_bits(float x) { return __float_as_uint(x); }
+
 template <class T>
 __device__ __forceinline__ T from_f32(float x);
 template <>
@@ -69,6 +72,10 @@ __device__ __forceinline__ void store_vector(void* p, V v) {
   *static_cast<V*>(p) = v;
 }
 
+__device__ __forceinline__ uint32_t leading_zeros(uint32_t v) {
+  return static_cast<uint32_t>(__clz(static_cast<int>(v)));
+}
+__device__ __forceinline__ uint32_t count_bits(uint32_t v) { return static_cast<uint32_t>(__popc(v)); }
 __device__ __forceinline__ float exp2_approx(float x) {
   float out;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));

@@ -8,9 +8,18 @@
 namespace restkv::cuda {
 
 void zero(Context& context, const Tensor& tensor);
+void gather(Context& context, const GatherArgs& args);
+void rmsnorm(Context& context, const RmsNormArgs& args);
 void add(Context& context, const AddArgs& args);
+void matmul(Context& context, const MatmulArgs& args);
+void rope_table(Context& context, const RopeTableArgs& args);
+void rope_and_store(Context& context, const RopeAndStoreArgs& args);
 void prefill_attention(Context& context, const PrefillAttentionArgs& args);
 void decode_attention(Context& context, const DecodeAttentionArgs& args);
+void glu(Context& context, const GluArgs& args);
+void softcap(Context& context, const SoftcapArgs& args);
+void store_pages(Context& context, const StorePagesArgs& args);
+void sample(Context& context, const SampleArgs& args);
 void store_queries(Context& context, const StoreQueriesArgs& args);
 void observe(Context& context, const ObserveArgs& args);
 void score(Context& context, const ScoreArgs& args);

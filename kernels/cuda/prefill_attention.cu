@@ -60,11 +60,14 @@ struct PrefillShared {
 };
 
 template <class T, int32_t kDim>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     prefill_attention_kernel(const __grid_constant__ PrefillParams<T> p) {
   constexpr int32_t kKeys = kTileKeys<T, kDim>;
+  [[maybe_unused]] constexpr int kUnroll = kUnrollTiles<T>;
   constexpr int32_t kRow = kRowElements<T, kDim>;
   auto& shared = *shared_memory<PrefillShared<T, kDim>>();
+  static_assert(sizeof(shared) <= (163u << 10), "sm_80");
+  static_assert(!kIsHalf<T> || kDim > 128 || sizeof(shared) <= (88u << 10), "2 blocks of sm_90, 1 of sm_86");
   const QueryTile tile = p.tiles[blockIdx.x];
   const AttentionSegment& segment = p.segments[tile.segment];
   const auto kv_head = static_cast<int32_t>(blockIdx.y);
@@ -100,7 +103,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr bool kHoldsQueries = kIsHalf<T> && kDim <= 128;
   [[maybe_unused]] MmaA<T> held[kHoldsQueries ? kDim / 16 : 1];
   if constexpr (kHoldsQueries) {
-#pragma unroll
+#pragma unroll(kUnroll)
     for (int32_t d = 0; d < kDim; d += 16) load_a(held[d / 16], shared.queries + warp * 16 * kRow + d, kRow);
   }
   float out[kDim / 8][4] = {};
@@ -123,7 +126,7 @@ __global__ void __launch_bounds__(kThreads)
     cp_async_commit();
 
     float s[kKeys / 8][4] = {};
-#pragma unroll
+#pragma unroll(kUnroll)
     for (int32_t d = 0; d < kDim; d += 16) {
       MmaA<T> a;
       if constexpr (kHoldsQueries) {
@@ -131,7 +134,7 @@ __global__ void __launch_bounds__(kThreads)
       } else {
         load_a(a, shared.queries + warp * 16 * kRow + d, kRow);
       }
-#pragma unroll
+#pragma unroll(kUnroll)
       for (int32_t n = 0; n < kKeys / 8; n += 2) {
         MmaB<T> b[2];
         load_b_pair(b, shared.keys[stage] + n * 8 * kRow + d, kRow);
@@ -141,9 +144,9 @@ __global__ void __launch_bounds__(kThreads)
     }
     const bool is_masked = first < all_begin || first + kKeys > all_end;
     float best[2] = {most[0], most[1]};
-#pragma unroll
+#pragma unroll(kUnroll)
     for (int32_t n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
+#pragma unroll(kUnroll)
       for (int32_t e = 0; e < 4; ++e) {
         float& x = s[n][e];
         x = log2_logit(x, p.scale, p.softcap);
@@ -153,7 +156,7 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     float factor[2], base[2];
-#pragma unroll
+#pragma unroll(kUnroll)
     for (int32_t h = 0; h < 2; ++h) {
       best[h] = fmaxf(best[h], shuffle_xor(best[h], 1));
       best[h] = fmaxf(best[h], shuffle_xor(best[h], 2));
@@ -163,24 +166,24 @@ __global__ void __launch_bounds__(kThreads)
       most[h] = best[h];
       sum[h] *= factor[h];
     }
-#pragma unroll
+#pragma unroll(kUnroll)
     for (int32_t n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
+#pragma unroll(kUnroll)
       for (int32_t e = 0; e < 4; ++e) {
         s[n][e] = exp2_approx(s[n][e] - base[e / 2]);
         sum[e / 2] += s[n][e];
       }
     }
-#pragma unroll
+#pragma unroll(kUnroll)
     for (int32_t n = 0; n < kDim / 8; ++n) {
-#pragma unroll
+#pragma unroll(kUnroll)
       for (int32_t e = 0; e < 4; ++e) out[n][e] *= factor[e / 2];
     }
-#pragma unroll
+#pragma unroll(kUnroll)
     for (int32_t k = 0; k < kKeys; k += 16) {
       MmaA<T> a;
       a_from_accumulators(a, s[k / 8], s[k / 8 + 1]);
-#pragma unroll
+#pragma unroll(kUnroll)
       for (int32_t n = 0; n < kDim / 8; n += 2) {
         MmaB<T> b[2];
         load_b_pair_trans(b, shared.values[stage] + k * kRow + n * 8, kRow);
@@ -191,7 +194,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   cp_async_wait<0>();
 
-#pragma unroll
+#pragma unroll(kUnroll)
   for (int32_t h = 0; h < 2; ++h) {
     sum[h] += shuffle_xor(sum[h], 1);
     sum[h] += shuffle_xor(sum[h], 2);
@@ -202,7 +205,7 @@ __global__ void __launch_bounds__(kThreads)
     const bool is_empty = sum[h] == 0.0f;  // it sees nothing
     const float factor = is_empty ? 0.0f : 1.0f / sum[h];
     std::byte* row = p.out + (t * p.out_stride + head * p.dim) * bytes_of_element(p.out_type);
-#pragma unroll
+#pragma unroll(kUnroll)
     for (int32_t n = 0; n < kDim / 8; ++n) {
       const int32_t d = n * 8 + c;
       if (d < p.dim) {

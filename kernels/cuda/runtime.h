@@ -23,6 +23,7 @@ class Runtime {
   virtual ~Runtime() = default;
   virtual const DeviceLimits& limits() const = 0;
   virtual Stream stream() const = 0;  // all work of the process
+  virtual void bind() {}              // launches of this thread go to this device from now on
   virtual int64_t free_bytes() = 0;   // of the device, now
 
   virtual std::byte* allocate(int64_t bytes) = 0;  // null: there is no such piece left

@@ -9,10 +9,12 @@
 #include <nlohmann/json.hpp>
 
 #include "server/cli/allocation_path.h"
+#include "server/cli/bench_text.h"
 #include "server/cli/model_loading.h"
 #include "server/cli/terminal.h"
 #include "server/cli/verbs.h"
 #include "server/config/quantity.h"
+#include "server/openai/probe_tokens.h"
 
 namespace restkv {
 namespace {
@@ -21,28 +23,9 @@ int32_t prompt_len_of(const Settings& settings) {
   return static_cast<int32_t>(settings.output.prompt_len.value_or(512));
 }
 
-// Prose, so that prompts have the tokens of real text.
-constexpr const char* kText =
-    "The lighthouse stands where the river meets the sea, on a rock that is an island twice a day. Its "
-    "keeper wrote "
-    "down the weather every six hours for thirty-one years: wind, cloud, the height of the waves and the "
-    "names of the "
-    "ships that passed. Most of the entries are short. On the ninth of March 1874 he noted fog from four in "
-    "the "
-    "morning until noon, two schooners at anchor, and a seal on the steps that would not leave. In summer "
-    "there were "
-    "visitors, who asked how the lamp was lit and whether he was lonely; he answered the first question at "
-    "length. "
-    "The oil came by boat in barrels of forty gallons, and a night in December used nearly three of them. "
-    "When the "
-    "new lens arrived in 1881 it took eleven men to carry it up the stairs, a hundred and ninety-six of "
-    "them, and a "
-    "week to level it. After that the light could be seen from twenty-two miles away, which the fishermen "
-    "thought "
-    "was four more than anybody needed. ";
-
 struct RoundFigures {
   double ttft_ms = 0, itl_ms = 0, itl_p99_ms = 0, prefill_tok_s = 0, decode_tok_s = 0;
+  int64_t cache_bytes = 0;  // pages, ring and tables of the sequence
 };
 
 // Nearest rank; `values` not empty.
@@ -77,7 +60,8 @@ std::vector<int32_t> cut(const std::vector<int32_t>& tokens, int64_t first, int6
   return prompt;
 }
 
-Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, const BenchSettings& settings) {
+Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, const CacheSettings& cache,
+                               const BenchSettings& settings) {
   const auto prompt_len = static_cast<double>(prompt.size());
   Request request;
   request.id = "bench";
@@ -85,7 +69,7 @@ Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, cons
   request.max_tokens = settings.output_len;
   request.sampling.temperature = 0;
   request.ignore_eos = true;
-  request.cache = engine.options().cache;
+  request.cache = cache;
   std::vector<Clock::time_point> times;
   times.reserve(static_cast<size_t>(settings.output_len));
   const Clock::time_point start = Clock::now();
@@ -105,6 +89,7 @@ Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, cons
   std::vector<double> gaps;
   for (size_t i = 1; i < times.size(); ++i) gaps.push_back(ms(times[i] - times[i - 1]));
   RoundFigures figures;
+  figures.cache_bytes = finish->counters.cache.bytes;
   figures.ttft_ms = ms(times.front() - start);
   figures.itl_ms = quantile(gaps, 0.5);
   figures.itl_p99_ms = quantile(gaps, 0.99);
@@ -130,6 +115,7 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
         {"prefill_tok_s", prefill},
         {"decode_tok_s", decode},
         {"peak_rss_bytes", peak_rss_bytes()},
+        {"cache_bytes", rounds.back().cache_bytes},
         {"prompt_len", prompt_len_of(settings)},
         {"output_len", settings.bench.output_len},
         {"threads", engine.options().threads},
@@ -158,10 +144,11 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
 
 int run_bench(const Invocation& invocation) {
   Settings settings = invocation.settings();
+  if (invocation.arguments[0] == "serve") return run_bench_serve(invocation);
   if (invocation.arguments[0] != "latency") {
-    return fail("unknown benchmark '" + invocation.arguments[0] + "' (latency)", kExitUsage);
+    return fail("unknown benchmark '" + invocation.arguments[0] + "' (latency, serve)", kExitUsage);
   }
-  std::string text = kText;
+  std::string text(bench_text());
   if (!settings.bench.prompt_file.empty()) {
     std::ifstream file(settings.bench.prompt_file, std::ios::binary);
     if (!file) return fail("cannot read the text file " + settings.bench.prompt_file);
@@ -175,12 +162,16 @@ int run_bench(const Invocation& invocation) {
   const Result<std::unique_ptr<Engine>> engine = Engine::start(loaded->model, settings.engine);
   if (!engine.ok()) return fail(engine.status());
 
+  CacheSettings cache = settings.engine.cache;
+  if (Status status = tokenize_probe(cache, prompt_len_of(settings), *loaded->tokenizer); !status.ok())
+    return fail(status);
+
   const InterruptGuard guard;
   std::vector<RoundFigures> rounds;
   for (int32_t round = 0; round <= settings.bench.rounds; ++round) {
     // Each round starts elsewhere in the text, so that no two prompts are the same.
     Result<RoundFigures> figures =
-        run_round(**engine, cut(tokens, int64_t{7} * round, prompt_len_of(settings)), settings.bench);
+        run_round(**engine, cut(tokens, int64_t{7} * round, prompt_len_of(settings)), cache, settings.bench);
     if (!figures.ok()) {
       return fail(figures.status().message(),
                   figures.status().code() == StatusCode::kCancelled ? kExitInterrupted : kExitFailure);

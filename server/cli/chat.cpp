@@ -17,6 +17,7 @@
 #include "server/config/nearest_name.h"
 #include "server/config/quantity.h"
 #include "server/openai/completion_job.h"
+#include "server/openai/probe_tokens.h"
 
 namespace restkv {
 namespace {
@@ -159,6 +160,9 @@ Result<Request> Conversation::request_of(const RequestJson& messages) const {
       answer_room(engine_, request.prompt.size(), settings_.answer.max_tokens.value_or(kMaxTokens));
   request.sampling = sampling_;
   request.cache = cache_;
+  const Status probed =
+      tokenize_probe(request.cache, static_cast<int64_t>(request.prompt.size()), *model_.tokenizer);
+  if (!probed.ok()) return probed;
   request.ignore_eos = settings_.answer.ignore_eos;
   if (!request.ignore_eos) {
     request.stop_token_ids = model_.tokenizer->eos_ids();

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "server/cli/help_text.h"
+#include "server/config/foreign_flags.h"
 #include "server/config/logging.h"
 #include "server/config/nearest_name.h"
 
@@ -52,6 +53,7 @@ class Parser {
       is_negated = option != nullptr && option->type == OptionType::kBool;
       if (!is_negated) option = nullptr;
     }
+    if (option == nullptr && read_foreign_flag(argument, spelling, name)) return;
     if (option == nullptr) {
       report_unknown(spelling, name);
     } else if (!takes(*line_.verb, *option)) {
@@ -71,6 +73,23 @@ class Parser {
     } else {
       line_.errors.push_back(spelling + ": needs a value");
     }
+  }
+
+  // True: it is a flag of vLLM or llama.cpp, and its value was read.
+  bool read_foreign_flag(const std::string& argument, const std::string& spelling, const std::string& name) {
+    const bool is_negated =
+        find_foreign_flag(name) == nullptr && (name.starts_with("no-") || name.starts_with("no_"));
+    const ForeignFlag* flag = find_foreign_flag(is_negated ? name.substr(3) : name);
+    if (flag == nullptr || (is_negated && flag->takes_value)) return false;
+    std::string value = is_negated ? "false" : "true";
+    if (const size_t equals = argument.find('='); equals != std::string::npos) {
+      value = argument.substr(equals + 1);
+    } else if (flag->takes_value) {
+      value = next_ < arguments_.size() && !arguments_[next_].starts_with("--") ? arguments_[next_++] : "";
+    }
+    if (Status status = check_foreign_flag(*flag, spelling, value); !status.ok())
+      line_.errors.push_back(status.message());
+    return true;
   }
 
   void report_unknown(const std::string& spelling, const std::string& name) {
@@ -146,6 +165,7 @@ CommandLine parse_command_line(std::span<const std::string> arguments, const Env
   // `config` reports the errors of its files itself.
   line.invocation.loaded = load_settings(static_cast<Verb>(line.verb->bit), parser.flags(), environment);
   LoadedSettings& loaded = line.invocation.loaded;
+  if (line.verb->bit == kDoctor) return line;  // it reports them itself, as one of its findings
   line.errors.insert(line.errors.end(), loaded.errors.begin(), loaded.errors.end());
   if (find_flag("budget")->verbs & line.verb->bit) {
     if (Status status = resolve_cache_options(loaded.settings); !status.ok())
@@ -155,7 +175,8 @@ CommandLine parse_command_line(std::span<const std::string> arguments, const Env
     if (Status status = check_settings(loaded.settings); !status.ok())
       line.errors.push_back(status.message());
   }
-  if (line.errors.empty() && line.verb->takes_model && loaded.settings.model.path.empty()) {
+  if (line.errors.empty() && line.verb->takes_model && !line.verb->is_model_optional &&
+      loaded.settings.model.path.empty()) {
     line.errors.push_back("MODEL is missing: a folder, a .gguf file, ORG/REPO[:QUANT] or demo (restkv " +
                           std::string(line.verb->name) + " " + std::string(line.verb->synopsis) + ")");
   }

@@ -7,6 +7,7 @@
 #include "server/cli/model_loading.h"
 #include "server/cli/terminal.h"
 #include "server/cli/verbs.h"
+#include "server/openai/probe_tokens.h"
 
 namespace restkv {
 namespace {
@@ -43,9 +44,12 @@ int run_complete(const Invocation& invocation) {
   const Result<std::unique_ptr<Engine>> engine = Engine::start(loaded->model, settings.engine);
   if (!engine.ok()) return fail(engine.status());
 
+  Request request = request_of(settings, **engine, tokenizer, prompt);
+  const Status probed = tokenize_probe(request.cache, static_cast<int64_t>(request.prompt.size()), tokenizer);
+  if (!probed.ok()) return fail(probed);
+
   const InterruptGuard guard;
-  const Result<Answer> answer =
-      print_answer(**engine, request_of(settings, **engine, tokenizer, prompt), tokenizer);
+  const Result<Answer> answer = print_answer(**engine, std::move(request), tokenizer);
   if (!answer.ok()) return fail(answer.status());
   print_figures(answer->finish);
   return InterruptGuard::is_interrupted() ? kExitInterrupted : kExitOk;

@@ -1,5 +1,6 @@
-// restkv config check [FILE...] | show | schema: what the option table says about YAML files and settings.
+// restkv config check [FILE...] | show | schema | options: what the option table says about YAML files and settings.
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "server/cli/verbs.h"
 
@@ -26,6 +27,49 @@ int check_files(const std::vector<std::string>& files) {
     }
   }
   return exit_code;
+}
+
+// Sizes and durations in bytes and milliseconds, as the bounds of the table are.
+const char* type_name(OptionType type) {
+  switch (type) {
+    case OptionType::kBool: return "switch";
+    case OptionType::kInt: return "count";
+    case OptionType::kFloat: return "number";
+    case OptionType::kSize: return "size";
+    case OptionType::kDuration: return "duration";
+    case OptionType::kString: return "text";
+    case OptionType::kEnum: return "choice";
+    case OptionType::kPath: return "path";
+    case OptionType::kIntList: return "list";
+  }
+  return "";
+}
+
+// The option table for programs: tools/make_reference.py writes docs/reference from it.
+void print_options() {
+  nlohmann::ordered_json options = nlohmann::ordered_json::array();
+  for (const Option& option : option_table()) {
+    std::vector<std::string_view> verbs;
+    for (const VerbInfo& verb : verb_table()) {
+      if (option.verbs & verb.bit) verbs.push_back(verb.name);
+    }
+    nlohmann::ordered_json row = {{"flag", option.flag},
+                                  {"aliases", option.aliases},
+                                  {"environment", environment_name(option)},
+                                  {"section", option.section},
+                                  {"key", option.key},
+                                  {"type", type_name(option.type)},
+                                  {"default", default_text(option)},
+                                  {"choices", option.choices},
+                                  {"verbs", verbs},
+                                  {"help", option.help}};
+    if (option.min < option.max) {
+      row["min"] = option.min;
+      row["max"] = option.max;
+    }
+    options.push_back(std::move(row));
+  }
+  std::printf("%s\n", options.dump(1).c_str());
 }
 
 }  // namespace
@@ -55,7 +99,11 @@ int run_config(const Invocation& invocation) {
     std::fputs(settings_schema().c_str(), stdout);
     return kExitOk;
   }
-  return fail("unknown action '" + action + "' of config (check, show or schema)", kExitUsage);
+  if (action == "options") {
+    print_options();
+    return kExitOk;
+  }
+  return fail("unknown action '" + action + "' of config (check, show, schema or options)", kExitUsage);
 }
 
 }  // namespace restkv

@@ -159,6 +159,8 @@ void print_plan(const MemoryPlan& plan) {
   print_line("", "prefill scratch " + rounded_size_text(plan.scratch));
   print_line("", "cache " + rounded_size_text(plan.pool) + " = " + std::to_string(plan.pages) + " pages of " +
                      rounded_size_text(plan.page_bytes) + ", touched as they are used");
+  print_line("", "a sequence of " + std::to_string(plan.max_model_len) + " tokens takes " +
+                     rounded_size_text(plan.sequence) + " of it");
   print_line("room", std::to_string(plan.max_sequences) + " sequences of " +
                          std::to_string(plan.max_model_len) + " tokens at once");
 }

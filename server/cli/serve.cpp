@@ -9,9 +9,12 @@
 #include <ctime>
 #include <filesystem>
 #include <optional>
+#include <sstream>
 
+#include "engine/device_name.h"
 #include "server/cli/allocation_path.h"
 #include "server/cli/model_loading.h"
+#include "server/cli/service_notify.h"
 #include "server/cli/verbs.h"
 #include "server/config/build_info.h"
 #include "server/config/logging.h"
@@ -128,6 +131,7 @@ void drain(Servers& server, milliseconds timeout) {
   log_event(LogLevel::kInfo, "draining: running requests may finish, a second signal stops at once",
             {{"timeout", duration_text(timeout)}});
   server.drain();
+  notify_service_manager("STOPPING=1");
   const Clock::time_point deadline = Clock::now() + timeout;
   while (!server.is_idle() && Clock::now() < deadline) {
     const std::optional<int> signal = poll_signal();
@@ -166,6 +170,7 @@ int run_serve(const Invocation& invocation) {
   log_event(LogLevel::kInfo, "model loaded",
             {{"id", model.name},
              {"path", loaded->model->path},
+             {"device", device_text(settings.engine)},
              {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
   log_event(LogLevel::kInfo, "memory plan",
             {{"weights", rounded_size_text(plan.weights)},
@@ -194,6 +199,9 @@ int run_serve(const Invocation& invocation) {
   }
   const std::string url = "http://" + address_text(settings.server.host, server.http->port());
   log_event(LogLevel::kInfo, "Listening on " + url, {{"model", model.name}});
+  if (!notify_service_manager("READY=1\nSTATUS=" + url))
+    log_event(LogLevel::kWarning,
+              "NOTIFY_SOCKET is set and cannot be reached: nobody was told that the server is ready");
 
   Clock::time_point next_look = Clock::now() + kLookInterval;
   while (engine->is_healthy()) {
@@ -207,6 +215,9 @@ int run_serve(const Invocation& invocation) {
     return kExitOk;
   }
   log_event(LogLevel::kError, "the engine is broken: the server ends");
+  // What the last turns did: numbers only.
+  std::istringstream trace(engine->fault_trace());
+  for (std::string line; std::getline(trace, line);) log_event(LogLevel::kError, "engine trace: " + line);
   drain(server, std::min(settings.server.drain_timeout, kBrokenGrace));
   server.stop();
   return kExitFailure;

@@ -23,11 +23,12 @@ struct Invocation {
 
 struct VerbInfo {
   std::string_view name = {};
-  uint32_t bit = 0;                             // Verb; 0: takes no options
-  std::string_view synopsis = {};               // "MODEL [PROMPT]"
-  std::string_view summary = {};                // one line
-  std::string_view notes = {};                  // more for the verb's own help; may be empty
-  bool takes_model = false;                     // the first argument is MODEL
+  uint32_t bit = 0;                // Verb; 0: takes no options
+  std::string_view synopsis = {};  // "MODEL [PROMPT]"
+  std::string_view summary = {};   // one line
+  std::string_view notes = {};     // more for the verb's own help; may be empty
+  bool takes_model = false;        // the first argument is MODEL
+  bool is_model_optional = false;
   size_t min_arguments = 0, max_arguments = 0;  // beside MODEL
   int (*run)(const Invocation&) = nullptr;
 };
@@ -42,11 +43,15 @@ int run_tokenize(const Invocation& invocation);
 int run_logits(const Invocation& invocation);
 int run_inspect(const Invocation& invocation);
 int run_bench(const Invocation& invocation);
+int run_bench_serve(const Invocation& invocation);  // `bench serve`
 int run_pull(const Invocation& invocation);
 int run_ls(const Invocation& invocation);
 int run_rm(const Invocation& invocation);
 int run_eval(const Invocation& invocation);
 int run_calibrate(const Invocation& invocation);
+int run_doctor(const Invocation& invocation);
+int run_healthcheck(const Invocation& invocation);
+int run_completion(const Invocation& invocation);
 int run_config(const Invocation& invocation);
 int run_version(const Invocation& invocation);
 int run_help(const Invocation& invocation);

@@ -39,4 +39,6 @@ std::string cpu_features() {
   return list.empty() ? "none known" : list;
 }
 
+bool has_cuda_backend() { return RESTKV_HAS_CUDA_BACKEND != 0; }
+
 }  // namespace restkv

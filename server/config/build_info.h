@@ -12,5 +12,6 @@ build_commit();  // "15b2dc4", "15b2dc4+" with local changes, "unknown"; as of t
 std::string_view build_compiler();  // "gcc 12.2.0"
 // What of the processor matters to the kernels, as it is found at run time: "avx2 fma f16c avx512f".
 std::string cpu_features();
+bool has_cuda_backend();
 
 }  // namespace restkv

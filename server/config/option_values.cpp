@@ -227,11 +227,22 @@ std::string option_text(const Option& option, const Settings& settings) {
 
 std::string default_text(const Option& option) { return option_text(option, Settings{}); }
 
+bool is_cache_field(const Option& option) {
+  return option.section == "cache" &&
+         (option.key == "probe" ||
+          std::holds_alternative<std::optional<std::string>* (*)(Settings&)>(option.field) ||
+          std::holds_alternative<std::optional<int64_t>* (*)(Settings&)>(option.field) ||
+          std::holds_alternative<std::optional<double>* (*)(Settings&)>(option.field));
+}
+
 Status resolve_cache_options(Settings& settings) {
+  if (!settings.cache.probe.empty()) settings.cache.defaults.probe = probe_named(settings.cache.probe);
   Result<CacheSettings> cache = resolve_cache_settings(settings.cache.defaults, settings.cache.limits());
   if (cache.ok()) {
     settings.engine.cache = *cache;
-    return {};
+    CacheLimits limits = settings.cache.limits();
+    if (!settings.cache.has_calibration) limits.has_calibration = true;  // not known before the model is
+    return check_profiles(settings.cache.profiles, settings.cache.defaults, limits);
   }
   const std::string& param = cache.status().param();
   const Option* option = find_key("cache", std::string_view(param).substr(param.find('.') + 1));
@@ -240,6 +251,19 @@ Status resolve_cache_options(Settings& settings) {
 }
 
 namespace {
+
+// Prometheus's grammar of names.
+Status check_metrics_prefix(const std::string& prefix) {
+  const auto is_allowed = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == ':';
+  };
+  if (prefix.size() > 64 || !std::all_of(prefix.begin(), prefix.end(), is_allowed) ||
+      (prefix[0] >= '0' && prefix[0] <= '9')) {
+    return invalid_argument("metrics.prefix: " + quoted(prefix) +
+                            " must be at most 64 letters, digits, '_' and ':' and not begin with a digit");
+  }
+  return {};
+}
 
 Status check_host(const std::string& key, const std::string& host, bool is_open) {
   in_addr v4{};
@@ -264,6 +288,7 @@ Status check_host(const std::string& key, const std::string& host, bool is_open)
 }  // namespace
 
 Status check_settings(const Settings& settings) {
+  if (Status status = check_metrics_prefix(settings.metrics.prefix); !status.ok()) return status;
   const bool is_open = settings.server.insecure || !settings.server.api_key.empty();
   if (Status status = check_host("host", settings.server.host, is_open); !status.ok()) return status;
   return settings.grpc.enabled ? check_host("grpc_host", settings.grpc.host, is_open) : Status();

@@ -37,6 +37,8 @@ enum Verb : uint32_t {
   kChat = 1u << 10,
   kEval = 1u << 11,
   kCalibrate = 1u << 12,
+  kDoctor = 1u << 13,
+  kHealth = 1u << 14,
 };
 
 // How an enum field is read and set by the index of its name in Option::choices.
@@ -66,6 +68,7 @@ struct Option {
 };
 
 std::span<const Option> option_table();
+std::vector<Option> cache_option_rows();  // its rows of section cache about requests
 
 // By flag or alias, with '_' taken as '-'. Null: none.
 const Option* find_flag(std::string_view flag);
@@ -80,6 +83,8 @@ Status set_option(const Option& option, std::string_view text, Settings& setting
 // The value as `set_option` would read it again: "32768", "16KiB", "10s", "true".
 std::string option_text(const Option& option, const Settings& settings);
 std::string default_text(const Option& option);
+// Whether it is one of the `cache` object's fields, which profiles may set.
+bool is_cache_field(const Option& option);
 
 // The defaults of section cache, resolved into Settings::engine.cache. Error: flag, key and what is allowed.
 Status resolve_cache_options(Settings& settings);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "server/config/cache_profiles.h"
 
 namespace restkv {
 
@@ -67,8 +68,11 @@ struct ModelSettings {
 // What a request's `cache` object leaves open, and its ceilings.
 struct CacheOptions {
   CacheRequest defaults;  // as given; resolve_cache_options makes EngineOptions::cache of it
+  std::string probe;      // of the defaults, as text; empty: not given
   int64_t max_budget = CacheLimits{}.max_budget;
+  std::vector<CacheProfile> profiles;
   bool allow_grow = true;
+  bool allow_trace = true;
   std::string allocation_file;    // empty: looked for (server/cli/allocation_path.h)
   std::string allocation_in_use;  // set when the model is loaded
   // Until then not known, and taken to be as asked for.
@@ -77,18 +81,19 @@ struct CacheOptions {
     CacheLimits limits;
     limits.max_budget = max_budget;
     limits.allow_grow = allow_grow;
-    limits.allow_trace = false;
+    limits.allow_trace = allow_trace;
     limits.has_calibration = has_calibration.value_or(defaults.allocation == "calibrated");
     return limits;
   }
 };
 
+struct MetricsSettings {
+  std::string prefix = "restkv_";  // of the metrics that vLLM has too
+  bool is_public = false;          // /metrics answers without a key on any address
+};
+
 enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
 enum class LogFormat : uint8_t { kText, kJson };
-
-struct MetricsSettings {
-  bool is_public = false;  // /metrics answers without a key on any address
-};
 
 struct LoggingSettings {
   LogLevel level = LogLevel::kInfo;
@@ -113,6 +118,15 @@ struct BenchSettings {
   int32_t output_len = 128;
   int32_t rounds = 5;
   std::string prompt_file;  // empty: the built-in text, repeated
+  // serve:
+  int32_t num_prompts = 100;
+  double request_rate = 0;  // requests a second; 0: all at once
+  std::string arrivals = "poisson";
+  int32_t max_concurrency = 0;    // requests in flight; 0: no limit
+  double length_spread = 0;       // lengths are uniform within mean * (1 -/+ spread)
+  std::string goodput;            // "ttft:200 tpot:50 e2el:2000", milliseconds
+  milliseconds timeout{600'000};  // without a byte from the server
+  int64_t seed = 0;
 };
 
 struct HubOptions {

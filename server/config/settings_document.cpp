@@ -15,24 +15,7 @@ using Json = nlohmann::ordered_json;
 // As a YAML scalar: numbers, sizes, durations and plain words as they are, all else in single quotes, or in double ones
 // where there is a byte that only an escape can carry.
 std::string yaml_scalar(const Option& option, const std::string& text) {
-  if (option.type != OptionType::kString && option.type != OptionType::kPath) return text;
-  const auto is_control = [](char byte) { return static_cast<unsigned char>(byte) < 0x20 || byte == 0x7f; };
-  const bool is_escaped = std::any_of(text.begin(), text.end(), is_control);
-  const char quote = is_escaped ? '"' : '\'';
-  std::string out(1, quote);
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char byte = text[i];
-    if (byte == quote || (is_escaped && byte == '\\')) out += is_escaped ? '\\' : '\'';
-    if (text.compare(i, 2, "${") == 0) out += '$';  // stays the characters
-    if (is_control(byte)) {
-      out += "\\x";
-      out += "0123456789abcdef"[byte >> 4];
-      out += "0123456789abcdef"[byte & 15];
-    } else {
-      out += byte;
-    }
-  }
-  return out + quote;
+  return option.type == OptionType::kString || option.type == OptionType::kPath ? yaml_text(text) : text;
 }
 
 Json schema_of(const Option& option) {
@@ -79,7 +62,50 @@ Json schema_of(const Option& option) {
   return schema;
 }
 
+// What cache.profiles may hold.
+Json profiles_schema() {
+  Json names = {{"type", "array"}, {"items", {{"type", "string"}}}, {"minItems", 1}};
+  Json tokens = {{"type", {"integer", "string"}}, {"minimum", 0}};
+  Json properties;
+  for (const Option& option : option_table())
+    if (is_cache_field(option)) properties[std::string(option.key)] = schema_of(option);
+  properties["api_keys"] = names;
+  properties["api_keys"]["description"] = "Names of the API keys that get this profile.";
+  properties["models"] = names;
+  properties["models"]["description"] = "Served models that get this profile.";
+  properties["min_prompt"] = tokens;
+  properties["min_prompt"]["description"] = "Shortest prompt that gets this profile, in tokens.";
+  properties["max_prompt"] = tokens;
+  properties["max_prompt"]["description"] = "Longest prompt that gets this profile, in tokens.";
+  return {
+      {"type", {"object", "null"}},
+      {"description",
+       "Named settings. A request names one (cache.profile), or gets the first whose conditions all hold."},
+      {"additionalProperties",
+       {{"type", "object"}, {"additionalProperties", false}, {"properties", properties}}}};
+}
+
 }  // namespace
+
+std::string yaml_text(const std::string& text) {
+  const auto is_control = [](char byte) { return static_cast<unsigned char>(byte) < 0x20 || byte == 0x7f; };
+  const bool is_escaped = std::any_of(text.begin(), text.end(), is_control);
+  const char quote = is_escaped ? '"' : '\'';
+  std::string out(1, quote);
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char byte = text[i];
+    if (byte == quote || (is_escaped && byte == '\\')) out += is_escaped ? '\\' : '\'';
+    if (text.compare(i, 2, "${") == 0) out += '$';  // stays the characters
+    if (is_control(byte)) {
+      out += "\\x";
+      out += "0123456789abcdef"[byte >> 4];
+      out += "0123456789abcdef"[byte & 15];
+    } else {
+      out += byte;
+    }
+  }
+  return out + quote;
+}
 
 std::string settings_yaml(const LoadedSettings& loaded) {
   static constexpr std::array<std::string_view, 4> kSources = {"default", "file", "environment", "flag"};
@@ -95,6 +121,12 @@ std::string settings_yaml(const LoadedSettings& loaded) {
                                       : "  " + std::string(option.key) + ": " + yaml_scalar(option, text);
       line.resize(std::max<size_t>(line.size() + 2, 40), ' ');
       out += line + "# " + std::string(kSources[static_cast<size_t>(loaded.sources[row])]) + "\n";
+    }
+    if (section != "cache" || loaded.settings.cache.profiles.empty()) continue;
+    out += "  profiles:\n";
+    for (const CacheProfile& profile : loaded.settings.cache.profiles) {
+      out += "    " + yaml_text(profile.name) + ":" + (profile.given.empty() ? " {}" : "") + "\n";
+      for (const auto& [key, text] : profile.given) out += "      " + key + ": " + text + "\n";
     }
   }
   return out;
@@ -113,6 +145,7 @@ std::string settings_schema() {
     for (const Option& option : option_table()) {
       if (option.section == section) properties[std::string(option.key)] = schema_of(option);
     }
+    if (section == "cache") properties["profiles"] = profiles_schema();
     schema["properties"][std::string(section)] = {
         {"type", {"object", "null"}}, {"additionalProperties", false}, {"properties", properties}};
   }

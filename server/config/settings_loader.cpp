@@ -2,6 +2,7 @@
 #include "server/config/settings_loader.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <fstream>
 #include <tuple>
@@ -77,7 +78,9 @@ class YamlReader {
     for (size_t i = 0; i < value.items.size(); ++i) {
       const auto& [key, key_place] = value.keys[i];
       const Option* option = find_key(section, key);
-      if (option == nullptr) {
+      if (section == "cache" && key == "profiles") {
+        read_profiles(value.items[i]);
+      } else if (option == nullptr) {
         report_unknown(section, key, key_place);
       } else if (std::find(seen.begin(), seen.end(), option) !=
                  seen.end()) {  // max-headers beside max_headers
@@ -87,6 +90,88 @@ class YamlReader {
         read_value(*option, key_place, value.items[i]);
       }
     }
+  }
+
+  void read_profiles(const YamlNode& profiles) {
+    if (profiles.kind == YamlNode::Kind::kNull) return;
+    if (profiles.kind != YamlNode::Kind::kMap) {
+      report(profiles.place, "cache.profiles: expected names, each with settings");
+      return;
+    }
+    for (size_t i = 0; i < profiles.items.size(); ++i) {
+      const auto& [name, place] = profiles.keys[i];
+      const bool is_name =
+          !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](char c) {
+            return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+                   c == '-' || c == '.';
+          });
+      if (!is_name) {
+        report(place, "cache.profiles: a name has 1 to 64 letters, digits, '_', '-' and '.'");
+      } else if (profiles.items[i].kind != YamlNode::Kind::kMap) {
+        report(profiles.items[i].place, "cache.profiles." + name + ": expected keys and values");
+      } else {
+        read_profile(name, profiles.items[i]);
+      }
+    }
+  }
+
+  void read_profile(const std::string& name, const YamlNode& node) {
+    CacheProfile profile;
+    profile.name = name;
+    Settings given;  // its cache fields alone are used
+    for (size_t i = 0; i < node.items.size(); ++i) {
+      const auto& [key, place] = node.keys[i];
+      const YamlNode& value = node.items[i];
+      const std::string path = "cache.profiles." + name + "." + key + ": ";
+      if (key == "api_keys" || key == "models") {
+        std::vector<std::string>& names = key == "models" ? profile.models : profile.api_keys;
+        const bool is_list = value.kind == YamlNode::Kind::kList && !value.items.empty();
+        if (!is_list) report(value.place, path + "expected a list of names");
+        std::string shown;
+        for (const YamlNode& item : value.items) {
+          if (item.kind != YamlNode::Kind::kScalar) report(item.place, path + "expected a name");
+          names.push_back(item.text);
+          shown += (shown.empty() ? "" : ", ") + yaml_text(item.text);
+        }
+        profile.given.emplace_back(key, "[" + shown + "]");
+        continue;
+      }
+      if (value.kind != YamlNode::Kind::kScalar) {
+        report(value.place, path + "expected one value");
+        continue;
+      }
+      const Result<std::string> text = expand_variables(value.text, environment_);
+      if (!text.ok()) {
+        report(value.place, path + text.status().message());
+        continue;
+      }
+      if (key == "min_prompt" || key == "max_prompt") {
+        int64_t tokens = 0;
+        const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), tokens);
+        if (error != std::errc() || end != text->data() + text->size() || tokens < 0) {
+          report(value.place, path + quoted(*text) + " is not a number of tokens");
+        }
+        (key == "min_prompt" ? profile.min_prompt : profile.max_prompt) = tokens;
+        profile.given.emplace_back(key, *text);
+        continue;
+      }
+      const Option* option = find_key("cache", key);
+      if (option == nullptr || !is_cache_field(*option)) {
+        std::vector<std::string_view> keys = {"api_keys", "models", "min_prompt", "max_prompt"};
+        for (const Option& row : option_table())
+          if (is_cache_field(row)) keys.push_back(row.key);
+        report(place, "unknown key " + quoted(key) + " in cache.profiles." + name + suggestion(key, keys));
+        continue;
+      }
+      if (Status status = set_option(*option, *text, given); !status.ok()) {
+        report(value.place, path + status.message());
+        continue;
+      }
+      profile.given.emplace_back(key, option->type == OptionType::kString ? yaml_text(*text) : *text);
+    }
+    profile.cache = given.cache.defaults;
+    if (!given.cache.probe.empty()) profile.cache.probe = probe_named(given.cache.probe);
+    loaded_.settings.cache.profiles.push_back(std::move(profile));
   }
 
   void report_unknown(const std::string& section, const std::string& key, YamlPlace place) {

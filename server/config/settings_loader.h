@@ -49,6 +49,8 @@ void apply_yaml_file(const std::string& path, const Environment& environment, Lo
 // brace.
 Result<std::string> expand_variables(std::string_view text, const Environment& environment);
 
+// A text as a quoted YAML scalar.
+std::string yaml_text(const std::string& text);
 // The settings as a YAML file that gives them again, each with its source as a comment (`config show`).
 std::string settings_yaml(const LoadedSettings& loaded);
 // JSON Schema (draft 2020-12) of the YAML file, pretty-printed (`config schema`).

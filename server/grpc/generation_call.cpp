@@ -29,13 +29,13 @@ void GenerationCall::start(CompletionApi api, Read read) {
     if (!refusal.ok()) return fail(refusal);
     caller_ = *std::move(caller);
   }
-  serving.post([self = shared_from_this(), &serving, api, read = std::move(read)] {
+  serving.post([self = shared_from_this(), &serving, api, caller = *caller_, read = std::move(read)] {
     Result<RequestJson> body = read();
     if (body.ok() && serving.settings.logging.log_content)
       log_event(LogLevel::kInfo, "request body", {{"id", self->request_id_}, {"body", body->dump()}});
-    Result<CompletionJob> job = body.ok()
-                                    ? make_completion_job(*std::move(body), api, serving.completion_context())
-                                    : Result<CompletionJob>(body.status());
+    Result<CompletionJob> job =
+        body.ok() ? make_completion_job(*std::move(body), api, serving.completion_context(caller))
+                  : Result<CompletionJob>(body.status());
     const std::lock_guard lock(self->mutex_);
     if (self->is_ended_ || self->is_cancelled_) return;
     if (!job.ok()) return self->fail(job.status());

@@ -151,7 +151,7 @@ asio::awaitable<void> handle(Connection& connection, CompletionApi api) {
     co_return;
   }
   connection.watch();
-  const CompletionContext context = server.serving->completion_context();
+  const CompletionContext context = server.serving->completion_context(connection.caller());
   Result<CompletionJob> job =
       co_await connection.offload([&] { return read_completion_job(connection.body(), api, context); });
   if (server.settings.logging.log_content) {

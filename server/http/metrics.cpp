@@ -1,7 +1,10 @@
 // One family after the other: # HELP, # TYPE, then a line a label value.
 #include "server/http/metrics.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <initializer_list>
+#include <utility>
 
 namespace restkv {
 namespace {
@@ -19,73 +22,121 @@ std::string label_value(std::string_view text) {
   return out;
 }
 
+std::string number_text(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", value);
+  return text;
+}
+
 class MetricsWriter {
  public:
-  explicit MetricsWriter(std::string_view model_name)
-      : labels_("model_name=\"" + label_value(model_name) + "\"") {}
+  MetricsWriter(std::string_view prefix, std::string_view model_name)
+      : prefix_(prefix), labels_("model_name=\"" + label_value(model_name) + "\",engine=\"0\"") {}
 
-  void family(std::string_view name, std::string_view type, std::string_view help) {
-    name_ = "restkv_" + std::string(name);
+  // `is_own`: a metric that vLLM does not have, always restkv_.
+  void family(std::string_view name, std::string_view type, std::string_view help, bool is_own = false) {
+    name_ = (is_own ? "restkv_" : prefix_) + std::string(name);
     out_ +=
         "# HELP " + name_ + " " + std::string(help) + "\n# TYPE " + name_ + " " + std::string(type) + "\n";
   }
-  void value(std::string_view number) { out_ += name_ + "{" + labels_ + "} " + std::string(number) + "\n"; }
+  void value(const std::string& number) { line("", "", number); }
   void value(int64_t number) { value(std::to_string(number)); }
   void value(std::string_view label, std::string_view label_text, int64_t number) {
-    out_ += name_ + "{" + labels_ + "," + std::string(label) + "=\"" + std::string(label_text) + "\"} " +
-            std::to_string(number) + "\n";
+    line("", "," + std::string(label) + "=\"" + label_value(label_text) + "\"", std::to_string(number));
   }
   void value(std::string_view label, std::string_view label_text, double number) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.9g", number);
-    out_ += name_ + "{" + labels_ + "," + std::string(label) + "=\"" + std::string(label_text) + "\"} " +
-            text + "\n";
+    line("", "," + std::string(label) + "=\"" + label_value(label_text) + "\"", number_text(number));
   }
-  void single(std::string_view name, std::string_view type, std::string_view help, int64_t number) {
-    family(name, type, help);
+  void single(std::string_view name, std::string_view type, std::string_view help, int64_t number,
+              bool is_own = false) {
+    family(name, type, help, is_own);
     value(number);
+  }
+  void histogram(const MetricInfo& info, const Histograms::One& one) {
+    // vLLM's name of this one ends as a counter's does, which promtool refuses.
+    const bool is_iterations = info.name == "iteration_tokens" && prefix_ == "vllm:";
+    family(is_iterations ? "iteration_tokens_total" : info.name, "histogram", info.help);
+    int64_t below = 0;
+    for (size_t i = 0; i < info.bounds.size(); ++i) {
+      below += one.counts[i];
+      line("_bucket", ",le=\"" + number_text(info.bounds[i]) + "\"", std::to_string(below));
+    }
+    line("_bucket", ",le=\"+Inf\"", std::to_string(one.count));
+    line("_sum", "", number_text(one.sum));
+    line("_count", "", std::to_string(one.count));
+  }
+  // A gauge that is 1, for its labels.
+  void info(std::initializer_list<std::pair<std::string_view, std::string>> labels) {
+    std::string more;
+    for (const auto& [name, text] : labels)
+      more += "," + std::string(name) + "=\"" + label_value(text) + "\"";
+    line("", more, "1");
   }
   std::string take() { return std::move(out_); }
 
  private:
-  std::string labels_, name_, out_;
+  void line(std::string_view suffix, const std::string& more_labels, const std::string& number) {
+    out_ += name_ + std::string(suffix) + "{" + labels_ + more_labels + "} " + number + "\n";
+  }
+
+  std::string prefix_, labels_, name_, out_;
 };
 
 }  // namespace
 
-std::string metrics_text(const EngineStats& stats, std::string_view model_name) {
-  MetricsWriter out(model_name);
+std::string metrics_text(const EngineStats& stats, const Histograms& histograms,
+                         const MetricsLabels& labels) {
+  MetricsWriter out(labels.prefix, labels.model_name);
   out.single("num_requests_running", "gauge", "Sequences that run", stats.running);
   out.single("num_requests_waiting", "gauge", "Sequences that wait", stats.waiting);
   const double used = stats.pages_total > 0
                           ? static_cast<double>(stats.pages_owned) / static_cast<double>(stats.pages_total)
                           : 0.0;
-  char share[32];
-  std::snprintf(share, sizeof share, "%.6g", used);
   out.family("kv_cache_usage_perc", "gauge", "Share of the cache's pages that sequences own, 0 to 1");
-  out.value(std::string_view(share));
-  out.single("prompt_tokens_total", "counter", "Prompt tokens computed", stats.prompt_tokens);
+  out.value(number_text(used));
+  out.family("cache_config_info", "gauge", "The cache: entries of a page, pages");
+  out.info({{"block_size", std::to_string(stats.page_slots)},
+            {"num_gpu_blocks", std::to_string(stats.pages_total)}});
+  out.single("num_preemptions_total", "counter", "Sequences that were preempted: none, by design", 0);
+  out.single("prompt_tokens_total", "counter", "Prompt tokens of prompts that were prefilled",
+             stats.prompt_tokens);
   out.single("generation_tokens_total", "counter", "Tokens generated", stats.generated_tokens);
+  out.single("prefix_cache_queries_total", "counter", "Prompt tokens looked up in the prefix cache",
+             stats.prefix_queries);
+  out.single("prefix_cache_hits_total", "counter", "Prompt tokens read from the prefix cache",
+             stats.prefix_hits);
+  out.single("corrupted_requests_total", "counter", "Sequences whose logits were not numbers",
+             stats.nan_requests);
   out.family("request_success_total", "counter", "Sequences that ended, by reason");
   out.value("finished_reason", "stop", stats.finished_stop);
   out.value("finished_reason", "length", stats.finished_length);
   out.value("finished_reason", "abort", stats.finished_cancelled);
   out.value("finished_reason", "error", stats.finished_error);
-  out.family("kv_entries_evicted_total", "counter",
-             "Cache entries evicted, over all layers and KV heads of sequences that ended");
+  for (size_t i = 0; i < kNumMetrics; ++i) {
+    const auto metric = static_cast<Metric>(i);
+    out.histogram(metric_info(metric), histograms.of(metric));
+  }
+  out.family("kv_entries_evicted_total", "counter", "Cache entries evicted, over all layers and KV heads",
+             true);
   for (size_t policy = 0; policy < kNumPolicies; ++policy)
     out.value("policy", policy_name(static_cast<PolicyKind>(policy)), stats.evicted_by_policy[policy]);
   out.single("kv_evictions_total", "counter", "Cuts of one layer of one sequence that evicted entries",
-             stats.eviction_events);
+             stats.eviction_events, true);
   out.family("kv_eviction_seconds_total", "counter",
-             "Time in observing, scoring, smoothing, selecting and compacting, of prompts and between steps");
+             "Time in observing, scoring, smoothing, selecting and compacting, of prompts and between steps",
+             true);
   out.value("phase", "prefill", stats.eviction_prefill_seconds);
   out.value("phase", "decode", stats.eviction_decode_seconds);
-  out.single("kv_nan_rows_total", "counter", "Scores that were not finite; such entries stay",
-             stats.nan_rows);
-  out.family("kv_pages", "gauge", "Pages of the cache");
+  const double rows = static_cast<double>(std::max<int64_t>(1, stats.ended_rows));
+  out.family("kv_kept_ratio", "gauge", "Share of their cache entries that sequences held when they ended",
+             true);
+  out.value(number_text(1.0 - static_cast<double>(stats.ended_rows_gone) / rows));
+  out.single("kv_nan_rows_total", "counter", "Scores that were not finite; such entries stay", stats.nan_rows,
+             true);
+  out.family("kv_pages", "gauge", "Pages of the cache", true);
   out.value("state", "free", stats.pages_free);
   out.value("state", "owned", stats.pages_owned);
+  out.value("state", "cached", stats.pages_cached);
   return out.take();
 }
 

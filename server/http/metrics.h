@@ -1,5 +1,5 @@
-// GET /metrics: the engine's counters in Prometheus's text format. Names are vLLM's where it has one, with the prefix
-// restkv_; the family kv_* is our own.
+// GET /metrics: the engine's counters in Prometheus's text format. Names, labels and buckets are vLLM's where it has the
+// metric, under the prefix metrics.prefix; our own are always restkv_.
 #pragma once
 
 #include <string>
@@ -11,6 +11,11 @@ namespace restkv {
 
 inline constexpr std::string_view kMetricsType = "text/plain; version=0.0.4; charset=utf-8";
 
-std::string metrics_text(const EngineStats& stats, std::string_view model_name);
+struct MetricsLabels {
+  std::string_view prefix;  // "restkv_", "vllm:"
+  std::string_view model_name;
+};
+
+std::string metrics_text(const EngineStats& stats, const Histograms& histograms, const MetricsLabels& labels);
 
 }  // namespace restkv

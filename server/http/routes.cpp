@@ -8,10 +8,12 @@
 #include "server/http/completion_handler.h"
 #include "server/http/connection.h"
 #include "server/http/metrics.h"
+#include "server/http/request_handlers.h"
 #include "server/openai/json_text.h"
 #include "server/openai/model_list.h"
 #include "server/openai/openapi.h"
 #include "server/openai/tokenize_api.h"
+#include "server/openai/trace_body.h"
 
 namespace restkv {
 
@@ -22,6 +24,7 @@ namespace {
 constexpr std::string_view kJson = "application/json";
 constexpr std::string_view kModelPath = "/v1/models/";
 constexpr std::string_view kV2ModelPath = "/v2/models/";
+constexpr std::string_view kTracePath = "/v1/cache/traces/";
 
 ModelCard model_card(const ServerState& server) {
   return {server.model.name, server.serving->created, server.model.engine->memory_plan().max_model_len};
@@ -102,9 +105,31 @@ asio::awaitable<void> handle_version(Connection& c) {
   co_await c.respond(200, kJson, std::move(body));
 }
 
+asio::awaitable<void> handle_cache_trace(Connection& c) {
+  const std::string id = c.head().path.substr(kTracePath.size());
+  const Result<TraceQuery> query = parse_trace_query(c.head().query);
+  if (!query.ok()) {
+    co_await c.respond_error(api_error(query.status()));
+    co_return;
+  }
+  const auto trace =
+      c.server().model.engine->traces().find(id, c.caller().name(), query->choice, Clock::now());
+  if (!trace) {
+    co_await c.respond_error(http_error(404,
+                                        "there is no trace of this request: it was not asked for "
+                                        "(cache.trace), is still running or is too old",
+                                        "not_found"));
+    co_return;
+  }
+  std::string body = co_await c.offload([&] { return trace_body(id, *trace, *query); });
+  co_await c.respond(200, kJson, std::move(body));
+}
+
 asio::awaitable<void> handle_metrics(Connection& c) {
   const ServerState& server = c.server();
-  co_await c.respond(200, kMetricsType, metrics_text(server.model.engine->stats(), server.model.name));
+  co_await c.respond(200, kMetricsType,
+                     metrics_text(server.model.engine->stats(), server.model.engine->histograms(),
+                                  {server.settings.metrics.prefix, server.model.name}));
 }
 
 asio::awaitable<void> handle_openapi(Connection& c) {
@@ -172,6 +197,9 @@ const Route kRoutes[] = {
     {"GET", "/props", RouteAccess::kKey, handle_props},
     {"GET", "/v1/models", RouteAccess::kKey, handle_models},
     {"GET", "/v1/models/{id}", RouteAccess::kKey, handle_model},
+    {"GET", "/v1/requests", RouteAccess::kKey, handle_requests},
+    {"DELETE", "/v1/requests/{id}", RouteAccess::kKey, handle_cancel_request},
+    {"GET", "/v1/cache/traces/{id}", RouteAccess::kKey, handle_cache_trace},
     {"POST", "/tokenize", RouteAccess::kKey, handle_tokenize},
     {"POST", "/detokenize", RouteAccess::kKey, handle_detokenize},
     {"POST", "/apply-template", RouteAccess::kKey, handle_apply_template},

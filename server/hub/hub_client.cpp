@@ -135,6 +135,7 @@ HubClient::HubClient(const HubSettings& settings)
   curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
   curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, Connection::on_progress);
   curl_easy_setopt(curl, CURLOPT_XFERINFODATA, connection_.get());
+  if (!settings.uses_proxy) curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
   if (!settings.certificates.empty()) curl_easy_setopt(curl, CURLOPT_CAINFO, settings.certificates.c_str());
 }
 

@@ -19,6 +19,7 @@ struct HubSettings {
   std::string certificates;                         // file of trusted certificates; empty: the system's
   bool offline = false;                             // nothing is asked of the hub
   std::chrono::seconds stall_timeout{30};           // a connection that brings nothing for so long is cut
+  bool uses_proxy = true;                           // http_proxy and its kin are honoured
   int max_workers = 4;                              // files at the same time
 };
 

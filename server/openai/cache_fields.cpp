@@ -1,5 +1,7 @@
 // The field table of the object `cache`. Types are checked here; names, bounds and what goes with what by
 // resolve_cache_settings, once the server's defaults are under it.
+#include <limits>
+
 #include "server/openai/completion_request.h"
 
 namespace restkv {
@@ -34,10 +36,29 @@ Status set_flag(json& value, R& r) {
   return {};
 }
 
+Status set_trace(json& value, R& r) {
+  if (value.is_boolean()) {
+    r.trace = value.get<bool>() ? TraceMode::kOn : TraceMode::kOff;
+    return {};
+  }
+  if (value == "bins") {
+    r.trace = TraceMode::kBins;
+    return {};
+  }
+  return invalid_argument("'cache.trace' must be true, false or bins").with_param("cache.trace");
+}
+
 Status set_probe(json& value, R& r) {
-  if (value != "none") return unsupported_field("cache.probe");
-  r.probe = ProbeSpec{};
-  return {};
+  if (value.is_string()) {
+    r.probe = probe_named(value.get_ref<const std::string&>());
+    return {};
+  }
+  if (!value.is_array()) {
+    return invalid_argument("'cache.probe' must be facts, summary, none, a text or a list of token ids")
+        .with_param("cache.probe");
+  }
+  r.probe = ProbeSpec{.kind = ProbeSpec::Kind::kTokens, .text = {}, .tokens = {}};
+  return read_token_ids(value, "cache.probe", std::numeric_limits<int32_t>::max(), r.probe->tokens);
 }
 
 template <auto Member>
@@ -60,6 +81,7 @@ Field flag_field(std::string_view name, std::string_view help) {
 }
 
 const Field kFields[] = {
+    name_field<&R::profile>("cache.profile", "named settings of the server, under the other fields"),
     name_field<&R::policy>("cache.policy", "what decides which entries stay; full: nothing is evicted"),
     name_field<&R::preset>("cache.preset", "default or paper"),
     count_field<&R::budget>("cache.budget", "entries that a (layer, KV head) holds at most"),
@@ -85,13 +107,18 @@ const Field kFields[] = {
     number_field<&R::alpha>("cache.alpha", "weight of a new query in reduce: ema"),
     flag_field<&R::output_projection>("cache.output_projection",
                                       "score what the output projection makes of it"),
+    count_field<&R::compress_at>("cache.compress_at",
+                                 "prompt tokens that are compressed; the rest sees the compressed cache"),
     {{.name = "cache.probe",
       .type = FieldType::kAny,
-      .help = "none",
+      .help = "facts, summary, none, a text or token ids that help to choose what stays",
       .schema = R"("type":["string","array","null"])"},
      set_probe},
-    {{.name = "cache.compress_at"}},
-    {{.name = "cache.trace"}},
+    {{.name = "cache.trace",
+      .type = FieldType::kAny,
+      .help = "true, or bins: ranks of evicted entries too",
+      .schema = R"("enum":[true,false,"bins",null])"},
+     set_trace},
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "engine/model/json_reader.h"
 #include "server/openai/llama_completion.h"
+#include "server/openai/probe_tokens.h"
 #include "server/openai/tokenize_api.h"
 
 namespace restkv {
@@ -104,6 +105,17 @@ Status tokenize_chat(CompletionRequest& r, const CompletionContext& context,
   return {};
 }
 
+Result<CacheSettings> cache_of(const CacheRequest& asked, const CompletionContext& context,
+                               int64_t prompt_len) {
+  Result<CacheSettings> cache =
+      settings_of_prompt(asked, context.cache, context.cache_profiles, context.cache_limits,
+                         {.owner = context.owner, .model = context.served_name, .prompt_len = prompt_len});
+  Status status = cache.status();
+  if (cache.ok()) status = tokenize_probe(*cache, prompt_len, *context.tokenizer);
+  if (!status.ok()) return std::move(status).with_reason("invalid_value");
+  return cache;
+}
+
 }  // namespace
 
 SamplingParams default_sampling(const ModelConfig::SamplingDefaults& model, SamplingParams sampling) {
@@ -133,12 +145,6 @@ Result<CompletionJob> make_completion_job(RequestJson body, CompletionApi api,
   r.sampling = api == CompletionApi::kLlama ? llama_sampling() : context.sampling;
   if (Status status = parse_completion_request(std::move(body), r); !status.ok()) return status;
   if (Status status = check_model_name(r.model, context.served_name); !status.ok()) return status;
-
-  Result<CacheSettings> cache = resolve_cache_settings(overlay(context.cache, r.cache), context.cache_limits);
-  if (!cache.ok()) {
-    Status status = cache.status();
-    return std::move(status).with_reason("invalid_value");
-  }
 
   std::vector<std::vector<int32_t>> prompts;
   Status status = api == CompletionApi::kChat ? tokenize_chat(r, context, prompts)
@@ -174,8 +180,11 @@ Result<CompletionJob> make_completion_job(RequestJson body, CompletionApi api,
     request.min_tokens = r.min_tokens;
     request.num_choices = r.num_choices;
     request.priority = r.priority;
+    request.cache_salt = r.cache_salt;
     request.sampling = r.sampling;
-    request.cache = *cache;
+    Result<CacheSettings> cache = cache_of(r.cache, context, static_cast<int64_t>(request.prompt.size()));
+    if (!cache.ok()) return cache.status();
+    request.cache = *std::move(cache);
     request.stop_token_ids = r.stop_token_ids;
     request.ignore_eos = r.ignore_eos;
     request.prompt_logprobs = std::max(r.echo ? r.logprobs : -1, r.prompt_logprobs);

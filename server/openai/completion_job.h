@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "engine/model/model_config.h"
 #include "engine/request.h"
 #include "engine/text/tokenizer.h"
+#include "server/config/cache_profiles.h"
 #include "server/openai/completion_request.h"
 #include "server/openai/output_assembler.h"
 
@@ -29,6 +31,8 @@ struct CompletionContext {
   const ChatFormat* chat_format = nullptr;
   CacheRequest cache = {};  // the server's defaults, under the request's fields
   CacheLimits cache_limits = {};
+  std::span<const CacheProfile> cache_profiles = {};
+  std::string owner = {};  // name of the API key
 };
 
 struct CompletionJob {

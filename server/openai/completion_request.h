@@ -49,6 +49,7 @@ struct CompletionRequest {
   bool ignore_eos = false;
   std::optional<int32_t> max_tokens, max_completion_tokens;  // not given: the default of the route
   int32_t min_tokens = 0, num_choices = 1, priority = 0;
+  std::string cache_salt;
   int32_t best_of = 0;                 // 0: not given
   int32_t logprobs = -1;               // -1: none
   int32_t prompt_logprobs = -1;        // -1: none

@@ -248,6 +248,14 @@ const Field kFields[] = {
       .default_json = "1",
       .help = "answers for each prompt"},
      set_int_field<&R::num_choices>},
+    {{.name = "cache_salt",
+      .type = FieldType::kString,
+      .max = 1024,
+      .help = "prompts share the prefix cache with those of the same key and salt only"},
+     [](json& value, R& r) {
+       r.cache_salt = std::move(value.get_ref<std::string&>());
+       return Status();
+     }},
     {{.name = "priority",
       .type = FieldType::kInteger,
       .min = -2147483648.0,
@@ -351,7 +359,6 @@ const Field kFields[] = {
       .schema = R"("anyOf":[{"type":"object","required":["type"],"properties":{"type":{"const":"text"}}},
 {"type":"null"}])"},
      set_response_format},
-    {{.name = "cache_salt"}},
     {{.name = "logprob_token_ids"}},
     {{.name = "use_beam_search"}},
     {{.name = "structured_outputs"}},

@@ -30,6 +30,7 @@ Refusal Generation::submit(Clock::time_point arrival, std::chrono::nanoseconds t
   for (size_t i = 0; i < job_.requests.size(); ++i) {
     Request& request = job_.requests[i];
     request.id = id_;
+    request.first_choice = static_cast<int32_t>(i) * request.num_choices;
     request.arrival = arrival;
     request.timeout = timeout;
     request.owner = caller_.name();
@@ -71,7 +72,7 @@ bool Generation::take(int32_t& index, OutputDelta& delta) {
 Status Generation::fatal_error(const OutputDelta& delta) {
   if (delta.finish == FinishReason::kError) return delta.error;
   if (delta.finish == FinishReason::kCancelled)
-    return {StatusCode::kUnavailable, "the server is shutting down"};
+    return {StatusCode::kUnavailable, "the request was cancelled, or the server is shutting down"};
   return {};
 }
 

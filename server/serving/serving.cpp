@@ -102,7 +102,7 @@ Status Serving::check_room() const {
       .with_reason("queue_full");
 }
 
-CompletionContext Serving::completion_context() const {
+CompletionContext Serving::completion_context(const Caller& caller) const {
   return {.tokenizer = model.tokenizer.get(),
           .served_name = model.name,
           .max_model_len = model.engine->memory_plan().max_model_len,
@@ -113,7 +113,9 @@ CompletionContext Serving::completion_context() const {
           .end_tokens = end_tokens,
           .chat_format = model.chat_format.get(),
           .cache = settings.cache.defaults,
-          .cache_limits = settings.cache.limits()};
+          .cache_limits = settings.cache.limits(),
+          .cache_profiles = settings.cache.profiles,
+          .owner = caller.name()};
 }
 
 void Serving::warn_unknown_fields(const std::vector<std::string>& names) {

@@ -37,7 +37,7 @@ struct Serving {
   // Why new work is refused before it is read: shutting down, or the queue is full.
   Status check_room() const;
   bool is_ready() const { return !is_draining && model.engine->is_healthy(); }
-  CompletionContext completion_context() const;
+  CompletionContext completion_context(const Caller& caller) const;
   // Runs `work` on a worker thread: parsing large bodies, tokenising.
   void post(std::function<void()> work);
 

@@ -61,8 +61,9 @@ void matmul(benchmark::State& state) {
 
 void matmul_arguments(benchmark::internal::Benchmark* b) {
   b->ArgNames({"T", "N", "C", "type"});
-  for (const DType dtype :
-       {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ4_K, DType::kQ6_K}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0,
+                            DType::kQ5_1, DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K,
+                            DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS}) {
     for (const int64_t rows : {1, 2, 4, 8, 64, 512}) {
       if (dtype == DType::kQ4_1 || rows == 1 || rows == 512)
         b->Args({rows, 1536, 768, static_cast<int64_t>(dtype)});

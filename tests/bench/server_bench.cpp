@@ -47,7 +47,9 @@ class TimedEngine final : public Engine {
   std::vector<RequestInfo> requests(std::string_view owner) const override { return engine_.requests(owner); }
   bool cancel(std::string_view id, std::string_view owner) override { return engine_.cancel(id, owner); }
   EngineStats stats() const override { return engine_.stats(); }
+  Histograms histograms() const override { return engine_.histograms(); }
   std::string fault_trace() const override { return engine_.fault_trace(); }
+  TraceStore& traces() override { return engine_.traces(); }
   const Model& model() const override { return engine_.model(); }
   const MemoryPlan& memory_plan() const override { return engine_.memory_plan(); }
   const EngineOptions& options() const override { return engine_.options(); }

@@ -40,10 +40,12 @@ TEST(CommandLine, ModelIsTheFirstArgumentUnlessAFlagSaysIt) {
   EXPECT_THAT(parse({"complete", "m", "--", "--text"}).invocation.arguments, ElementsAre("--text"));
   EXPECT_THAT(parse({"bench", "latency", "m"}).invocation.arguments, ElementsAre("latency"));
   EXPECT_EQ(parse({"bench", "latency", "m"}).invocation.settings().model.path, "m");
-  EXPECT_THAT(parse({"serve"}).errors,
-              ElementsAre("MODEL is missing: a folder, a .gguf file or demo (restkv serve MODEL)"));
+  EXPECT_THAT(
+      parse({"serve"}).errors,
+      ElementsAre("MODEL is missing: a folder, a .gguf file, ORG/REPO[:QUANT] or demo (restkv serve MODEL)"));
   EXPECT_THAT(parse({"serve", "m", "n"}).errors, ElementsAre("unexpected argument 'n'"));
-  EXPECT_THAT(parse({"bench"}).errors, ElementsAre("an argument is missing: restkv bench latency MODEL"));
+  EXPECT_THAT(parse({"bench"}).errors,
+              ElementsAre("an argument is missing: restkv bench latency MODEL | serve URL"));
 }
 
 TEST(CommandLine, LastOfSeveralWins) {
@@ -55,7 +57,7 @@ TEST(CommandLine, ReportsEveryError) {
       parse({"serve", "m", "--prot", "1", "--port", "70000", "--max-tokens", "3", "--threads=many", "--host"})
           .errors,
       ElementsAre("unknown flag '--prot' (did you mean '--port'?)",
-                  "'--max-tokens' is not a flag of 'serve' (it belongs to: complete)",
+                  "'--max-tokens' is not a flag of 'serve' (it belongs to: complete, chat)",
                   "--host: needs a value", "unexpected argument '1'",
                   "--port: 70000 is out of bounds (0 to 65535)",
                   "--threads: 'many' is not a whole number (examples: 4096, 32k, 32K)"));

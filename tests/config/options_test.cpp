@@ -21,7 +21,7 @@ std::string other_value(const Option& option) {
     case OptionType::kString:
     case OptionType::kPath: return "other";
     case OptionType::kIntList: return "1,2,3";
-    case OptionType::kFloat: return standard == "1" ? "0.5" : "1";
+    case OptionType::kFloat: return standard == "1" || option.max < 1 ? "0.5" : "1";
     default: break;
   }
   Settings settings;

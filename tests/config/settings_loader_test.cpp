@@ -115,7 +115,8 @@ TEST(SettingsLoader, RefusesDuplicatesAnchorsAndOtherVersions) {
   EXPECT_THAT(load("server:\n  port: 1\n").errors,
               ElementsAre("serve.yaml:1:1: the key 'version' is missing (add a first line 'version: 1')"));
   EXPECT_THAT(load("").errors,
-              ElementsAre("serve.yaml:1:1: expected sections (server, engine, cache, model, logging)"));
+              ElementsAre("serve.yaml:1:1: expected sections (server, engine, cache, prefix, model, metrics, "
+                          "logging)"));
 }
 
 TEST(SettingsLoader, KeysBeforeAnErrorOfSyntaxAreStillChecked) {

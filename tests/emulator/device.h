@@ -97,6 +97,8 @@ struct alignas(16) float4 {
 inline float to_f32(float x) { return x; }
 inline float to_f32(bf16 x) { return bf16_to_f32(x.bits); }
 inline float to_f32(f16 x) { return f16_to_f32(x.bits); }
+inline float bits_to_f32(uint32_t bits) { return std::bit_cast<float>(bits); }
+inline uint32_t f32_to_bits(float x) { return std::bit_cast<uint32_t>(x); }
 template <class T>
 inline T from_f32(float x) {
   if constexpr (std::is_same_v<T, bf16>) {
@@ -130,11 +132,13 @@ inline void store_vector(void* p, V v, const emulator::Place& place = emulator::
   std::memcpy(p, &v, sizeof(V));
 }
 
+inline uint32_t leading_zeros(uint32_t v) { return static_cast<uint32_t>(std::countl_zero(v)); }
+inline uint32_t count_bits(uint32_t v) { return static_cast<uint32_t>(std::popcount(v)); }
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float log2_approx(float x) { return std::log2(x); }
 inline float rsqrt_exact(float x) { return 1.0f / std::sqrt(x); }
 inline float fma_rn(float a, float b, float c) { return std::fma(a, b, c); }
-using std::fabs, std::fmax, std::fmin;
+using std::fabs, std::fmax, std::fmin, std::log, std::exp;
 using std::max, std::min;
 inline float fmaxf(float a, float b) { return std::fmax(a, b); }
 inline float fminf(float a, float b) { return std::fmin(a, b); }

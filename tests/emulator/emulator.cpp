@@ -1,6 +1,8 @@
 // The scheduler: which fiber of a block runs next, who waits for what, and what a kernel must not do.
 #include "emulator/emulator.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -72,8 +74,9 @@ struct Machine {
 };
 thread_local Machine machine;
 thread_local Counters counts;
-thread_local int64_t call_number = 0, failing_call = 0;
-thread_local int failing_code = 0;
+// Of all threads: the engine's is not the test's.
+std::atomic<int64_t> call_number = 0, failing_call = 0;
+std::atomic<int> failing_code = 0;
 
 std::string text_of(const Place& place) {
   const std::string_view file = place.file_name();
@@ -289,13 +292,14 @@ void run_grid(GridSize grid, uint32_t block, uint32_t smem, KernelCall kernel, c
 }
 
 int next_call_error() {
-  ++call_number;
-  return failing_call != 0 && call_number == failing_call ? failing_code : 0;
+  const int64_t number = ++call_number;
+  const int64_t failing = failing_call;
+  return failing != 0 && number == failing ? failing_code.load() : 0;
 }
 
 void fail_call(int64_t k, int code) {
-  failing_call = k == 0 ? 0 : call_number + k;
   failing_code = code;
+  failing_call = k == 0 ? 0 : call_number + k;
 }
 
 int64_t num_calls() { return call_number; }

@@ -49,7 +49,7 @@ void run_grid(GridSize grid, uint32_t block, uint32_t smem, KernelCall kernel, c
 
 // Every checked call of the emulated device, launches included, asks here for its result: 0, or what a test asked for.
 int next_call_error();
-// The k-th call of this thread from now on (1: the next) fails with `code`; k = 0: none does.
+// The k-th call of any thread from now on (1: the next) fails with `code`; k = 0: none does.
 void fail_call(int64_t k, int code);
 int64_t num_calls();
 

@@ -113,6 +113,27 @@ TEST(CompressAt, AnswersAreTheSameAloneInABatchForAnyCut) {
   }
 }
 
+// Choices share one prefill and its probe; each feeds the rest of the prompt into its own pages.
+TEST(CompressAt, ChoicesAreThoseOfRequestsAlone) {
+  const auto engine = start_engine(make_tiny_model(), options_of(2, 60, 6));
+  for (const int32_t compress_at : {30, 180}) {
+    CacheRequest cache = policy("restkv", 64);
+    cache.compress_at = compress_at;
+    cache.probe = probe_of({5, 9, 11, 40, 7});
+    Request request = request_of(4, 250, 30, cache);
+    const Answer alone = ask(*engine, {request})[0][0];
+    request.num_choices = 3;
+    const auto choices = ask(*engine, {request, request_of(9, 120, 30, policy("snapkv", 64))})[0];
+    expect_same(choices[0], alone, "choice 0 at " + std::to_string(compress_at));
+    EXPECT_NE(choices[1].tokens, choices[2].tokens);
+    for (const Answer& choice : choices) {
+      EXPECT_EQ(choice.counters.cache.evicted, alone.counters.cache.evicted);
+      EXPECT_EQ(choice.prompt_logprobs.back(), alone.prompt_logprobs.back());
+    }
+  }
+  testing::expect_idle_and_free(*engine);
+}
+
 TEST(CompressAt, PromptLogprobsSeeTheEviction) {
   const auto engine = start_engine(make_tiny_model(), options_of(2, 200, 9));
   CacheRequest full;

@@ -26,13 +26,15 @@ namespace restkv {
 struct BackendCase {
   std::string name;
   std::function<std::unique_ptr<Backend>(int threads)> make;
-  bool is_emulated = false;  // kernels of the card, a thousand times slower
-  bool is_exact = true;      // sums in the CPU's fixed order: decode equals prefill to the bit
+  bool is_emulated = false;        // kernels of the card, a thousand times slower
+  bool is_row_independent = true;  // a row's bits do not depend on how many stand beside it
+  bool is_exact = true;            // sums in the CPU's fixed order: decode equals prefill to the bit
   bool has_bf16_cache = false;
   int32_t head_dim_multiple = 1;  // of the head dims it takes
 };
 
-// Every backend present: each processor level of the CPU is a column (RESTKV_CPU_TARGET names a single one).
+// Every backend present: each processor level of the CPU is a column (RESTKV_CPU_TARGET names a single one); `emulated` is
+// the CUDA backend with all its kernels on the emulator, in f32.
 inline const std::vector<BackendCase>& backend_cases() {
   static const std::vector<BackendCase> cases = [] {
     std::vector<BackendCase> list;
@@ -42,21 +44,30 @@ inline const std::vector<BackendCase>& backend_cases() {
       if (only != nullptr && name != only) continue;
       list.push_back({"cpu_" + name, [name](int threads) { return make_cpu_backend(threads, name); }});
     }
+    if (only == nullptr) {
+      const BackendCase emulated{.name = "emulated",
+                                 .make = [](int) { return make_emulated_backend(); },
+                                 .is_emulated = true,
+                                 .is_row_independent = false,
+                                 .is_exact = false,
+                                 .has_bf16_cache = true,
+                                 .head_dim_multiple = 8};
+      list.push_back(emulated);
+      list.push_back(emulated);
+      list.back().name = "emulated_deterministic";
+      list.back().make = [](int) { return make_emulated_backend({.is_deterministic = true}); };
+      list.back().is_row_independent = true;
+    }
     return list;
   }();
   return cases;
 }
 
-// The columns of the ops that have kernels for the card: attention and eviction. `emulated` runs those on the emulator.
+// The columns of attention and eviction, which `deterministic` does not change.
 inline const std::vector<BackendCase>& device_op_cases() {
   static const std::vector<BackendCase> cases = [] {
     std::vector<BackendCase> list = backend_cases();
-    list.push_back({.name = "emulated",
-                    .make = [](int) { return make_emulated_backend(); },
-                    .is_emulated = true,
-                    .is_exact = false,
-                    .has_bf16_cache = true,
-                    .head_dim_multiple = 8});
+    std::erase_if(list, [](const BackendCase& c) { return c.name == "emulated_deterministic"; });
     return list;
   }();
   return cases;
@@ -66,6 +77,24 @@ inline constexpr DType kWeightTypes[] = {DType::kF32,  DType::kF16,    DType::kB
                                          DType::kQ4_1, DType::kQ5_0,   DType::kQ5_1,  DType::kQ8_0,
                                          DType::kQ2_K, DType::kQ3_K,   DType::kQ4_K,  DType::kQ5_K,
                                          DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS};
+
+// A weight where the backend's ops find it.
+class PlacedWeight {
+ public:
+  PlacedWeight(Backend& backend, const ConstTensor& weight) {
+    Arena count = Arena::counting();
+    tensor_ = backend.place_weight(weight, /*is_matrix=*/true, count);
+    if (count.used() == 0) return;
+    memory_ = backend.allocate(count.used());
+    Arena arena(memory_->data(), memory_->bytes());
+    tensor_ = backend.place_weight(weight, /*is_matrix=*/true, arena);
+  }
+  const ConstTensor& tensor() const { return tensor_; }
+
+ private:
+  std::unique_ptr<DeviceBuffer> memory_;
+  ConstTensor tensor_;
+};
 
 using Floats = std::vector<float>;
 

@@ -89,7 +89,7 @@ TEST_P(Sampling, DistributionMatchesTheReference) {
   for (SamplingParams params : {plain, hot, top_k, top_p, min_p, all, last}) {
     params.seed = 12345;
     const std::vector<double> expected = reference_probabilities(logits, params);
-    const uint32_t count = 20000;
+    const uint32_t count = backend_cases()[GetParam()].is_emulated ? 1000 : 20000;
     const std::map<int32_t, double> drawn = frequencies(logits, params, count);
     for (size_t token = 0; token < expected.size(); ++token) {
       const auto found = drawn.find(static_cast<int32_t>(token));
@@ -301,6 +301,27 @@ TEST(Philox, KnownAnswers) {
             (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
   EXPECT_EQ(philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
             (std::array<uint32_t, 4>{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+// Prompt log probabilities: the token is given, and its own log probability comes back whatever would have been drawn.
+TEST_P(Sampling, AForcedTokenIsGivenNotDrawn) {
+  const Floats logits = random_floats(50, 21, 2.0f);
+  double sum = 0.0;
+  for (const float x : logits) sum += std::exp(static_cast<double>(x));
+  for (const float temperature : {0.0f, 1.0f}) {
+    SamplingParams params;
+    params.temperature = temperature;
+    params.num_logprobs = 2;
+    for (const int32_t token : {0, 17, 49}) {
+      SampleRow row;
+      row.forced = token;
+      const SampleResult result = draw(logits, params, row);
+      EXPECT_EQ(result.token, token);
+      EXPECT_NEAR(static_cast<double>(result.logprob),
+                  static_cast<double>(logits[static_cast<size_t>(token)]) - std::log(sum), 1e-5);
+      EXPECT_EQ(result.top.size(), 2u);
+    }
+  }
 }
 
 }  // namespace

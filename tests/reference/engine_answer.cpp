@@ -1,5 +1,6 @@
 // One greedy answer of the engine as JSON on stdout, for comparison with restkv_reference.py:
 //   engine_answer CASE.json   {"model": path, "prompt": [ids], "max_tokens": n, "cache": {...}, "threads": n}
+#include <algorithm>
 #include <condition_variable>
 #include <cstdio>
 #include <fstream>
@@ -21,6 +22,7 @@ void read(const nlohmann::json& object, const char* key, std::optional<T>& out) 
 
 CacheRequest cache_request(const nlohmann::json& c) {
   CacheRequest r;
+  r.trace = TraceMode::kOn;
   read(c, "policy", r.policy);
   read(c, "preset", r.preset);
   read(c, "allocation", r.allocation);
@@ -50,6 +52,29 @@ CacheRequest cache_request(const nlohmann::json& c) {
         .kind = ProbeSpec::Kind::kTokens, .text = {}, .tokens = c["probe"].get<std::vector<int32_t>>()};
   }
   return r;
+}
+
+// Positions that each KV head held after each cut.
+nlohmann::json events_of(const CacheTrace& trace) {
+  nlohmann::json events = nlohmann::json::array();
+  const auto heads = static_cast<size_t>(trace.num_kv_heads);
+  std::vector<std::vector<int32_t>> held(static_cast<size_t>(trace.num_layers) * heads);
+  std::vector<int32_t> tokens(static_cast<size_t>(trace.num_layers), 0);
+  for (size_t i = 0; i < trace.num_cuts(); ++i) {
+    const CacheTrace::Cut cut = trace.cut(i);
+    const auto layer = static_cast<size_t>(cut.layer);
+    nlohmann::json kept = nlohmann::json::array();
+    for (size_t h = 0; h < heads; ++h) {
+      std::vector<int32_t>& rows = held[layer * heads + h];
+      for (int32_t t = tokens[layer]; t < cut.tokens; ++t) rows.push_back(t);
+      const std::vector<int32_t>& evicted = cut.heads[h].evicted;
+      std::erase_if(rows, [&](int32_t t) { return std::binary_search(evicted.begin(), evicted.end(), t); });
+      kept.push_back(rows);
+    }
+    tokens[layer] = cut.tokens;
+    events.push_back({{"layer", cut.layer}, {"tokens", cut.tokens}, {"kept", std::move(kept)}});
+  }
+  return events;
 }
 
 int fail(const std::string& message) {
@@ -112,6 +137,10 @@ int run(const char* path) {
       is_open = false;
     }
   }
+  // The engine lets go of the sequence before its last record.
+  const auto trace = (*engine)->traces().find(handle->request.id, handle->request.owner, 0, Clock::now());
+  if (!trace || trace->is_truncated) return fail("no whole trace");
+  out["events"] = events_of(*trace);
   std::printf("%s\n", out.dump().c_str());
   return 0;
 }

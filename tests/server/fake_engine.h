@@ -34,7 +34,9 @@ class FakeEngine final : public Engine {
   std::vector<RequestInfo> requests(std::string_view owner) const override;
   bool cancel(std::string_view id, std::string_view owner) override;
   EngineStats stats() const override;
+  Histograms histograms() const override { return {}; }
   std::string fault_trace() const override { return {}; }
+  TraceStore& traces() override { return traces_; }
   const Model& model() const override { return model_; }
   const MemoryPlan& memory_plan() const override { return plan_; }
   const EngineOptions& options() const override { return engine_options_; }
@@ -56,6 +58,7 @@ class FakeEngine final : public Engine {
   bool step(Running& running);  // false: it ended
   void finish(Running& running, FinishReason reason, int32_t token, Status error = {});
 
+  TraceStore traces_{TraceStore::Limits{}};
   const FakeEngineOptions options_;
   Model model_;
   MemoryPlan plan_;

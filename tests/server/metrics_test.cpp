@@ -14,16 +14,33 @@ TEST(Metrics, NamesLabelsAndValues) {
   stats.pages_owned = 2;
   stats.finished_length = 5;
   stats.evicted_by_policy[static_cast<size_t>(PolicyKind::kSnapkv)] = 77;
-  const std::string text = metrics_text(stats, "a\"b");
+  Histograms histograms;
+  histograms.add(Metric::kInterToken, 0.02, 3);
+  histograms.add(Metric::kInterToken, 1000);
+  const std::string text = metrics_text(stats, histograms, {"restkv_", "a\"b"});
   for (const char* line : {
            "\n# TYPE restkv_num_requests_waiting gauge\n",
-           "restkv_num_requests_running{model_name=\"a\\\"b\"} 2\n",
-           "restkv_kv_cache_usage_perc{model_name=\"a\\\"b\"} 0.25\n",
-           "restkv_request_success_total{model_name=\"a\\\"b\",finished_reason=\"length\"} 5\n",
-           "restkv_kv_entries_evicted_total{model_name=\"a\\\"b\",policy=\"snapkv\"} 77\n",
-           "restkv_kv_entries_evicted_total{model_name=\"a\\\"b\",policy=\"restkv\"} 0\n",
-           "restkv_kv_pages{model_name=\"a\\\"b\",state=\"free\"} 6\n",
+           "restkv_num_requests_running{model_name=\"a\\\"b\",engine=\"0\"} 2\n",
+           "restkv_kv_cache_usage_perc{model_name=\"a\\\"b\",engine=\"0\"} 0.25\n",
+           "restkv_request_success_total{model_name=\"a\\\"b\",engine=\"0\",finished_reason=\"length\"} 5\n",
+           "restkv_kv_entries_evicted_total{model_name=\"a\\\"b\",engine=\"0\",policy=\"snapkv\"} 77\n",
+           "restkv_kv_entries_evicted_total{model_name=\"a\\\"b\",engine=\"0\",policy=\"restkv\"} 0\n",
+           "restkv_inter_token_latency_seconds_bucket{model_name=\"a\\\"b\",engine=\"0\",le=\"0.01\"} 0\n",
+           "restkv_inter_token_latency_seconds_bucket{model_name=\"a\\\"b\",engine=\"0\",le=\"0.025\"} 3\n",
+           "restkv_inter_token_latency_seconds_bucket{model_name=\"a\\\"b\",engine=\"0\",le=\"80\"} 3\n",
+           "restkv_inter_token_latency_seconds_bucket{model_name=\"a\\\"b\",engine=\"0\",le=\"+Inf\"} 4\n",
+           "restkv_inter_token_latency_seconds_sum{model_name=\"a\\\"b\",engine=\"0\"} 1000.06\n",
+           "restkv_kv_pages{model_name=\"a\\\"b\",engine=\"0\",state=\"free\"} 6\n",
        }) {
+    EXPECT_NE(text.find(line), std::string::npos) << line << text;
+  }
+}
+
+TEST(Metrics, OwnNamesKeepTheirPrefix) {
+  const std::string text = metrics_text({}, {}, {"vllm:", "m"});
+  for (const char* line :
+       {"\n# TYPE vllm:num_requests_waiting gauge\n", "\n# TYPE vllm:iteration_tokens_total histogram\n",
+        "\n# TYPE restkv_kv_pages gauge\n", "\n# TYPE restkv_kv_evictions_total counter\n"}) {
     EXPECT_NE(text.find(line), std::string::npos) << line << text;
   }
 }

@@ -68,7 +68,13 @@ class World {
       take_records();
     }
     if (!clients_.empty()) fail("a request has no end");
-    if (core_.executor().pool().owned() != 0) fail("pages are owned by nobody");
+    const PrefixCache& prefixes = core_.executor().prefixes();
+    coverage_["prefix_hit"] += core_.stats().prefix_hits;
+    coverage_["prefix_evicted"] += prefixes.num_evicted();
+    core_.executor().clear_prefixes();
+    const PagePool& pool = core_.executor().pool();
+    if (pool.owned() != 0 || pool.cached() != 0 || prefixes.num_pages() != 0)
+      fail("pages are owned by nobody");
   }
 
  private:
@@ -104,6 +110,8 @@ class World {
     options.max_queue_tokens = pick(200, 2000);
     options.scheduling = static_cast<SchedulingPolicy>(pick(0, 2));
     options.cache = CacheSettings::full();
+    options.prefix_fraction = 0.2 * static_cast<double>(pick(0, 3));
+    options.prefix_max_tokens = pick(0, 3) * 30;
     return options;
   }
 
@@ -137,6 +145,7 @@ class World {
     Request request;
     request.id = std::to_string(num_requests_++);
     request.owner = chance(2) ? "a" : "b";
+    if (chance(10)) request.cache_salt = "salt";
     const std::vector<int32_t>& document = documents_[static_cast<size_t>(pick(0, 2))];
     // A part of a document that ends at a page's end, one before or one behind, and a tail of its own.
     const int64_t shared = std::max<int64_t>(0, pick(0, 20) * FakeBackend::kSlots + pick(-1, 1));
@@ -294,19 +303,24 @@ class World {
   void check_books() {
     if (!core_.check_pages()) fail(core_.fault_trace());
     const PagePool& pool = core_.executor().pool();
-    holders_.assign(static_cast<size_t>(pool.total()), 0);
+    holders_.assign(static_cast<size_t>(pool.total()), nullptr);
     int64_t owned = 0;
     for (const auto& sequence : core_.scheduler().running()) {
       const SequenceMemory& memory = *sequence->memory;
       for (const int32_t page : memory.cache.owned) {
-        owned += ++holders_[static_cast<size_t>(page)] == 1;
-        if (holders_[static_cast<size_t>(page)] > 1) fail("page " + std::to_string(page) + " has two owners");
+        const RequestHandle*& holder = holders_[static_cast<size_t>(page)];
+        owned += holder == nullptr;
+        // Choices of one request share whole pages of their prompt.
+        if (holder && (holder != sequence->handle.get() || !memory.may_share))
+          fail("page " + std::to_string(page) + " has two owners");
+        holder = sequence->handle.get();
       }
       const bool is_bounded = memory.settings.decode == DecodeMode::kEvict;
       for (size_t i = 0; i < memory.cache.kv_len.size() && is_bounded; ++i)
         if (memory.cache.kv_len[i] > memory.budget.c_lh[i]) fail("a head holds more than its budget");
     }
     if (owned != pool.owned()) fail("pages are owned by nobody");
+    if (pool.cached() != core_.executor().prefixes().num_pages()) fail("cached pages are miscounted");
   }
 
   std::mt19937_64 random_;
@@ -321,7 +335,7 @@ class World {
   std::array<std::vector<int32_t>, 3> documents_;
   std::map<const RequestHandle*, Client> clients_;
   std::vector<std::shared_ptr<RequestHandle>> finished_;
-  std::vector<uint8_t> holders_;
+  std::vector<const RequestHandle*> holders_;
   int64_t turn_ = 0, num_requests_ = 0;
   int32_t load_ = 0;
 };
@@ -345,6 +359,8 @@ const std::map<std::string, std::string>& must_happen() {
       {"nan_row", "NaN rows"},
       {"cut_in_answer", "answers that reached their budget and were cut again"},
       {"choices", "answers among several choices"},
+      {"prefix_hit", "prompt tokens read from the prefix cache"},
+      {"prefix_evicted", "blocks evicted from the prefix cache"},
       {"shared_scratch", "turns with several long prompts in work"},
   };
   return names;

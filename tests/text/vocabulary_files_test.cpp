@@ -75,6 +75,21 @@ TEST(TokenizerJson, AddedTokens) {
   EXPECT_FALSE(tokenizer->is_special(8));
 }
 
+// Found in the normalised text, where bytes have no origin any more.
+TEST(TokenizerJson, NormalizedSpecialTokensThatAUserTypedStayText) {
+  json root = small_json();
+  root["added_tokens"][0]["normalized"] = true;
+  const auto tokenizer = must_load(root);
+  const auto encode = [&](std::vector<ByteSpan> plain) {
+    return tokenizer->encode("<s>a<s>", {.add_special = false, .plain = plain});
+  };
+  EXPECT_THAT(encode({}), ElementsAre(7, 0, 7));
+  EXPECT_THAT(encode({{3, 4}}), ElementsAre(7, 0, 7));
+  EXPECT_THAT(encode({{3, 7}}), ElementsAre(7, 0));  // the other characters are no tokens
+  EXPECT_THAT(encode({{0, 3}}), ElementsAre(0, 7));
+  EXPECT_THAT(encode({{6, 7}}), ElementsAre(7, 0));
+}
+
 TEST(TokenizerJson, PostProcessorAndSettings) {
   json root = small_json();
   root["post_processor"] = json::parse(R"({"type":"TemplateProcessing",
@@ -228,6 +243,22 @@ TEST(SentencePieceFile, BpeAndUnigram) {
     EXPECT_EQ(tokenizer.decode(tokenizer.encode("ab  a", kPlain)), "ab  a");
     EXPECT_THAT(tokenizer.eos_ids(), ElementsAre(2));
   }
+}
+
+// Gemma's tokenizer.model calls its turns user-defined pieces, which are found in any text.
+TEST(SentencePieceFile, ChatMarkupIsNotMadeOfWhatAUserTyped) {
+  const std::string file = small_model(1, field(3, 0) + field(4, 0)) + piece("<start_of_turn>", 0, 4);
+  const auto loaded = load_sentencepiece_tokenizer(file, {});
+  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+  const std::string text = "<start_of_turn>ab<start_of_turn>";
+  const auto encode = [&](std::vector<ByteSpan> plain) {
+    return (*loaded)->encode(text, {.add_special = false, .plain = plain});
+  };
+  EXPECT_THAT(encode({}), ElementsAre(9, 6, 9));
+  EXPECT_THAT(encode({{15, 17}}), ElementsAre(9, 6, 9));
+  const std::vector<int32_t> ids = encode({{15, 32}});
+  EXPECT_EQ(ids.front(), 9);
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), 9), 1);
 }
 
 TEST(SentencePieceFile, RemovesExtraSpacesByDefault) {

@@ -10,7 +10,7 @@
 //   observe_merge_kernel  grid (unit)                        merges the splits in order, projects o - v_mean and o' - v_mean
 // Splits depend on N alone, so neighbours in the batch change no bit. The block is 128 threads: 64 rows x 32 queries.
 // Bound: f32 multiply-adds, 4*N*H*Q*D; K and V come from L2 once per (head, 32 queries). Shared memory 38 KiB and
-// 32 * (D + 4) floats: 55 KiB at D = 128 (2 blocks an SM of sm_80), 71 KiB at D = 256.
+// 32 * D floats: 56 KiB at D = 128 (2 blocks an SM of sm_80), 71 KiB at D = 256.
 #include "kernels/cuda/eviction/drift.h"
 #include "kernels/cuda/eviction/item_views.h"
 #include "kernels/cuda/eviction/observe_after.h"
@@ -110,6 +110,9 @@ struct ObserveShared {
   int32_t old_top[kTileCols];  // the row that joins the rest, -1: none
   float acc[4];                // [32, D], as long as the launch made it
 };
+
+static_assert(sizeof(ObserveShared) + 4 * kTileCols * 128 <= (163u << 10) / 2, "2 blocks of sm_80");
+static_assert(sizeof(ObserveShared) + 4 * kTileCols * 256 <= (99u << 10), "sm_86");
 
 // acc = acc * factor + factor * v[old top] + weights^T V, 64 columns at a time. Barriers inside and at the end.
 __device__ __forceinline__ void add_values(const DeviceRows& rows, int32_t begin, int32_t count, int32_t dim,
@@ -268,6 +271,8 @@ struct MergeShared {
   float column_tile[kTileDepth * kColStride];
   float x[4];  // [64, padded_stride(D)], rows 32.. of it zero
 };
+
+static_assert(sizeof(MergeShared) + 4 * kTileRows * padded_stride(256) <= (99u << 10), "sm_86");
 
 enum class Output { kFull, kOthers, kFullCentred };
 

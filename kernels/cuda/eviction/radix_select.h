@@ -56,7 +56,7 @@ __device__ __forceinline__ RadixResult<T> radix_select(int64_t n, int64_t k, Val
   return result;
 }
 
-// Exclusive sum of one number a thread over a block of at most 1024 threads; `total` the sum. Barriers inside and at the end.
+// Exclusive sum of one number a thread over a block of at most 1024 threads; `total` the sum. Barriers inside.
 __device__ __forceinline__ int32_t block_exclusive_sum(int32_t x, int32_t* warp_sums /* [33] */,
                                                        int32_t& total) {
   int32_t sum = x;
@@ -77,8 +77,9 @@ __device__ __forceinline__ int32_t block_exclusive_sum(int32_t x, int32_t* warp_
   }
   sync_threads();
   total = warp_sums[32];
+  // The next call writes a warp's own entry behind this point, and the total behind a barrier of the block.
   const int32_t exclusive = warp_sums[warp_idx()] + sum - x;
-  sync_threads();
+  sync_warp();
   return exclusive;
 }
 

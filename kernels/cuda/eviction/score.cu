@@ -6,7 +6,7 @@
 // the tile once, then takes 32 queries at a time: logits, weights, distances, all as 4 x 4 patches in registers; sums over
 // queries are 8-lane shuffles in a fixed order, so neighbours in the batch change no bit.
 // Bound: f32 multiply-adds, N*H*(D*D/2 + 2*Q*D); the tile of K, V and R_g comes from L2 G times. Shared memory: 14 KiB and
-// the projected tile of 64 * (D + 1) floats: 46 KiB at D = 128 (4 blocks an SM of sm_80), 78 KiB at D = 256.
+// the projected tile of 64 * (D + 1) floats: 46 KiB at D = 128 (3 blocks an SM of sm_80), 78 KiB at D = 256.
 #include "kernels/cuda/eviction/item_views.h"
 #include "kernels/cuda/eviction/row_tile.h"
 
@@ -63,6 +63,10 @@ struct ScoreShared {
   float weights[kTileCols];  // of a query in the reduction, 0: skipped
   float projected[2];        // [64, padded_stride(D)], as long as the launch made it
 };
+
+static_assert(sizeof(ScoreShared) + 4 * kTileRows * padded_stride(128) <= (163u << 10) / 3,
+              "3 blocks of sm_80");
+static_assert(sizeof(ScoreShared) + 4 * kTileRows * padded_stride(256) <= (99u << 10), "sm_86");
 
 // The larger one; NaN wins, so that it is seen later.
 __device__ __forceinline__ float max_or_nan(float a, float b) { return b > a || b != b ? b : a; }

@@ -1,0 +1,158 @@
+// CudaRuntime: cudaMalloc, one stream, copies. synchronize() asks again and again and gives up after ten seconds: a kernel
+// that hangs must end the process, not the patience of its clients.
+#include "kernels/cuda/card.h"
+
+#include <cuda_runtime.h>
+
+#include <chrono>
+#include <string>
+#include <thread>
+
+#include "kernels/base/device_error.h"
+#include "kernels/cuda/device_check.h"
+
+namespace restkv::cuda {
+namespace {
+
+constexpr std::chrono::seconds kWatchdog{10};
+constexpr int kSpins = 2000;  // polls before the thread begins to sleep in between
+constexpr int kMinimumMajor = 8;
+
+class CudaRuntime final : public Runtime {
+ public:
+  explicit CudaRuntime(int index) {
+    CUDA_CHECK(cudaSetDevice(index));
+    cudaDeviceProp properties{};
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+    limits_.name = properties.name;
+    limits_.num_multiprocessors = properties.multiProcessorCount;
+    limits_.max_shared_bytes = static_cast<int32_t>(properties.sharedMemPerBlockOptin);
+    limits_.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
+    CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    CUDA_CHECK(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming));
+    index_ = index;
+  }
+  ~CudaRuntime() override {
+    if (is_lost_) return;  // its calls would fail or never return; the process is ending
+    cudaEventDestroy(done_);
+    cudaStreamDestroy(stream_);
+  }
+
+  const DeviceLimits& limits() const override { return limits_; }
+  Stream stream() const override { return stream_; }
+  // The current card is a matter of the thread: the engine's is not the one that opened it.
+  void bind() override {
+    thread_local int bound = -1;
+    if (bound == index_) return;
+    CUDA_CHECK(cudaSetDevice(index_));
+    bound = index_;
+  }
+  int64_t free_bytes() override {
+    bind();
+    size_t free = 0, total = 0;
+    CUDA_CHECK(cudaMemGetInfo(&free, &total));
+    return static_cast<int64_t>(free);
+  }
+
+  std::byte* allocate(int64_t bytes) override {
+    bind();
+    void* memory = nullptr;
+    const cudaError_t code = cudaMalloc(&memory, static_cast<size_t>(bytes));
+    if (code == cudaErrorMemoryAllocation) {
+      static_cast<void>(cudaGetLastError());  // it is not an error of later calls
+      return nullptr;
+    }
+    CUDA_CHECK(code);
+    return static_cast<std::byte*>(memory);
+  }
+  void release(std::byte* memory) override {
+    if (!is_lost_) cudaFree(memory);
+  }
+  std::byte* allocate_host(int64_t bytes) override {
+    bind();
+    void* memory = nullptr;
+    CUDA_CHECK(cudaMallocHost(&memory, static_cast<size_t>(bytes)));
+    return static_cast<std::byte*>(memory);
+  }
+  void release_host(std::byte* memory) override {
+    if (!is_lost_) cudaFreeHost(memory);
+  }
+
+  void copy_to_device(void* to, const void* from, int64_t bytes) override {
+    bind();
+    CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_));
+  }
+  void copy_to_host(void* to, const void* from, int64_t bytes) override {
+    bind();
+    CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_));
+  }
+  void fill_zero(void* to, int64_t bytes) override {
+    bind();
+    CUDA_CHECK(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), stream_));
+  }
+
+  void synchronize() override {
+    bind();
+    CUDA_CHECK(cudaEventRecord(done_, stream_));
+    const auto begin = std::chrono::steady_clock::now();
+    for (int polls = 0;; ++polls) {
+      const cudaError_t code = cudaEventQuery(done_);
+      if (code == cudaSuccess) return;
+      if (code != cudaErrorNotReady) {
+        is_lost_ = true;
+        CUDA_CHECK(code);
+      }
+      if (polls < kSpins) continue;
+      if (std::chrono::steady_clock::now() - begin > kWatchdog) {
+        is_lost_ = true;
+        throw DeviceError("the card has not finished its work for 10 s", /*is_sticky=*/true);
+      }
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+  }
+
+ private:
+  DeviceLimits limits_;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t done_ = nullptr;
+  int index_ = 0;
+  bool is_lost_ = false;
+};
+
+}  // namespace
+
+Result<int> count_cards() {
+  int count = 0;
+  const cudaError_t code = cudaGetDeviceCount(&count);
+  if (code == cudaErrorInsufficientDriver || code == cudaErrorStubLibrary)
+    return Status(StatusCode::kUnavailable,
+                  "there is no NVIDIA driver, or it is older than CUDA 13 needs (580)");
+  if (code == cudaErrorNoDevice || (code == cudaSuccess && count == 0))
+    return Status(StatusCode::kUnavailable, "the NVIDIA driver sees no card");
+  if (code != cudaSuccess)
+    return Status(StatusCode::kUnavailable,
+                  std::string("the NVIDIA driver fails: ") + cudaGetErrorString(code));
+  return count;
+}
+
+Result<std::unique_ptr<Backend>> open_card(int index, const BackendOptions& options) {
+  const Result<int> count = count_cards();
+  if (!count.ok()) return count.status();
+  if (index < 0 || index >= *count) {
+    return invalid_argument("there is no card " + std::to_string(index) +
+                            "; there are cuda:0 to cuda:" + std::to_string(*count - 1));
+  }
+  try {
+    int major = 0;
+    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
+    if (major < kMinimumMajor) {
+      return unimplemented("card " + std::to_string(index) + " has compute capability " +
+                           std::to_string(major) + ".x; 8.0 is the least that is supported");
+    }
+    return make_backend(std::make_unique<CudaRuntime>(index), options);
+  } catch (const DeviceError& error) {
+    return Status(StatusCode::kUnavailable, error.what());
+  }
+}
+
+}  // namespace restkv::cuda

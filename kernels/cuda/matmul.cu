@@ -1,0 +1,257 @@
+// out[t, n] = sum over c of x[t, c] * weight[n, c] + bias[n] for up to three weights of one input (Q, K, V; gate, up).
+// Two kernels; both add in f32 in an order that depends on C alone, so a row's result does not depend on T:
+//   tiles   (T > 4, or `deterministic`): 64 x 64 outputs a block, 4 warps of 32 x 32 on mma.sync m16n8k16, a ring of three 32-wide
+//           slices by cp.async. Matrix-bound beyond some 200 rows. Shared memory 30 KB (16-bit), 60 KB (f32).
+//   streams (T <= 4): a warp owns one weight row and streams it once, 16 bytes a lane; x comes from L1/L2. Memory-bound.
+// f32 (tests) uses exact products in the same places. On a card CudaBackend gives large products to cuBLASLt instead.
+#include <algorithm>
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/plain_values.h"
+#include "kernels/cuda/reduce.h"
+#include "kernels/cuda/tile.h"
+
+namespace restkv::cuda {
+namespace {
+
+constexpr int32_t kMaxOutputs = 3;
+constexpr uint32_t kThreads = 128, kWarps = kThreads / kWarpSize;
+constexpr int32_t kTileM = 64, kTileN = 64, kTileK = 32, kStages = 3;
+constexpr int32_t kStride =
+    kTileK + 8;  // of a row in shared memory: 80 bytes, ldmatrix without bank conflicts
+constexpr int32_t kStreamRows = 4;
+static_assert(kWarps == 4 && kTileM == 2 * 32 && kTileN == 2 * 32, "a warp owns a quarter of the tile");
+
+template <class T>
+struct Output {
+  const T* weight;   // [N, C]
+  void* out;         // [T, N] of T, or of f32
+  PlainValues bias;  // [N] or null
+  int64_t weight_stride, out_stride;
+  int64_t num;          // N
+  int32_t first_block;  // of the blocks over all outputs
+  bool is_f32;
+};
+
+template <class T>
+struct MatmulParams {
+  const T* x;  // [T, C]
+  int64_t x_stride;
+  int64_t rows, cols;  // T, C
+  Output<T> outputs[kMaxOutputs];
+  int32_t num_outputs;
+  bool is_aligned;  // rows of x and of the weights begin at multiples of 16 bytes
+};
+
+template <class T>
+struct MatmulTiles {
+  T x[kStages][kTileM * kStride];
+  T weight[kStages][kTileN * kStride];
+};
+
+template <class T>
+__device__ __forceinline__ const Output<T>& output_of(const MatmulParams<T>& p, int32_t block) {
+  int32_t i = 0;
+  while (i + 1 < p.num_outputs && block >= p.outputs[i + 1].first_block) ++i;
+  return p.outputs[i];
+}
+
+template <class T>
+__device__ __forceinline__ void put(const Output<T>& output, int64_t row, int64_t n, float value) {
+  if (output.bias.data != nullptr) value += output.bias[n];
+  if (output.is_f32) {
+    static_cast<float*>(output.out)[row * output.out_stride + n] = value;
+  } else {
+    static_cast<T*>(output.out)[row * output.out_stride + n] = from_f32<T>(value);
+  }
+}
+
+// Columns [k, k + 32) of 64 rows from `first` on; rows beyond `rows` and columns beyond `cols` become 0.
+template <class T>
+__device__ __forceinline__ void load_slice(T* tile, const T* from, int64_t stride, int64_t first,
+                                           int64_t rows, int64_t cols, int64_t k, bool is_aligned) {
+  constexpr int32_t kPer16 = 16 / sizeof(T);
+  if (is_aligned) {
+    constexpr int32_t kChunks = kTileK / kPer16;  // of a row
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileM * kChunks;
+         i += static_cast<int32_t>(kThreads)) {
+      const int32_t r = i / kChunks, c = i % kChunks * kPer16;
+      const int64_t left = first + r < rows ? cols - k - c : 0;
+      const auto valid = static_cast<uint32_t>(max(int64_t{0}, min(left, int64_t{kPer16}))) * sizeof(T);
+      cp_async16(tile + r * kStride + c, valid > 0 ? from + (first + r) * stride + k + c : from, valid);
+    }
+    return;
+  }
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileM * kTileK;
+       i += static_cast<int32_t>(kThreads)) {
+    const int32_t r = i / kTileK, c = i % kTileK;
+    const bool is_there = first + r < rows && k + c < cols;
+    tile[r * kStride + c] = is_there ? from[(first + r) * stride + k + c] : from_f32<T>(0.0f);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) matmul_tile_kernel(const __grid_constant__ MatmulParams<T> p) {
+  auto& tiles = *shared_memory<MatmulTiles<T>>();
+  const Output<T>& output = output_of(p, static_cast<int32_t>(blockIdx.y));
+  const int64_t row0 = int64_t{blockIdx.x} * kTileM;
+  const int64_t n0 = int64_t{static_cast<int32_t>(blockIdx.y) - output.first_block} * kTileN;
+  const auto warp = static_cast<int32_t>(warp_idx());
+  const int32_t warp_m = warp / 2 * 32, warp_n = warp % 2 * 32;
+
+  const int64_t slices = (p.cols + kTileK - 1) / kTileK;
+  const auto fetch = [&](int64_t slice) {
+    if (slice < slices) {
+      const int64_t stage = slice % kStages;
+      load_slice(tiles.x[stage], p.x, p.x_stride, row0, p.rows, p.cols, slice * kTileK, p.is_aligned);
+      load_slice(tiles.weight[stage], output.weight, output.weight_stride, n0, output.num, p.cols,
+                 slice * kTileK, p.is_aligned);
+    }
+    cp_async_commit();
+  };
+
+  float sums[2][4][4] = {};  // 16-row blocks x 8-column blocks x the lane's four
+  fetch(0);
+  fetch(1);
+  for (int64_t slice = 0; slice < slices; ++slice) {
+    cp_async_wait<1>();
+    sync_threads();  // everybody's part has landed, and the stage fetched next is read no more
+    fetch(slice + 2);
+    const T* x = tiles.x[slice % kStages] + warp_m * kStride;
+    const T* weight = tiles.weight[slice % kStages] + warp_n * kStride;
+#pragma unroll
+    for (int32_t k = 0; k < kTileK; k += 16) {
+      MmaA<T> a[2];
+      load_a(a[0], x + k, kStride);
+      load_a(a[1], x + 16 * kStride + k, kStride);
+#pragma unroll
+      for (int32_t n = 0; n < 4; ++n) {
+        MmaB<T> b;
+        load_b(b, weight + n * 8 * kStride + k, kStride);
+        mma(sums[0][n], a[0], b);
+        mma(sums[1][n], a[1], b);
+      }
+    }
+  }
+  cp_async_wait<0>();
+
+  const auto group = static_cast<int32_t>(lane_idx() / 4), pair = static_cast<int32_t>(lane_idx() % 4) * 2;
+#pragma unroll
+  for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int32_t n = 0; n < 4; ++n) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) {
+        const int64_t row = row0 + warp_m + m * 16 + group + i / 2 * 8;
+        const int64_t column = n0 + warp_n + n * 8 + pair + i % 2;
+        if (row < p.rows && column < output.num) put(output, row, column, sums[m][n][i]);
+      }
+    }
+  }
+}
+
+// Two values of T out of 4 bytes, or one f32.
+template <class T>
+__device__ __forceinline__ float multiply_chunk(uint4 a, uint4 b, float sum) {
+  const uint32_t x[4] = {a.x, a.y, a.z, a.w}, w[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+  for (int32_t i = 0; i < 4; ++i) {
+    if constexpr (kIsHalf<T>) {
+      const float2 left = unpack2<T>(x[i]), right = unpack2<T>(w[i]);
+      sum = fma_rn(left.x, right.x, sum);
+      sum = fma_rn(left.y, right.y, sum);
+    } else {
+      sum = fma_rn(bits_to_f32(x[i]), bits_to_f32(w[i]), sum);
+    }
+  }
+  return sum;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) matmul_stream_kernel(const __grid_constant__ MatmulParams<T> p) {
+  const Output<T>& output = output_of(p, static_cast<int32_t>(blockIdx.x));
+  const int64_t n = int64_t{static_cast<int32_t>(blockIdx.x) - output.first_block} * kWarps + warp_idx();
+  if (n >= output.num) return;  // a whole warp
+  const T* weight = output.weight + n * output.weight_stride;
+  constexpr int32_t kPer16 = 16 / sizeof(T);
+  float sums[kStreamRows] = {};
+  const int64_t whole = p.is_aligned ? p.cols / kPer16 * kPer16 : 0;
+  for (int64_t c = int64_t{lane_idx()} * kPer16; c < whole; c += int64_t{kWarpSize} * kPer16) {
+    const auto w = load_vector<uint4>(weight + c);
+#pragma unroll
+    for (int32_t t = 0; t < kStreamRows; ++t) {
+      if (t < p.rows) sums[t] = multiply_chunk<T>(load_vector<uint4>(p.x + t * p.x_stride + c), w, sums[t]);
+    }
+  }
+  for (int64_t c = whole + lane_idx(); c < p.cols; c += kWarpSize) {
+    const float w = to_f32(weight[c]);
+#pragma unroll
+    for (int32_t t = 0; t < kStreamRows; ++t) {
+      if (t < p.rows) sums[t] = fma_rn(to_f32(p.x[t * p.x_stride + c]), w, sums[t]);
+    }
+  }
+#pragma unroll
+  for (int32_t t = 0; t < kStreamRows; ++t) {
+    const float sum = warp_reduce(sums[t], Sum{});
+    if (lane_idx() == 0 && t < p.rows) put(output, t, n, sum);
+  }
+}
+
+template <class T>
+bool is_aligned(const MatmulArgs& args, std::span<const MatmulOutput> outputs) {
+  const auto rows_are = [](const void* data, int64_t stride) {
+    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride * static_cast<int64_t>(sizeof(T)) % 16 == 0;
+  };
+  bool all = rows_are(args.x.data, args.x.stride);
+  for (const MatmulOutput& output : outputs) all &= rows_are(output.weight.data, output.weight.stride);
+  return all;
+}
+
+template <class T>
+void run(Context& context, const MatmulArgs& args, std::span<const MatmulOutput> outputs, bool streams) {
+  MatmulParams<T> params{};
+  params.x = static_cast<const T*>(args.x.data);
+  params.x_stride = args.x.stride;
+  params.rows = args.x.rows;
+  params.cols = args.x.cols;
+  params.num_outputs = static_cast<int32_t>(outputs.size());
+  params.is_aligned = is_aligned<T>(args, outputs);
+  uint32_t blocks = 0;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const MatmulOutput& output = outputs[i];
+    CHECK(output.weight.dtype == args.x.dtype)
+        << "the weight was not placed: " << dtype_info(output.weight.dtype).name;
+    params.outputs[i] = {static_cast<const T*>(output.weight.data),
+                         output.out.data,
+                         plain_values(output.bias),
+                         output.weight.stride,
+                         output.out.stride,
+                         output.weight.rows,
+                         static_cast<int32_t>(blocks),
+                         output.out.dtype == DType::kF32};
+    blocks += blocks_of(output.weight.rows, streams ? int64_t{kWarps} : int64_t{kTileN});
+  }
+  if (blocks == 0) return;
+  if (streams) {
+    launch(matmul_stream_kernel<T>, {.x = blocks}, kThreads, 0, context.ready(), params);
+  } else {
+    launch(matmul_tile_kernel<T>, {.x = blocks_of(args.x.rows, kTileM), .y = blocks}, kThreads,
+           sizeof(MatmulTiles<T>), context.ready(), params);
+  }
+}
+
+}  // namespace
+
+void matmul(Context& context, const MatmulArgs& args) {
+  const bool streams = args.x.rows <= kStreamRows && !context.is_deterministic();
+  for (size_t first = 0; first < args.outputs.size(); first += kMaxOutputs) {
+    const auto outputs =
+        args.outputs.subspan(first, std::min<size_t>(kMaxOutputs, args.outputs.size() - first));
+    dispatch_float(args.x.dtype, [&]<class T>() { run<T>(context, args, outputs, streams); });
+  }
+}
+
+}  // namespace restkv::cuda

@@ -1,0 +1,39 @@
+// Reductions over a warp and a block. Every thread of the block calls; all get the result.
+#pragma once
+
+#include "kernels/cuda/device.h"
+
+namespace restkv::cuda {
+
+struct Sum {
+  template <class T>
+  __device__ __forceinline__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct Max {
+  template <class T>
+  __device__ __forceinline__ T operator()(T a, T b) const {
+    return a > b ? a : b;
+  }
+};
+
+template <class T, class Op>
+__device__ __forceinline__ T warp_reduce(T v, Op op) {
+  for (uint32_t bits = 16; bits > 0; bits >>= 1) v = op(v, shuffle_xor(v, bits));
+  return v;
+}
+
+// `partial` [32] in shared memory; free to be used again when this returns.
+template <class T, class Op>
+__device__ __forceinline__ T block_reduce(T v, Op op, T* partial) {
+  v = warp_reduce(v, op);
+  if (lane_idx() == 0) partial[warp_idx()] = v;
+  sync_threads();
+  T result = partial[0];
+  for (uint32_t w = 1; w < blockDim.x / kWarpSize; ++w) result = op(result, partial[w]);
+  sync_threads();
+  return result;
+}
+
+}  // namespace restkv::cuda

@@ -1,0 +1,66 @@
+// Scratch rows of one layer go to the pages of each head behind its kv_len entries, all of them, in position order.
+// Bound by memory: 4 * N * K*D values. Grid: (rows, heads over 8). A warp owns K and V of one head of one row.
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/paged_view.h"
+
+namespace restkv::cuda {
+namespace {
+
+constexpr uint32_t kThreads = 256, kWarps = kThreads / kWarpSize;
+
+template <class T>
+struct StorePagesParams {
+  const T* k;                // [N, K*D]
+  const T* v;                // [N, K*D]
+  const int32_t* positions;  // [N]
+  const int32_t* pages;      // [K, table_stride]
+  const int32_t* kv_len;     // [K]
+  PagedView<T> cache;
+  int64_t k_stride, v_stride;
+  int32_t table_stride, num_kv_heads;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    store_pages_kernel(const __grid_constant__ StorePagesParams<T> p) {
+  const int64_t row = blockIdx.x;
+  const auto head = static_cast<int32_t>(blockIdx.y * kWarps + warp_idx());
+  if (head >= p.num_kv_heads) return;
+  const int32_t head_dim = p.cache.head_dim;
+  const int64_t entry = p.kv_len[head] + row;
+  const int32_t page = p.pages[int64_t{head} * p.table_stride + entry / p.cache.slots];
+  const int64_t slot = entry % p.cache.slots;
+  const T* k = p.k + row * p.k_stride + int64_t{head} * head_dim;
+  const T* v = p.v + row * p.v_stride + int64_t{head} * head_dim;
+  T* to_k = p.cache.keys(page) + slot * head_dim;
+  T* to_v = p.cache.values(page) + slot * head_dim;
+  for (int32_t i = static_cast<int32_t>(lane_idx()); i < head_dim; i += static_cast<int32_t>(kWarpSize)) {
+    to_k[i] = k[i];
+    to_v[i] = v[i];
+  }
+  if (lane_idx() == 0) p.cache.positions(page)[slot] = p.positions[row];
+}
+
+}  // namespace
+
+void store_pages(Context& context, const StorePagesArgs& args) {
+  if (args.k.rows == 0) return;
+  const auto num_heads = static_cast<size_t>(args.num_kv_heads);
+  const int32_t* positions = context.upload(args.positions);
+  const int32_t* pages =
+      context.upload(std::span(args.tables.pages, num_heads * static_cast<size_t>(args.tables.stride)));
+  const int32_t* kv_len = context.upload(std::span(args.tables.kv_len, num_heads));
+  dispatch_float(args.cache.dtype, [&]<class T>() {
+    launch(store_pages_kernel<T>,
+           {.x = static_cast<uint32_t>(args.k.rows), .y = blocks_of(args.num_kv_heads, kWarps)}, kThreads, 0,
+           context.ready(),
+           StorePagesParams<T>{static_cast<const T*>(args.k.data), static_cast<const T*>(args.v.data),
+                               positions, pages, kv_len, paged_view<T>(args.cache), args.k.stride,
+                               args.v.stride, args.tables.stride, args.num_kv_heads});
+  });
+}
+
+}  // namespace restkv::cuda

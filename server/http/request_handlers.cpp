@@ -1,0 +1,73 @@
+// Bodies written by hand: a few fields a request.
+#include "server/http/request_handlers.h"
+
+#include <string>
+
+#include "server/http/connection.h"
+#include "server/openai/json_text.h"
+
+namespace restkv {
+
+namespace asio = boost::asio;
+
+namespace {
+
+constexpr std::string_view kJson = "application/json";
+
+std::string_view phase_name(RequestPhase phase) {
+  switch (phase) {
+    case RequestPhase::kQueued: return "queued";
+    case RequestPhase::kPrefill: return "prefill";
+    case RequestPhase::kDecode: return "decode";
+    case RequestPhase::kFinished: return "finished";
+  }
+  return "";
+}
+
+void append_request(std::string& out, const RequestInfo& info) {
+  out += "{\"id\":";
+  append_json_string(out, info.id);
+  out +=
+      ",\"object\":\"request\",\"state\":\"" + std::string(phase_name(info.phase)) + "\",\"prompt_tokens\":";
+  append_json_number(out, info.prompt_tokens);
+  out += ",\"completion_tokens\":";
+  append_json_number(out, info.generated_tokens);
+  out += ",\"max_tokens\":";
+  append_json_number(out, info.max_tokens);
+  out += ",\"n\":";
+  append_json_number(out, int64_t{info.num_choices});
+  out += ",\"priority\":";
+  append_json_number(out, int64_t{info.priority});
+  out += ",\"age_ms\":";
+  append_json_number(out, static_cast<int64_t>(info.age_seconds * 1000.0));
+  out += "}";
+}
+
+}  // namespace
+
+asio::awaitable<void> handle_requests(Connection& c) {
+  std::string body = "{\"object\":\"list\",\"data\":[";
+  bool is_first = true;
+  for (const RequestInfo& info : c.server().model.engine->requests(c.caller().name())) {
+    if (!is_first) body += ",";
+    append_request(body, info);
+    is_first = false;
+  }
+  body += "]}";
+  co_await c.respond(200, kJson, std::move(body));
+}
+
+asio::awaitable<void> handle_cancel_request(Connection& c) {
+  const std::string id = c.head().path.substr(kRequestPath.size());
+  if (!c.server().model.engine->cancel(id, c.caller().name())) {
+    const ApiError error = http_error(404, "there is no request of this id in flight", "not_found");
+    co_await c.respond_error(error);
+    co_return;
+  }
+  std::string body = "{\"id\":";
+  append_json_string(body, id);
+  body += ",\"object\":\"request\",\"deleted\":true}";
+  co_await c.respond(200, kJson, std::move(body));
+}
+
+}  // namespace restkv

@@ -1,0 +1,154 @@
+"""The shipped alert rules and dashboard against a real Prometheus that scrapes a running server.
+
+Every query of docker/ is run; every metric that one names is one that the server exports.
+"""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+
+import pytest
+import yaml
+from conftest import ROOT
+
+DOCKER = ROOT / "docker"
+ALERTS = DOCKER / "prometheus" / "alerts.yml"
+NAME = re.compile(r"\brestkv_[a-z0-9_]+")
+
+
+def alert_queries():
+    rules = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    return {rule["alert"]: rule["expr"] for rule in rules}
+
+
+def dashboard_queries():
+    dashboard = json.loads((DOCKER / "grafana/dashboards/restkv.json").read_text())
+    return {(panel["title"], target["refId"]): target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])}
+
+
+def exported_names(server):
+    status, headers, body = server.request("GET", "/metrics")
+    assert status == 200 and headers["Content-Type"].startswith("text/plain")
+    return {line.split()[2] for line in body.decode().splitlines() if line.startswith("# TYPE ")}, body
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Prometheus:
+    """A Prometheus with the shipped configuration, but a scrape a second and this server as the target."""
+
+    def __init__(self, folder, server) -> None:
+        config = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())
+        config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
+        config["rule_files"] = [str(ALERTS)]
+        config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{server.port}"]}]
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = folder / "prometheus.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
+                 f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=subprocess.STDOUT)
+
+    def get(self, path, **parameters):
+        with urllib.request.urlopen(f"{self.url}{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:
+            result = json.load(answer)
+        assert result["status"] == "success"
+        return result["data"]
+
+    def query(self, expression):
+        return self.get("/api/v1/query", query=expression)["result"]
+
+    def wait_for(self, condition, what, seconds=30):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if condition():
+                    return
+            except OSError:
+                pass
+            time.sleep(0.2)
+        raise AssertionError(f"no {what} after {seconds} s:\n{self.log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def prometheus(server, tmp_path_factory):
+    if not shutil.which("prometheus"):
+        pytest.skip("prometheus is not installed (tools/debian-packages.txt)")
+    running = Prometheus(tmp_path_factory.mktemp("prometheus"), server)
+    try:
+        running.wait_for(lambda: running.query("restkv_num_requests_running"), "scrape of the server")
+        yield running
+    finally:
+        running.process.terminate()
+        running.process.wait(20)
+
+
+def test_metrics_are_well_formed(server):
+    if not shutil.which("promtool"):
+        pytest.skip("promtool is not installed (it comes with the package prometheus)")
+    _, body = exported_names(server)
+    done = subprocess.run(["promtool", "check", "metrics"], input=body, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    for arguments in (["check", "rules", ALERTS], ["check", "config", DOCKER / "prometheus/prometheus.yml"]):
+        done = subprocess.run(["promtool", *arguments], capture_output=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+
+
+def test_names_are_exported(server):
+    names, _ = exported_names(server)
+    exported = names | {f"{name}{part}" for name in names for part in ("_bucket", "_sum", "_count")}
+    used = {"alerts": ALERTS.read_text(), "dashboard": (DOCKER / "grafana/dashboards/restkv.json").read_text(),
+            "autoscaler": (DOCKER / "k8s/restkv.yaml").read_text()}
+    for place, text in used.items():
+        found = set(NAME.findall(text))
+        assert found and found - exported == set(), place
+
+
+def test_alert_rules(prometheus):
+    prometheus.wait_for(lambda: all(rule["health"] == "ok" for group in prometheus.get("/api/v1/rules")["groups"] for rule in group["rules"]),
+                        "evaluation of every rule")
+    (group,) = prometheus.get("/api/v1/rules")["groups"]
+    assert {rule["name"] for rule in group["rules"]} == set(alert_queries())
+    assert not [rule["lastError"] for rule in group["rules"] if rule.get("lastError")]
+    for name, expression in alert_queries().items():
+        assert prometheus.query(expression) == [], f"{name} would fire at a healthy server"
+        # Without its threshold the same expression finds series: it does not stay silent for want of data.
+        loose = re.sub(r"(==|>) (0\.95|0\.01|32|0)\b( \*)?", lambda m: ">= bool 0" + (" *" if m.group(3) else ""), expression)
+        if name not in ("RestkvErrors", "RestkvCacheFull", "RestkvStalled"):
+            prometheus.wait_for(lambda query=loose: prometheus.query(query), f"data for {name}: {loose}")
+        for part in NAME.findall(expression):
+            assert prometheus.query(part), (name, part)
+
+
+def test_dashboard(prometheus, server):
+    body = {"cache": {"policy": "restkv", "budget": 64, "window": 8}, "max_tokens": 200, "ignore_eos": True}
+    queries = dashboard_queries()
+
+    def run(expression):
+        for name, value in (("$instance", ".*"), ("$model", ".*"), ("$__rate_interval", "10s")):
+            expression = expression.replace(name, value)
+        assert "$" not in expression, expression
+        return prometheus.query(expression)
+
+    for _ in range(3):  # counters must rise between scrapes
+        server.complete("Once upon a time", **body)
+        time.sleep(0.6)
+    prometheus.wait_for(lambda: all(run(expression) for expression in queries.values()), "data in every panel")
+    for place, expression in queries.items():
+        for series in run(expression):
+            assert series["value"][1] not in ("NaN", "+Inf"), place
+    variables = json.loads((DOCKER / "grafana/dashboards/restkv.json").read_text())["templating"]["list"]
+    for variable in variables:
+        metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
+        assert prometheus.get(f"/api/v1/label/{label}/values", **{"match[]": metric})

@@ -1,0 +1,27 @@
+"""docs/reference is what the program's tables say (tools/make_reference.py)."""
+
+import sys
+
+import pytest
+from conftest import BINARY, ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import make_reference  # noqa: E402
+
+
+def test_reference_pages_are_current(server):
+    made = make_reference.pages(str(BINARY), server.url)
+    assert {"flags.md", "yaml.md", "metrics.md"} <= set(made)
+    written = {path.name: path.read_text(encoding="utf-8") for path in make_reference.FOLDER.glob("*.md")}
+    stale = sorted(name for name, text in made.items() if written.get(name) != text)
+    if stale:
+        pytest.fail(f"{', '.join(stale)} in docs/reference: run tools/make_reference.py BINARY MODEL")
+    assert set(written) == set(made)
+
+
+def test_pages_of_openapi():
+    page = make_reference.http_page({"paths": {"/v1/x": {"post": {"summary": "Does x"}, "parameters": []}}, "components": {"schemas": {
+        "X": {"properties": {"a|b": {"type": "integer", "minimum": 1, "maximum": 4, "description": "How many"},
+                             "c": {"anyOf": [{"type": "string"}, {"enum": ["p", "q"]}]}}}}}})
+    assert "| `POST /v1/x` | Does x |" in page
+    assert "| `a|b` | integer, 1 to 4 | How many |" in page and "| `c` | string or `p`, `q` |" in page

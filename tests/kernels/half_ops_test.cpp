@@ -1,0 +1,183 @@
+// The CUDA backend in bf16 and f16, run by the emulator: activations, weights and cache of 16 bits, sums in f32, against the
+// f64 reference over the rounded inputs; results are off by their own rounding.
+#include "tests/kernels/backend_cases.h"
+#include "tests/kernels/reference_ops.h"
+
+namespace restkv {
+namespace {
+
+class HalfOps : public testing::TestWithParam<DType> {
+ protected:
+  void SetUp() override { backend_ = make_emulated_backend({.type = GetParam()}); }
+  // Half a unit in the last place of a value of 1, with room for two roundings.
+  double tolerance() const { return GetParam() == DType::kBF16 ? 2e-2 : 2.5e-3; }
+
+  // [rows, cols] in the backend's type; `floats` becomes what was stored.
+  struct Values {
+    std::vector<uint16_t> bits;
+    Floats floats;
+    Tensor tensor;
+  };
+  Values make(Floats floats, int64_t rows) {
+    Values v;
+    v.bits.resize(floats.size());
+    v.floats = std::move(floats);
+    for (size_t i = 0; i < v.bits.size(); ++i) v.bits[i] = to_bits(v.floats[i]);
+    v.tensor = dense(v.bits.data(), GetParam(), rows, static_cast<int64_t>(v.bits.size()) / rows);
+    read(v);
+    return v;
+  }
+  void read(Values& v) const {
+    for (size_t i = 0; i < v.bits.size(); ++i)
+      v.floats[i] = GetParam() == DType::kBF16 ? bf16_to_f32(v.bits[i]) : f16_to_f32(v.bits[i]);
+  }
+  uint16_t to_bits(float x) const { return GetParam() == DType::kBF16 ? f32_to_bf16(x) : f32_to_f16(x); }
+
+  std::unique_ptr<Backend> backend_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Types, HalfOps, testing::Values(DType::kBF16, DType::kF16),
+                         [](const auto& info) { return std::string(dtype_info(info.param).name); });
+
+std::vector<double> doubles(const float* x, int64_t n) { return std::vector<double>(x, x + n); }
+
+TEST_P(HalfOps, MatmulOfEveryWeightType) {
+  for (const DType dtype : kWeightTypes) {
+    struct Shape {
+      int64_t rows, n, cols;
+    };
+    for (const auto& [rows, n, cols] :
+         {Shape{1, 70, 256}, Shape{3, 9, 512}, Shape{70, 90, 256}, Shape{5, 33, 172}}) {
+      if (cols % dtype_info(dtype).block_elems != 0) continue;
+      const Weights weight(dtype, n, cols, 1);
+      const PlacedWeight placed(*backend_, weight.tensor);
+      ASSERT_EQ(placed.tensor().dtype, GetParam());
+      Values x = make(random_floats(rows * cols, 2), rows),
+             out = make(Floats(static_cast<size_t>(rows * n)), rows);
+      Floats logits(static_cast<size_t>(rows * n));
+      const MatmulOutput outputs[] = {{placed.tensor(), {}, out.tensor},
+                                      {placed.tensor(), {}, view(logits, rows)}};
+      backend_->matmul({x.tensor, outputs});
+      read(out);
+      for (int64_t t = 0; t < rows; ++t) {
+        std::vector<double> expected;
+        for (int64_t i = 0; i < n; ++i)
+          expected.push_back(reference::dot(&x.floats[static_cast<size_t>(t * cols)],
+                                            reference::weight_row(placed.tensor(), i)));
+        const std::string what = std::string(dtype_info(dtype).name) + " T=" + std::to_string(rows);
+        expect_close(&logits[static_cast<size_t>(t * n)], expected, 2e-5, what + " f32");
+        expect_close(&out.floats[static_cast<size_t>(t * n)], expected, tolerance(), what);
+      }
+    }
+  }
+}
+
+TEST_P(HalfOps, RmsNormAndAdd) {
+  struct Shape {
+    int64_t cols, groups;
+  };
+  for (const auto& [cols, groups] : {Shape{600, 1}, Shape{64, 3}, Shape{5, 1}}) {
+    const int64_t rows = 4, n = cols * groups;
+    const Weights weight(DType::kF32, 1, cols, 1);
+    Values x = make(random_floats(rows * n, 2, 3.0f), rows),
+           residual = make(random_floats(rows * n, 3), rows);
+    const Floats before = residual.floats;
+    Values out = make(Floats(static_cast<size_t>(rows * n)), rows);
+    backend_->rmsnorm({x.tensor, residual.tensor, weight.tensor, 1e-5f, 1.0f, out.tensor});
+    read(out);
+    read(residual);
+    for (int64_t t = 0; t < rows; ++t) {
+      const auto at = static_cast<size_t>(t * n);
+      std::vector<double> sum;
+      for (size_t c = at; c < at + static_cast<size_t>(n); ++c)
+        sum.push_back(static_cast<double>(x.floats[c]) + static_cast<double>(before[c]));
+      expect_close(&residual.floats[at], sum, tolerance(), "residual");
+      expect_close(&out.floats[at],
+                   reference::rmsnorm(doubles(&residual.floats[at], n),
+                                      reference::weight_row(weight.tensor, 0), 1e-5, 1.0),
+                   tolerance(), "rmsnorm");
+    }
+    const Floats kept = residual.floats;
+    backend_->add({residual.tensor, x.tensor});
+    read(residual);
+    std::vector<double> sum;
+    for (size_t i = 0; i < kept.size(); ++i)
+      sum.push_back(static_cast<double>(kept[i]) + static_cast<double>(x.floats[i]));
+    expect_close(residual.floats.data(), sum, tolerance(), "add");
+  }
+}
+
+TEST_P(HalfOps, GluAndGather) {
+  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+    Values gate = make(random_floats(5 * 1300, 1, 4.0f), 5), up = make(random_floats(5 * 1300, 2), 5);
+    std::vector<double> expected;
+    for (size_t i = 0; i < gate.floats.size(); ++i) {
+      expected.push_back(reference::activate(activation, static_cast<double>(gate.floats[i])) *
+                         static_cast<double>(up.floats[i]));
+    }
+    backend_->glu({gate.tensor, up.tensor, activation, gate.tensor});
+    read(gate);
+    expect_close(gate.floats.data(), expected, tolerance() * 4, "glu");  // the largest are far above the mean
+  }
+  const Weights table(DType::kQ8_0, 30, 64, 5);
+  const PlacedWeight placed(*backend_, table.tensor);
+  const std::vector<int32_t> ids = {29, 0, 7};
+  Values out = make(Floats(3 * 64), 3);
+  backend_->gather({placed.tensor(), ids, 8.0f, out.tensor});
+  read(out);
+  for (size_t t = 0; t < ids.size(); ++t) {
+    std::vector<double> expected = reference::weight_row(placed.tensor(), ids[t]);
+    for (double& v : expected) v *= 8.0;
+    expect_close(&out.floats[t * 64], expected, tolerance(), "gather");
+  }
+}
+
+// Attention over what rope_and_store wrote to pages, all in 16 bits.
+TEST_P(HalfOps, RotatedKeysAreAttendedInPages) {
+  const int32_t heads = 4, kv_heads = 2, head_dim = 24, rows = 37;
+  TestCache cache(*backend_, GetParam(), kv_heads, head_dim, 64);
+  Values q = make(random_floats(rows * heads * head_dim, 1), rows),
+         k = make(random_floats(rows * kv_heads * head_dim, 2), rows);
+  Values v = make(random_floats(rows * kv_heads * head_dim, 3), rows),
+         out = make(Floats(q.floats.size()), rows);
+  const Floats rope = random_floats(rows * head_dim, 4, 0.7f);
+  std::vector<int32_t> positions;
+  for (int32_t t = 0; t < rows; ++t) positions.push_back(t);
+  const Floats plain_q = q.floats;
+  StoreSegment store;
+  store.num_rows = rows;
+  store.tables = cache.tables();
+  backend_->rope_and_store(
+      {q.tensor, k.tensor, v.tensor, view(rope, rows), false, positions, {&store, 1}, cache.view});
+  cache.kv_len = {rows, rows};
+  read(q);
+  read(k);
+  for (int32_t t = 0; t < rows; ++t) {
+    for (int32_t h = 0; h < heads; ++h) {
+      const auto at = static_cast<size_t>((t * heads + h) * head_dim);
+      expect_close(&q.floats[at],
+                   reference::rotate(&plain_q[at], &rope[static_cast<size_t>(t * head_dim)], head_dim, false),
+                   tolerance(), "q");
+    }
+  }
+  const AttentionShape shape{heads, kv_heads, head_dim, 0.2f, 0.0f, 0};
+  const DecodeSegment segment{0, rows, cache.tables()};
+  backend_->decode_attention({shape, q.tensor, positions, {&segment, 1}, cache.view, out.tensor});
+  read(out);
+  for (int32_t h = 0; h < heads; ++h) {
+    std::vector<reference::Entry> entries(static_cast<size_t>(rows));
+    for (int32_t t = 0; t < rows; ++t) {
+      const auto at = static_cast<size_t>((t * kv_heads + h / 2) * head_dim);
+      entries[static_cast<size_t>(t)] = {doubles(&k.floats[at], head_dim), doubles(&v.floats[at], head_dim),
+                                         t};
+    }
+    for (int32_t t = 0; t < rows; ++t) {
+      const auto at = static_cast<size_t>((t * heads + h) * head_dim);
+      expect_close(&out.floats[at], reference::attention(shape, &q.floats[at], t, entries).out,
+                   tolerance() * 2, "out");
+    }
+  }
+}
+
+}  // namespace
+}  // namespace restkv
