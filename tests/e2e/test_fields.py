@@ -67,8 +67,8 @@ def test_allowed_and_bad(server):
     allowed = plain["token_ids"][:2]
     choice = server.complete(PROMPT, max_tokens=12, ignore_eos=True, allowed_token_ids=allowed, return_token_ids=True)["choices"][0]
     assert set(choice["token_ids"]) <= set(allowed)
-    word = plain["text"].split()[0].strip(",.")
-    assert word in plain["text"]
+    words = server.complete(PROMPT, max_tokens=40, ignore_eos=True)["choices"][0]["text"].split()
+    word = next(word for word in words if word.isalpha() and len(word) > 2)
     other = server.complete(PROMPT, max_tokens=40, ignore_eos=True, bad_words=[word])["choices"][0]["text"]
     assert f" {word} " not in other and not other.startswith(word)
 
@@ -177,7 +177,7 @@ def test_openapi_has_every_field(server):
     for path, operations in document["paths"].items():  # each is there, with each method
         for method in operations:
             status, _, body = server.request(method.upper(), path.replace("{id}", server.model_id), "{}" if method == "post" else None)
-            assert status not in (404, 405), (method, path, status, body[:200])
+            assert status != 405 and b"nothing at this path" not in body, (method, path, status, body[:200])
             assert json.loads(body) if "metrics" not in path else body
 
 
@@ -192,7 +192,7 @@ def test_llama_completion(server):
     assert answer["content"] == server.complete(PROMPT, max_tokens=12)["choices"][0]["text"]
     assert (answer["stop"], answer["stop_type"], answer["tokens_predicted"]) == (True, "limit", 12)
     assert len(answer["tokens"]) == 12 and len(answer["completion_probabilities"]) == 12
-    assert answer["model"] == server.model_id and answer["prompt"].strip() == PROMPT and answer["timings"]["predicted_n"] == 12
+    assert answer["model"] == server.model_id and answer["prompt"] == f"<s> {PROMPT}" and answer["timings"]["predicted_n"] == 12
     assert answer["generation_settings"]["top_k"] == 40
     word = answer["content"].split()[1]
     stopped = llama(server, n_predict=60, stop=[word])
