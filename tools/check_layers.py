@@ -30,15 +30,22 @@ LAYERS: dict[str, set[str]] = {
     "engine/eviction": BASE | {"kernels", "engine/model", "engine/cache"},
     "engine": BASE | {"kernels", "engine/model", "engine/cache", "engine/eviction"},
     "server/config": BASE | ENGINE,
+    "server/access": BASE | {"server/config"},
     "server/hub": BASE | ENGINE | {"server/config"},
     "server/chat": BASE | ENGINE | {"server/config"},
     "server/openai": BASE | ENGINE | {"server/config", "server/chat"},
-    "server/http": BASE | ENGINE | {"server/config", "server/chat", "server/openai"},
+    "server/serving": BASE | ENGINE | {"server/config", "server/access", "server/chat", "server/openai"},
+    "server/http": BASE | ENGINE
+    | {"server/config", "server/access", "server/chat", "server/openai", "server/serving"},
+    "server/grpc": BASE | ENGINE
+    | {"server/config", "server/access", "server/chat", "server/openai", "server/serving"},
     "server/eval": BASE | ENGINE | {"server/config", "server/openai"},
     "server/cli": BASE | ENGINE
-    | {"server/config", "server/hub", "server/chat", "server/openai", "server/http", "server/eval"},
+    | {"server/config", "server/hub", "server/access", "server/chat", "server/openai", "server/serving", "server/http",
+       "server/grpc", "server/eval"},
     "server": BASE | ENGINE
-    | {"server/config", "server/hub", "server/chat", "server/openai", "server/http", "server/eval", "server/cli"},
+    | {"server/config", "server/hub", "server/access", "server/chat", "server/openai", "server/serving", "server/http",
+       "server/grpc", "server/eval", "server/cli"},
 }
 
 # The only kernel headers that server code may name: errors and checks, and the sampling settings that are part of a
@@ -68,8 +75,10 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "yaml-cpp/": ("server/config",),
     "CLI/": ("server",),
     "prometheus/": ("server",),
-    "google/protobuf": ("server",),
-    "grpc": ("server",),
+    "google/": ("server/grpc",),
+    "grpc": ("server/grpc",),
+    "inference/": ("server/grpc",),
+    "restkv/v1/": ("server/grpc",),
     "curl/": ("server/hub",),
     "openssl/": ("server",),
     "gtest/": (),

@@ -16,12 +16,14 @@ struct LogitBias {
 };
 
 struct SamplingParams {
-  float temperature = 1.0f;         // 0: greedy, the lowest id among equals
-  float top_p = 1.0f;               // (0, 1]; at least one token stays
-  int32_t top_k = 0;                // 0: off
-  float min_p = 0.0f;               // [0, 1]
-  float presence_penalty = 0.0f;    // subtracted once from tokens of the answer so far
-  float frequency_penalty = 0.0f;   // times their count
+  float temperature = 1.0f;        // 0: greedy, the lowest id among equals
+  float top_p = 1.0f;              // (0, 1]; at least one token stays
+  int32_t top_k = 0;               // 0: off
+  float min_p = 0.0f;              // [0, 1]
+  float presence_penalty = 0.0f;   // subtracted once from tokens of the answer so far
+  float frequency_penalty = 0.0f;  // times their count
+  bool temperature_last =
+      false;  // llama.cpp's order: top-k, top-p, min-p of the plain distribution, then temperature
   float repetition_penalty = 1.0f;  // divides (or multiplies) logits of tokens of prompt and answer; 1: off
   uint64_t seed = 0;
   std::vector<LogitBias> logit_bias;    // each token once

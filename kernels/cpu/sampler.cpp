@@ -150,10 +150,13 @@ int32_t draw(const float* weights, int64_t vocab, const SampleRow& row, double t
     for (int64_t i = 0; i < vocab; ++i) sum += is_kept(i) ? static_cast<double>(weights[i]) : 0.0;
     return sum;
   };
-  if (params.min_p > 0.0f) {
-    bound.weight = std::max(bound.weight, std::min(params.min_p, 1.0f));
+  const auto cut_min_p = [&] {
+    const float least = std::min(params.min_p, 1.0f);
+    if (least <= bound.weight) return;  // also 0: off
+    bound = {least, std::numeric_limits<int32_t>::max()};
     total = kept_mass();
-  }
+  };
+  if (!params.temperature_last) cut_min_p();
   constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
   if (params.top_k > 0 && params.top_k < vocab) {
     bound = find_cut(weights, vocab, bound, params.top_k, std::numeric_limits<double>::infinity(), arrays);
@@ -164,13 +167,21 @@ int32_t draw(const float* weights, int64_t vocab, const SampleRow& row, double t
     bound = find_cut(weights, vocab, bound, kAll, mass, arrays);
     total = kept_mass();
   }
+  double power = 1.0;
+  if (params.temperature_last) {
+    cut_min_p();
+    power = 1.0 / static_cast<double>(params.temperature);
+    total = 0.0;
+    for (int64_t i = 0; i < vocab; ++i)
+      if (is_kept(i)) total += std::pow(static_cast<double>(weights[i]), power);
+  }
   const double target = sampling_uniform(params.seed, row.choice, row.position) * total;
   double sum = 0.0;
   int32_t token = -1;
   for (int64_t i = 0; i < vocab; ++i) {
     if (!is_kept(i)) continue;
     token = static_cast<int32_t>(i);
-    sum += static_cast<double>(weights[i]);
+    sum += power == 1.0 ? static_cast<double>(weights[i]) : std::pow(static_cast<double>(weights[i]), power);
     if (sum > target) break;
   }
   return token;
@@ -256,7 +267,8 @@ void sample_row(const KernelTable& kernels, float* logits, int64_t vocab, const 
     std::copy(logits, logits + vocab, arrays.original);  // the weights overwrite the logits
     before_penalties = arrays.original;
   }
-  const double total = kernels.exp_sum(logits, vocab, max, params.temperature, logits);
+  const float temperature = params.temperature_last ? 1.0f : params.temperature;
+  const double total = kernels.exp_sum(logits, vocab, max, temperature, logits);
   result.token = draw(logits, vocab, row, total, arrays);
   if (has_logprobs)
     fill_logprobs(kernels, before_penalties, vocab, plain_max, params.num_logprobs, result, arrays);

@@ -1,5 +1,6 @@
 // restkv serve MODEL: load, listen, wait for a signal, drain. This thread only waits; SIGINT and SIGTERM are blocked in
 // all threads and taken here.
+//   SIGHUP, or a key file that changed: keys are read again
 //   first signal: no new work, running requests get drain-timeout -> exit 0 | second signal: exit at once, 128 + signal
 //   engine broken: the streams have their error, exit 1
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include "server/config/build_info.h"
 #include "server/config/logging.h"
 #include "server/config/quantity.h"
+#include "server/grpc/grpc_server.h"
 #include "server/http/server.h"
 #include "server/hub/repo_name.h"
 
@@ -27,19 +29,21 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kPollInterval{20};
+constexpr milliseconds kLookInterval{1'000};  // whether the key file has changed
 constexpr milliseconds kBrokenGrace{2'000};  // for the error events of a broken engine to reach their clients
 
-sigset_t ending_signals() {
+sigset_t handled_signals() {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGHUP);
   return set;
 }
 
-// The next ending signal, or nothing after kPollInterval.
+// The next signal, or nothing after kPollInterval.
 std::optional<int> poll_signal() {
-  const sigset_t set = ending_signals();
+  const sigset_t set = handled_signals();
   const timespec interval{0, std::chrono::nanoseconds(kPollInterval).count()};
   const int signal = ::sigtimedwait(&set, nullptr, &interval);
   return signal > 0 ? std::optional(signal) : std::nullopt;
@@ -57,9 +61,9 @@ std::string served_name(const Settings& settings, const Model& model) {
   return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
 }
 
-std::string url_of(const std::string& host, uint16_t port) {
+std::string address_text(const std::string& host, uint16_t port) {
   const bool is_v6 = host.find(':') != std::string::npos;
-  return "http://" + (is_v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+  return (is_v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
 }
 
 // What becomes of long sequences unless a request says otherwise.
@@ -82,8 +86,48 @@ std::string cache_message(const CacheSettings& cache, const std::string& allocat
   return text;
 }
 
+// Null: off. A default port that is taken does not keep HTTP from serving; one that was asked for does.
+Result<std::unique_ptr<GrpcServer>> start_grpc(const std::shared_ptr<Serving>& serving) {
+  const GrpcSettings& grpc = serving->settings.grpc;
+  if (!grpc.enabled) return std::unique_ptr<GrpcServer>();
+  const int64_t port =
+      grpc.port.value_or(serving->settings.server.port == 0 ? 0 : GrpcSettings::kDefaultPort);
+  Result<std::unique_ptr<GrpcServer>> server = GrpcServer::start(serving, static_cast<uint16_t>(port));
+  if (server.ok() || grpc.port) return server;
+  log_event(LogLevel::kWarning, "no gRPC: " + server.status().message());
+  return std::unique_ptr<GrpcServer>();
+}
+
+// Both protocols of this process.
+struct Servers {
+  std::unique_ptr<HttpServer> http;
+  std::unique_ptr<GrpcServer> grpc;  // null: off
+  bool is_idle() const { return http->is_idle() && (!grpc || grpc->is_idle()); }
+  void drain() {
+    http->drain();
+    if (grpc) grpc->drain();
+  }
+  void stop() {
+    http->stop();
+    if (grpc) grpc->stop();
+  }
+};
+
+// All or nothing: with an error the keys before stay. Requests that run go on with the key they came with.
+bool load_keys(Serving& serving) {
+  const std::vector<std::string> errors = serving.access.load();
+  for (const std::string& error : errors) log_event(LogLevel::kError, "API keys: " + error);
+  if (errors.empty() && serving.access.has_keys())
+    log_event(LogLevel::kInfo, "API keys loaded", {{"keys", serving.access.num_keys()}});
+  return errors.empty();
+}
+
+void reload(Serving& serving) {
+  if (!load_keys(serving)) log_event(LogLevel::kError, "API keys: nothing was changed, the ones before stay");
+}
+
 // Waits until no request runs. A second signal ends the program here.
-void drain(HttpServer& server, milliseconds timeout) {
+void drain(Servers& server, milliseconds timeout) {
   log_event(LogLevel::kInfo, "draining: running requests may finish, a second signal stops at once",
             {{"timeout", duration_text(timeout)}});
   server.drain();
@@ -91,7 +135,7 @@ void drain(HttpServer& server, milliseconds timeout) {
   const Clock::time_point deadline = Clock::now() + timeout;
   while (!server.is_idle() && Clock::now() < deadline) {
     const std::optional<int> signal = poll_signal();
-    if (signal && !server.is_idle()) {
+    if (signal && *signal != SIGHUP && !server.is_idle()) {
       log_event(LogLevel::kWarning, "second signal: stopped at once");
       std::_Exit(128 + *signal);
     }
@@ -106,12 +150,14 @@ int run_serve(const Invocation& invocation) {
   Settings settings = invocation.settings();
   set_up_logging(settings.logging);
   log_event(LogLevel::kInfo, "restkv", {{"version", build_version()}, {"commit", build_commit()}});
+  if (Status status = check_key_source(settings.server.api_key); !status.ok())
+    return fail(status.message(), kExitUsage);
   const Clock::time_point start = Clock::now();
   Result<LoadedModel> loaded = load_model_and_tokenizer(settings);
   if (!loaded.ok()) return fail(loaded.status());
   if (Status status = apply_allocation(*loaded->model, settings); !status.ok()) return fail(status);
 
-  const sigset_t signals = ending_signals();  // before the first thread, so that all inherit it
+  const sigset_t signals = handled_signals();  // before the first thread, so that all inherit it
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
   Result<std::unique_ptr<Engine>> started = Engine::start(loaded->model, settings.engine);
@@ -141,17 +187,28 @@ int run_serve(const Invocation& invocation) {
     log_event(LogLevel::kInfo, "chat template", {{"from", loaded->chat_format->origin()}});
   }
 
-  Result<std::unique_ptr<HttpServer>> listening = HttpServer::start(settings, model);
+  const auto serving = std::make_shared<Serving>(settings, model);
+  if (!load_keys(*serving)) return fail("the API keys could not be loaded", kExitUsage);
+  Result<std::unique_ptr<HttpServer>> listening = HttpServer::start(serving);
   if (!listening.ok()) return fail(listening.status());
-  HttpServer& server = **listening;
-  const std::string url = url_of(settings.server.host, server.port());
+  Result<std::unique_ptr<GrpcServer>> grpc = start_grpc(serving);
+  if (!grpc.ok()) return fail(grpc.status());
+  Servers server{*std::move(listening), *std::move(grpc)};
+  if (server.grpc) {
+    log_event(LogLevel::kInfo, "gRPC on " + address_text(settings.grpc.host, server.grpc->port()));
+  }
+  const std::string url = "http://" + address_text(settings.server.host, server.http->port());
   log_event(LogLevel::kInfo, "Listening on " + url, {{"model", model.name}});
   if (!notify_service_manager("READY=1\nSTATUS=" + url))
     log_event(LogLevel::kWarning,
               "NOTIFY_SOCKET is set and cannot be reached: nobody was told that the server is ready");
 
+  Clock::time_point next_look = Clock::now() + kLookInterval;
   while (engine->is_healthy()) {
-    if (!poll_signal()) continue;
+    const std::optional<int> signal = poll_signal();
+    if (signal == SIGHUP || (Clock::now() >= next_look && serving->access.has_changed())) reload(*serving);
+    if (Clock::now() >= next_look) next_look = Clock::now() + kLookInterval;
+    if (!signal || signal == SIGHUP) continue;
     drain(server, settings.server.drain_timeout);
     server.stop();
     log_event(LogLevel::kInfo, "stopped");

@@ -250,9 +250,10 @@ Status resolve_cache_options(Settings& settings) {
   return invalid_argument(flag + cache.status().message()).with_param(param);
 }
 
-Status check_settings(const Settings& settings) {
-  // Prometheus's grammar of names.
-  const std::string& prefix = settings.metrics.prefix;
+namespace {
+
+// Prometheus's grammar of names.
+Status check_metrics_prefix(const std::string& prefix) {
   const auto is_allowed = [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == ':';
   };
@@ -261,22 +262,36 @@ Status check_settings(const Settings& settings) {
     return invalid_argument("metrics.prefix: " + quoted(prefix) +
                             " must be at most 64 letters, digits, '_' and ':' and not begin with a digit");
   }
-  const std::string& host = settings.server.host;
+  return {};
+}
+
+Status check_host(const std::string& key, const std::string& host, bool is_open) {
   in_addr v4{};
   in6_addr v6{};
   const bool is_v4 = inet_pton(AF_INET, host.c_str(), &v4) == 1;
   if (!is_v4 && inet_pton(AF_INET6, host.c_str(), &v6) != 1) {
-    return invalid_argument("server.host: " + quoted(host) +
+    return invalid_argument("server." + key + ": " + quoted(host) +
                             " is not an IP address (127.0.0.1 is this machine alone)");
   }
   const bool is_loopback = is_v4 ? (ntohl(v4.s_addr) >> 24) == 127 : IN6_IS_ADDR_LOOPBACK(&v6) != 0;
-  if (!is_loopback && !settings.server.insecure) {
+  if (!is_loopback && !is_open) {
     return invalid_argument(
-        "server.host: " + quoted(host) +
-        " can be reached from other machines and there is no API key; use 127.0.0.1, or allow it "
-        "with --insecure (insecure: true in section server)");
+        "server." + key + ": " + quoted(host) +
+        " can be reached from other machines and there is no API key; use 127.0.0.1, name keys with "
+        "--api-key (in a container: RESTKV_API_KEY), or allow it with --insecure (RESTKV_INSECURE=1, "
+        "insecure: true in "
+        "section server)");
   }
   return {};
+}
+
+}  // namespace
+
+Status check_settings(const Settings& settings) {
+  if (Status status = check_metrics_prefix(settings.metrics.prefix); !status.ok()) return status;
+  const bool is_open = settings.server.insecure || !settings.server.api_key.empty();
+  if (Status status = check_host("host", settings.server.host, is_open); !status.ok()) return status;
+  return settings.grpc.enabled ? check_host("grpc_host", settings.grpc.host, is_open) : Status();
 }
 
 }  // namespace restkv

@@ -20,6 +20,7 @@ struct ServerSettings {
   std::string host = "127.0.0.1";  // an address, not a name
   int32_t port = 8000;             // 0: any free one; the server says which
   bool insecure = false;           // allows an address other than loopback without an API key
+  std::string api_key;             // a key file or env:NAME; empty: no keys. Never a key itself
   bool strict_params = false;      // unknown request fields are a 400 instead of a warning
   int32_t io_threads = 1;          // each with its own io_context
   int32_t max_connections = 4096;
@@ -41,6 +42,18 @@ struct ServerSettings {
       4096;  // of a chat answer whose request says nothing, as far as the context reaches
   milliseconds request_timeout{0};     // running time of a request; 0: none
   milliseconds drain_timeout{30'000};  // after SIGTERM, for the requests that run
+};
+
+struct GrpcSettings {
+  bool enabled = true;
+  std::string host = "127.0.0.1";  // an address, not a name
+  // Not given: the default port, and no gRPC if that one is taken; any free one where server.port is 0. Given and 0: any free one.
+  std::optional<int64_t> port = {};
+  int32_t max_streams = 100;             // of one connection
+  int64_t max_message_size = 8 << 20;    // bytes of a request
+  int64_t max_metadata_size = 16 << 10;  // bytes
+  int64_t max_memory = 256 << 20;        // bytes that all gRPC connections together may hold
+  static constexpr int32_t kDefaultPort = 8001;
 };
 
 struct ModelSettings {
@@ -76,6 +89,7 @@ struct CacheOptions {
 
 struct MetricsSettings {
   std::string prefix = "restkv_";  // of the metrics that vLLM has too
+  bool is_public = false;          // /metrics answers without a key on any address
 };
 
 enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
@@ -143,6 +157,7 @@ struct OutputSettings {
 struct Settings {
   std::string config_file;  // the YAML the rest came from; empty: none
   ServerSettings server;
+  GrpcSettings grpc;
   EngineOptions engine;  // sections engine, cache (dtype) and model (max_model_len)
   CacheOptions cache;
   ModelSettings model;

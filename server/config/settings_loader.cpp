@@ -297,6 +297,16 @@ void apply_yaml_file(const std::string& path, const Environment& environment, Lo
   apply_yaml(text, path, environment, loaded);
 }
 
+namespace {
+
+// RESTKV_API_KEY is the one variable that may hold a key itself, as containers are given it: then it is the source by name.
+std::string key_source(const std::string& value, const std::string& name) {
+  const bool is_source = value.starts_with("env:") || std::ifstream(value).is_open();
+  return is_source ? value : "env:" + name;
+}
+
+}  // namespace
+
 LoadedSettings load_settings(Verb verb, const std::vector<FlagValue>& flags, const Environment& environment) {
   LoadedSettings loaded;
   loaded.sources.resize(option_table().size(), SettingSource::kDefault);
@@ -321,7 +331,10 @@ LoadedSettings load_settings(Verb verb, const std::vector<FlagValue>& flags, con
     const bool is_taken = (option.verbs & verb) != 0 || (verb == kConfig && !option.section.empty());
     const std::string name = environment_name(option);
     if (!is_taken) continue;
-    if (const auto value = environment(name)) set(option, name, *value, SettingSource::kEnvironment);
+    if (const auto value = environment(name)) {
+      set(option, name, option.flag == "api-key" ? key_source(*value, name) : *value,
+          SettingSource::kEnvironment);
+    }
   }
   for (const FlagValue& flag : flags) set(*flag.option, flag.spelling, flag.text, SettingSource::kFlag);
   return loaded;

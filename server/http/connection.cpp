@@ -19,15 +19,6 @@ constexpr auto kAwaitTuple = asio::as_tuple(asio::use_awaitable);
 
 namespace {
 
-// A client's own id is taken over if it can stand in a header and a log line as it is.
-bool is_request_id(std::string_view text) {
-  constexpr size_t kMaxLen = 128;
-  return !text.empty() && text.size() <= kMaxLen && std::all_of(text.begin(), text.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
-           c == '_' || c == '.' || c == ':';
-  });
-}
-
 double milliseconds_since(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
 }
@@ -86,6 +77,7 @@ void Connection::reset_request() {
   head_ = RequestHead();
   body_ = BodyReader();
   request_id_.clear();
+  caller_.reset();
   scanned_ = 0;
   has_answered_ = has_timed_out_ = false;
 }
@@ -115,7 +107,7 @@ asio::awaitable<bool> Connection::read_head(bool is_first) {
         co_return false;
       }
     }
-    if (server_.is_draining && phase_ == Phase::kIdle && !is_first) co_return false;
+    if (server_.serving->is_draining && phase_ == Phase::kIdle && !is_first) co_return false;
     if (co_await read_some()) continue;
     if (has_timed_out_ && phase_ == Phase::kHead) {
       const HttpFailure late{
@@ -207,7 +199,7 @@ HeaderList Connection::answer_headers() const {
 asio::awaitable<void> Connection::respond(int status, std::string_view content_type, std::string body,
                                           HeaderList headers) {
   stop_watch();
-  if (server_.is_draining || !head_.keep_alive) must_close_ = true;
+  if (server_.serving->is_draining || !head_.keep_alive) must_close_ = true;
   HeaderList all = answer_headers();
   for (auto& header : headers) all.push_back(std::move(header));
   const std::string head =
@@ -217,9 +209,11 @@ asio::awaitable<void> Connection::respond(int status, std::string_view content_t
   co_await write(head, head_.method == "HEAD" ? std::string_view() : std::string_view(body));
 }
 
-asio::awaitable<void> Connection::respond_error(const ApiError& error) {
+asio::awaitable<void> Connection::respond_error(const ApiError& error, int64_t retry_after_s) {
   HeaderList headers;
-  if (error.http_status == 429 || error.http_status == 503) headers.emplace_back("Retry-After", "1");
+  if (error.http_status == 429 || error.http_status == 503)
+    headers.emplace_back("Retry-After", std::to_string(retry_after_s));
+  if (error.http_status == 401) headers.emplace_back("WWW-Authenticate", "Bearer");
   co_await respond(error.http_status, "application/json", error_body(error), std::move(headers));
 }
 
@@ -312,7 +306,7 @@ void Connection::start_stream() {
   is_ending_ = false;
   has_answered_ = true;
   is_chunked_ = head_.version >= 11;
-  if (server_.is_draining || !head_.keep_alive || !is_chunked_) must_close_ = true;
+  if (server_.serving->is_draining || !head_.keep_alive || !is_chunked_) must_close_ = true;
   HeaderList headers = answer_headers();
   headers.emplace_back("Cache-Control", "no-cache");
   headers.emplace_back("X-Accel-Buffering", "no");
@@ -390,7 +384,8 @@ void Connection::log_answer(int status) {
              {"path", head_.path.substr(0, kMaxShown)},
              {"status", status},
              {"ms", ms},
-             {"id", request_id_}});
+             {"id", request_id_},
+             {"key", caller_ ? std::string_view(caller_->name()) : std::string_view()}});
 }
 
 }  // namespace restkv

@@ -34,13 +34,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
   const RequestHead& head() const { return head_; }
   std::string& body() { return body_.body(); }
   const std::string& request_id() const { return request_id_; }
-  const std::string& owner() const { return owner_; }
   Clock::time_point arrival() const { return arrival_; }
   ServerState& server() { return server_; }
+  // Who sent it; set by handle_request on routes that are not public.
+  const Caller& caller() const { return *caller_; }
+  void set_caller(Caller caller) { caller_ = std::move(caller); }
 
   boost::asio::awaitable<void> respond(int status, std::string_view content_type, std::string body,
                                        HeaderList headers = {});
-  boost::asio::awaitable<void> respond_error(const ApiError& error);
+  boost::asio::awaitable<void> respond_error(const ApiError& error, int64_t retry_after_s = 1);
 
   // Runs `work` on a worker thread and gives its result. The client may be gone afterwards.
   template <class Work>
@@ -94,7 +96,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   RequestHead head_;
   BodyReader body_;
   std::string request_id_;
-  std::string owner_;  // name of the request's API key; empty without keys
+  std::optional<Caller> caller_;
   Clock::time_point arrival_{}, body_begin_{};
   bool has_answered_ = false;
 
@@ -112,14 +114,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
 template <class Work>
 boost::asio::awaitable<std::invoke_result_t<Work>> Connection::offload(Work work) {
   std::optional<std::invoke_result_t<Work>> result;
-  ++server_.num_jobs;
   co_await boost::asio::async_initiate<const boost::asio::use_awaitable_t<>, void()>(
       [&](auto handler) {
-        boost::asio::post(server_.workers, [&, handler = std::move(handler)]() mutable {
+        auto resume = std::make_shared<decltype(handler)>(std::move(handler));
+        server_.serving->post([&, resume] {
           result.emplace(work());
-          --server_.num_jobs;
-          boost::asio::post(thread_.context(),
-                            [handler = std::move(handler)]() mutable { std::move(handler)(); });
+          boost::asio::post(thread_.context(), [resume]() mutable { std::move (*resume)(); });
         });
       },
       boost::asio::use_awaitable);

@@ -48,7 +48,7 @@ void append_request(std::string& out, const RequestInfo& info) {
 asio::awaitable<void> handle_requests(Connection& c) {
   std::string body = "{\"object\":\"list\",\"data\":[";
   bool is_first = true;
-  for (const RequestInfo& info : c.server().model.engine->requests(c.owner())) {
+  for (const RequestInfo& info : c.server().model.engine->requests(c.caller().name())) {
     if (!is_first) body += ",";
     append_request(body, info);
     is_first = false;
@@ -59,7 +59,7 @@ asio::awaitable<void> handle_requests(Connection& c) {
 
 asio::awaitable<void> handle_cancel_request(Connection& c) {
   const std::string id = c.head().path.substr(kRequestPath.size());
-  if (!c.server().model.engine->cancel(id, c.owner())) {
+  if (!c.server().model.engine->cancel(id, c.caller().name())) {
     const ApiError error = http_error(404, "there is no request of this id in flight", "not_found");
     co_await c.respond_error(error);
     co_return;

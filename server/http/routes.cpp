@@ -11,6 +11,7 @@
 #include "server/http/request_handlers.h"
 #include "server/openai/json_text.h"
 #include "server/openai/model_list.h"
+#include "server/openai/openapi.h"
 #include "server/openai/tokenize_api.h"
 #include "server/openai/trace_body.h"
 
@@ -22,10 +23,11 @@ namespace {
 
 constexpr std::string_view kJson = "application/json";
 constexpr std::string_view kModelPath = "/v1/models/";
+constexpr std::string_view kV2ModelPath = "/v2/models/";
 constexpr std::string_view kTracePath = "/v1/cache/traces/";
 
 ModelCard model_card(const ServerState& server) {
-  return {server.model.name, server.created, server.model.engine->memory_plan().max_model_len};
+  return {server.model.name, server.serving->created, server.model.engine->memory_plan().max_model_len};
 }
 
 asio::awaitable<void> handle_models(Connection& c) {
@@ -33,12 +35,16 @@ asio::awaitable<void> handle_models(Connection& c) {
 }
 
 // Ids may hold '/' (org/name), plain or as %2F.
-asio::awaitable<void> handle_model(Connection& c) {
-  std::string id = c.head().path.substr(kModelPath.size());
+std::string plain_id(std::string id) {
   for (const std::string_view slash : {"%2F", "%2f"}) {
     for (size_t at = id.find(slash); at != std::string::npos; at = id.find(slash))
       id.replace(at, slash.size(), "/");
   }
+  return id;
+}
+
+asio::awaitable<void> handle_model(Connection& c) {
+  const std::string id = plain_id(c.head().path.substr(kModelPath.size()));
   const Status status = check_model_name(id, c.server().model.name);
   if (!status.ok()) {
     co_await c.respond_error(api_error(status));
@@ -71,7 +77,7 @@ asio::awaitable<void> handle_text(Connection& c,
     if (!request.ok()) return request.status();
     return make_body(*std::move(request), context);
   });
-  c.server().warn_unknown_fields(unknown);
+  c.server().serving->warn_unknown_fields(unknown);
   co_await respond_result(c, std::move(body));
 }
 
@@ -81,7 +87,7 @@ asio::awaitable<void> handle_apply_template(Connection& c) { co_await handle_tex
 
 asio::awaitable<void> handle_ready(Connection& c) {
   const ServerState& server = c.server();
-  if (server.is_draining) {
+  if (server.serving->is_draining) {
     co_await c.respond_error(http_error(503, "the server is shutting down", "draining"));
   } else if (!server.model.engine->is_healthy()) {
     co_await c.respond_error(http_error(503, "the engine failed", "engine_failed"));
@@ -106,8 +112,8 @@ asio::awaitable<void> handle_cache_trace(Connection& c) {
     co_await c.respond_error(api_error(query.status()));
     co_return;
   }
-  // Without API keys all requests have one owner: nobody.
-  const auto trace = c.server().model.engine->traces().find(id, {}, query->choice, Clock::now());
+  const auto trace =
+      c.server().model.engine->traces().find(id, c.caller().name(), query->choice, Clock::now());
   if (!trace) {
     co_await c.respond_error(http_error(404,
                                         "there is no trace of this request: it was not asked for "
@@ -126,29 +132,112 @@ asio::awaitable<void> handle_metrics(Connection& c) {
                                   {server.settings.metrics.prefix, server.model.name}));
 }
 
+asio::awaitable<void> handle_openapi(Connection& c) {
+  static const std::string document = openapi_document(build_version());
+  co_await c.respond(200, kJson, document);
+}
+
+asio::awaitable<void> handle_load(Connection& c) {
+  const EngineStats stats = c.server().model.engine->stats();
+  co_await c.respond(200, kJson, "{\"server_load\":" + std::to_string(stats.running + stats.waiting) + "}");
+}
+
+// llama.cpp's, without paths of this machine.
+asio::awaitable<void> handle_props(Connection& c) {
+  const Engine& engine = *c.server().model.engine;
+  std::string body = "{\"model_alias\":";
+  append_json_string(body, c.server().model.name);
+  body += ",\"build_info\":";
+  append_json_string(body, "restkv " + std::string(build_version()));
+  body +=
+      ",\"total_slots\":" + std::to_string(engine.options().max_num_seqs) +
+      ",\"default_generation_settings\":{\"n_ctx\":" + std::to_string(engine.memory_plan().max_model_len) +
+      "}}";
+  co_await c.respond(200, kJson, std::move(body));
+}
+
+// The open inference protocol over HTTP: health and metadata.
+asio::awaitable<void> handle_v2(Connection& c) {
+  std::string body = "{\"name\":\"restkv\",\"version\":";
+  append_json_string(body, build_version());
+  body += ",\"extensions\":[]}";
+  co_await c.respond(200, kJson, std::move(body));
+}
+
+asio::awaitable<void> handle_v2_model(Connection& c) {
+  constexpr std::string_view kReady = "/ready";
+  const ServerState& server = c.server();
+  std::string id = plain_id(c.head().path.substr(kV2ModelPath.size()));
+  const bool asks_ready = id.ends_with(kReady);
+  if (asks_ready) id.erase(id.size() - kReady.size());
+  const Status status = check_model_name(id, server.model.name);
+  if (!status.ok()) {
+    co_await c.respond_error(api_error(status));
+    co_return;
+  }
+  if (asks_ready && !server.serving->is_ready()) {
+    co_await handle_ready(c);
+    co_return;
+  }
+  std::string body = "{\"name\":";
+  append_json_string(body, server.model.name);
+  body +=
+      asks_ready
+          ? ",\"ready\":true}"
+          : ",\"versions\":[\"1\"],\"platform\":\"restkv\",\"inputs\":[{\"name\":\"text_input\",\"datatype\":"
+            "\"BYTES\",\"shape\":[1]}],\"outputs\":[{\"name\":\"text_output\",\"datatype\":\"BYTES\","
+            "\"shape\":[-1]}]}";
+  co_await c.respond(200, kJson, std::move(body));
+}
+
 const Route kRoutes[] = {
-    {"POST", "/v1/completions", false, handle_completions},
-    {"POST", "/v1/chat/completions", false, handle_chat_completions},
-    {"GET", "/v1/models", false, handle_models},
-    {"GET", "/v1/models/{id}", false, handle_model},
-    {"GET", "/v1/requests", false, handle_requests},
-    {"DELETE", "/v1/requests/{id}", false, handle_cancel_request},
-    {"GET", "/v1/cache/traces/{id}", false, handle_cache_trace},
-    {"POST", "/tokenize", false, handle_tokenize},
-    {"POST", "/detokenize", false, handle_detokenize},
-    {"POST", "/apply-template", false, handle_apply_template},
-    {"GET", "/health", true, handle_ready},
-    {"GET", "/health/ready", true, handle_ready},
-    {"GET", "/health/live", true, handle_live},
-    {"GET", "/ping", true, handle_live},
-    {"GET", "/version", true, handle_version},
-    {"GET", "/metrics", true, handle_metrics},
+    {"POST", "/v1/completions", RouteAccess::kKey, handle_completions},
+    {"POST", "/v1/chat/completions", RouteAccess::kKey, handle_chat_completions},
+    {"POST", "/completion", RouteAccess::kKey, handle_llama_completion},
+    {"GET", "/props", RouteAccess::kKey, handle_props},
+    {"GET", "/v1/models", RouteAccess::kKey, handle_models},
+    {"GET", "/v1/models/{id}", RouteAccess::kKey, handle_model},
+    {"GET", "/v1/requests", RouteAccess::kKey, handle_requests},
+    {"DELETE", "/v1/requests/{id}", RouteAccess::kKey, handle_cancel_request},
+    {"GET", "/v1/cache/traces/{id}", RouteAccess::kKey, handle_cache_trace},
+    {"POST", "/tokenize", RouteAccess::kKey, handle_tokenize},
+    {"POST", "/detokenize", RouteAccess::kKey, handle_detokenize},
+    {"POST", "/apply-template", RouteAccess::kKey, handle_apply_template},
+    {"GET", "/load", RouteAccess::kKey, handle_load},
+    {"GET", "/v2", RouteAccess::kKey, handle_v2},
+    {"GET", "/v2/models/{id}", RouteAccess::kKey, handle_v2_model},
+    {"GET", "/v2/health/live", RouteAccess::kPublic, handle_live},
+    {"GET", "/v2/health/ready", RouteAccess::kPublic, handle_ready},
+    {"GET", "/openapi.json", RouteAccess::kKey, handle_openapi},
+    {"GET", "/health", RouteAccess::kPublic, handle_ready},
+    {"GET", "/health/ready", RouteAccess::kPublic, handle_ready},
+    {"GET", "/health/live", RouteAccess::kPublic, handle_live},
+    {"GET", "/ping", RouteAccess::kPublic, handle_live},
+    {"GET", "/version", RouteAccess::kPublic, handle_version},
+    {"GET", "/metrics", RouteAccess::kMetrics, handle_metrics},
 };
 
 bool matches_path(std::string_view pattern, std::string_view path) {
   const size_t brace = pattern.find('{');
   if (brace == std::string_view::npos) return pattern == path;
   return path.size() > brace && path.starts_with(pattern.substr(0, brace));
+}
+
+bool is_loopback(const std::string& host) { return host == "::1" || host.starts_with("127."); }
+
+bool is_public(const Route& route, const Settings& settings) {
+  switch (route.access) {
+    case RouteAccess::kKey: return false;
+    case RouteAccess::kPublic: return true;
+    case RouteAccess::kMetrics: return settings.metrics.is_public || is_loopback(settings.server.host);
+  }
+  return false;
+}
+
+// Authorization: Bearer KEY, or x-api-key: KEY.
+Result<Caller> caller_of(const Connection& c, const AccessControl& access) {
+  const std::string_view bearer = c.head().header("authorization");
+  return access.authorize(bearer.empty() ? c.head().header("x-api-key") : bearer);
 }
 
 bool matches_method(std::string_view allowed, std::string_view method) {
@@ -168,6 +257,14 @@ asio::awaitable<void> handle_request(Connection& connection) {
     if (matches_method(route.method, head.method)) found = &route;
     allowed +=
         (allowed.empty() ? "" : ", ") + std::string(route.method == "GET" ? "GET, HEAD" : route.method);
+  }
+  if (found && !is_public(*found, connection.server().settings)) {
+    Result<Caller> caller = caller_of(connection, connection.server().serving->access);
+    if (!caller.ok()) {
+      co_await connection.respond_error(api_error(caller.status()));
+      co_return;
+    }
+    connection.set_caller(*std::move(caller));
   }
   if (found) {
     co_await found->handle(connection);

@@ -9,10 +9,17 @@ namespace restkv {
 
 class Connection;
 
+// Who may use a route where keys are set. A new route is for keys unless it says otherwise.
+enum class RouteAccess : uint8_t {
+  kKey,
+  kPublic,   // health, version
+  kMetrics,  // everybody on a loopback address or with metrics.public, else a key
+};
+
 struct Route {
   std::string_view method;  // GET also answers HEAD
   std::string_view path;    // "/v1/models/{id}": the rest of the path is the id
-  bool is_public = false;   // answers without a key, where keys are set
+  RouteAccess access = RouteAccess::kKey;
   boost::asio::awaitable<void> (*handle)(Connection&) = nullptr;
 };
 

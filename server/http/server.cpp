@@ -23,9 +23,9 @@ namespace {
 
 class AsioServer final : public HttpServer {
  public:
-  AsioServer(const Settings& settings, ServedModel model)
-      : state_(settings, std::move(model)),
-        acceptor_(context_of(settings)),
+  explicit AsioServer(std::shared_ptr<Serving> serving)
+      : state_(std::move(serving)),
+        acceptor_(context_of(state_.settings)),
         retry_(acceptor_.get_executor()) {}
   ~AsioServer() override { stop(); }
 
@@ -128,15 +128,15 @@ void AsioServer::for_each_connection(void (Connection::*visit)()) {
 }
 
 void AsioServer::drain() {
-  if (is_stopped_ || state_.is_draining.exchange(true)) return;
-  state_.model.engine->drain();
+  if (is_stopped_) return;
+  state_.serving->drain();
   for_each_connection(&Connection::close_if_idle);
 }
 
 void AsioServer::stop() {
   if (is_stopped_) return;
   is_stopped_ = true;
-  state_.is_draining = true;
+  state_.serving->is_draining = true;
   if (port_ == 0) return;  // never listened
   std::promise<void> closed;
   asio::post(acceptor_.get_executor(), [this, &closed] {
@@ -151,14 +151,13 @@ void AsioServer::stop() {
     for_each_connection(&Connection::abort);
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
-  state_.workers.join();
   for (const auto& thread : threads_) thread->stop();
 }
 
 }  // namespace
 
-Result<std::unique_ptr<HttpServer>> HttpServer::start(const Settings& settings, ServedModel model) {
-  auto server = std::make_unique<AsioServer>(settings, std::move(model));
+Result<std::unique_ptr<HttpServer>> HttpServer::start(std::shared_ptr<Serving> serving) {
+  auto server = std::make_unique<AsioServer>(std::move(serving));
   if (Status status = server->listen(); !status.ok()) return status;
   return std::unique_ptr<HttpServer>(std::move(server));
 }

@@ -4,19 +4,18 @@
 #include <cstdint>
 #include <memory>
 
-#include "server/config/settings.h"
-#include "server/http/served_model.h"
+#include "server/serving/serving.h"
 
 namespace restkv {
 
 class HttpServer {
  public:
   // Listens when it returns. Errors: no address, a port in use (with what to do).
-  static Result<std::unique_ptr<HttpServer>> start(const Settings& settings, ServedModel model);
+  static Result<std::unique_ptr<HttpServer>> start(std::shared_ptr<Serving> serving);
   virtual ~HttpServer() = default;  // as stop()
 
   virtual uint16_t port() const = 0;
-  // New work gets 503 from now on, readiness too; idle connections close, running requests go on.
+  // New work gets 503 from now on, readiness too (Serving::drain); idle connections close, running requests go on.
   virtual void drain() = 0;
   virtual bool is_idle() const = 0;  // no request runs
   // Ends everything at once: running requests are cancelled, connections closed.

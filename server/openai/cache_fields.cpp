@@ -111,9 +111,13 @@ const Field kFields[] = {
                                  "prompt tokens that are compressed; the rest sees the compressed cache"),
     {{.name = "cache.probe",
       .type = FieldType::kAny,
-      .help = "facts, summary, none, a text or token ids that help to choose what stays"},
+      .help = "facts, summary, none, a text or token ids that help to choose what stays",
+      .schema = R"("type":["string","array","null"])"},
      set_probe},
-    {{.name = "cache.trace", .type = FieldType::kAny, .help = "true, or bins: ranks of evicted entries too"},
+    {{.name = "cache.trace",
+      .type = FieldType::kAny,
+      .help = "true, or bins: ranks of evicted entries too",
+      .schema = R"("enum":[true,false,"bins",null])"},
      set_trace},
 };
 

@@ -47,7 +47,12 @@ const Field kFields[] = {
        r.chat.add_special_tokens = value.get<bool>();
        return Status();
      }},
-    {{.name = "modalities", .type = FieldType::kList, .max = 8, .help = "[text]"}, set_modalities},
+    {{.name = "modalities",
+      .type = FieldType::kList,
+      .max = 8,
+      .help = "[text]",
+      .schema = R"("items":{"const":"text"})"},
+     set_modalities},
     {{.name = "parallel_tool_calls", .type = FieldType::kBool, .help = "taken and not used"}, take},
     {{.name = "metadata", .type = FieldType::kObject, .max = 64, .help = "taken and not used"}, take},
     {{.name = "store", .type = FieldType::kBool, .help = "taken and not used"}, take},

@@ -1,5 +1,6 @@
 // The field table of POST /v1/completions.
 #include "server/openai/completion_request.h"
+#include "server/openai/llama_completion.h"
 
 namespace restkv {
 namespace {
@@ -57,7 +58,11 @@ using R = CompletionRequest;
 const Field kFields[] = {
     {{.name = "prompt",
       .type = FieldType::kAny,
-      .help = "a string, strings, token ids or lists of token ids"},
+      .help = "a string, strings, token ids or lists of token ids",
+      .schema = R"("anyOf":[{"type":"string"},{"type":"array","minItems":1,"maxItems":1024,
+"items":{"type":"string"}},{"type":"array","minItems":1,"items":{"type":"integer",
+"minimum":0}},{"type":"array","minItems":1,"maxItems":1024,"items":{"type":"array",
+"minItems":1,"items":{"type":"integer","minimum":0}}}])"},
      set_prompt},
     {{.name = "max_tokens",
       .type = FieldType::kInteger,
@@ -97,6 +102,20 @@ Status check_text(const CompletionRequest& r) {
   return {};
 }
 
+Status check_llama(const CompletionRequest& r) {
+  if (r.prompts.empty()) {
+    return invalid_argument("'prompt' is required")
+        .with_param("prompt")
+        .with_reason("missing_required_parameter");
+  }
+  if (r.sampling.repetition_penalty != 1.0f && r.repeat_last_n.value_or(-1) != -1) {
+    return invalid(
+        "'repeat_last_n' must be -1 with a 'repeat_penalty': it counts over all of prompt and answer",
+        "repeat_last_n");
+  }
+  return {};
+}
+
 // "logprobs": true, "top_logprobs": 3 -> one number.
 Status check_chat(CompletionRequest& r) {
   const bool wants_logprobs = r.wants_logprobs.value_or(false);
@@ -119,13 +138,26 @@ std::span<const Field> completion_fields() {
 }
 
 Status parse_completion_request(json body, CompletionRequest& r) {
-  const bool is_chat = r.api == CompletionApi::kChat;
-  if (Status status = read_fields(body, is_chat ? chat_fields() : completion_fields(), r.field_options, r);
-      !status.ok()) {
-    return status;
+  const auto read = [&](std::span<const Field> fields) {
+    return read_fields(body, fields, r.field_options, r);
+  };
+  Status status;
+  switch (r.api) {
+    case CompletionApi::kText:
+      status = read(completion_fields());
+      if (status.ok()) status = check_text(r);
+      if (!r.max_tokens) r.max_tokens = kDefaultMaxTokens;
+      break;
+    case CompletionApi::kChat:
+      status = read(chat_fields());
+      if (status.ok()) status = check_chat(r);
+      break;
+    case CompletionApi::kLlama:
+      status = read(llama_fields());
+      if (status.ok()) status = check_llama(r);
+      break;
   }
-  if (Status status = is_chat ? check_chat(r) : check_text(r); !status.ok()) return status;
-  if (!is_chat && !r.max_tokens) r.max_tokens = kDefaultMaxTokens;
+  if (!status.ok()) return status;
   if (r.has_stream_options && !r.stream) {
     return invalid("'stream_options' is only allowed with \"stream\": true", "stream_options");
   }

@@ -2,8 +2,10 @@
 #include "server/openai/completion_job.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "engine/model/json_reader.h"
+#include "server/openai/llama_completion.h"
 #include "server/openai/probe_tokens.h"
 #include "server/openai/tokenize_api.h"
 
@@ -26,23 +28,62 @@ Status no_tokens(const std::string& path) {
   return invalid_argument("'" + path + "' has no tokens").with_param(path);
 }
 
-// Prompts of /v1/completions to token ids, and the texts that echo shows.
+// A request that says nothing has `most` tokens or as many as the context has left; a prompt that fills it is the engine's error.
+void set_max_tokens(CompletionRequest& r, const CompletionContext& context, int64_t most,
+                    int64_t prompt_len) {
+  if (r.max_tokens) return;
+  r.max_tokens = static_cast<int32_t>(std::clamp<int64_t>(context.max_model_len - prompt_len, 1, most));
+  r.min_tokens = std::min(r.min_tokens, *r.max_tokens);
+}
+
+// truncate_prompt_tokens: the last tokens stay. True: something was cut.
+bool truncate_prompt(const CompletionRequest& r, const CompletionContext& context,
+                     std::vector<int32_t>& ids) {
+  if (r.truncate_prompt_tokens == 0) return false;
+  const int64_t room = context.max_model_len - r.max_tokens.value_or(context.default_max_tokens);
+  const int64_t len = r.truncate_prompt_tokens > 0 ? r.truncate_prompt_tokens : std::max<int64_t>(1, room);
+  if (static_cast<int64_t>(ids.size()) <= len) return false;
+  ids.erase(ids.begin(), ids.end() - len);
+  return true;
+}
+
+// Prompts of /v1/completions and /completion to token ids, and the texts that echo shows.
 Status tokenize_prompts(CompletionRequest& r, const CompletionContext& context,
                         std::vector<std::vector<int32_t>>& ids, std::vector<std::string>& texts) {
   for (size_t i = 0; i < r.prompts.size(); ++i) {
     Prompt& prompt = r.prompts[i];
     const std::string path = r.prompts.size() == 1 ? "prompt" : "prompt[" + std::to_string(i) + "]";
     if (prompt.is_text) {
-      if (Status status = check_prompt_size(prompt.text, path, context); !status.ok()) return status;
+      if (Status status = check_prompt_size(prompt.text, path, context);
+          r.truncate_prompt_tokens == 0 && !status.ok()) {
+        return status;
+      }
       prompt.ids = context.tokenizer->encode(
           prompt.text, {.add_special = r.add_special_tokens, .special_tokens = SpecialTokens::kParse});
     }
     if (prompt.ids.empty()) return no_tokens(path);
     std::string& text = texts.emplace_back();
-    if (r.echo) text = prompt.is_text ? std::move(prompt.text) : context.tokenizer->decode(prompt.ids);
+    const bool is_whole = !truncate_prompt(r, context, prompt.ids);
+    if (r.echo)
+      text = prompt.is_text && is_whole ? std::move(prompt.text) : context.tokenizer->decode(prompt.ids);
+    set_max_tokens(r, context, std::numeric_limits<int32_t>::max(), static_cast<int64_t>(prompt.ids.size()));
     ids.push_back(std::move(prompt.ids));
   }
   return {};
+}
+
+// A word is another token behind a space; both are banned.
+std::vector<std::vector<int32_t>> tokenize_bad_words(const std::vector<std::string>& words,
+                                                     const Tokenizer& tokenizer) {
+  std::vector<std::vector<int32_t>> all;
+  for (const std::string& word : words) {
+    for (const std::string& text : {word, " " + word}) {
+      std::vector<int32_t> ids =
+          tokenizer.encode(text, {.add_special = false, .special_tokens = SpecialTokens::kAsText});
+      if (!ids.empty() && std::find(all.begin(), all.end(), ids) == all.end()) all.push_back(std::move(ids));
+    }
+  }
+  return all;
 }
 
 // A conversation to token ids. Its answer has `default_max_tokens`, where the request says nothing and the context has as
@@ -53,14 +94,14 @@ Status tokenize_chat(CompletionRequest& r, const CompletionContext& context,
   const Result<RenderedPrompt> prompt =
       render_chat(std::move(r.chat), {context.chat_format, render_limits(context.max_model_len)});
   if (!prompt.ok()) return prompt.status();
-  if (Status status = check_prompt_size(prompt->text, "messages", context); !status.ok()) return status;
+  if (Status status = check_prompt_size(prompt->text, "messages", context);
+      r.truncate_prompt_tokens == 0 && !status.ok()) {
+    return status;
+  }
   ids.push_back(encode_chat(*prompt, *context.tokenizer, add_special_tokens));
   if (ids[0].empty()) return no_tokens("messages");
-  const int64_t room = context.max_model_len - static_cast<int64_t>(ids[0].size());
-  if (!r.max_tokens) {
-    r.max_tokens = static_cast<int32_t>(std::clamp<int64_t>(room, 1, context.default_max_tokens));
-    r.min_tokens = std::min(r.min_tokens, *r.max_tokens);
-  }
+  truncate_prompt(r, context, ids[0]);
+  set_max_tokens(r, context, context.default_max_tokens, static_cast<int64_t>(ids[0].size()));
   return {};
 }
 
@@ -90,14 +131,19 @@ Result<CompletionJob> read_completion_job(std::string_view body, CompletionApi a
                                           const CompletionContext& context) {
   Result<RequestJson> json = parse_ordered_json(body);
   if (!json.ok()) return json.status();
+  return make_completion_job(*std::move(json), api, context);
+}
+
+Result<CompletionJob> make_completion_job(RequestJson body, CompletionApi api,
+                                          const CompletionContext& context) {
   CompletionJob job;
   job.api = api;
   CompletionRequest r;
   r.api = api;
   r.vocab_size = context.tokenizer->vocab_size();
   r.field_options = {.strict = context.strict_params, .unknown = &job.unknown_fields};
-  r.sampling = context.sampling;
-  if (Status status = parse_completion_request(*std::move(json), r); !status.ok()) return status;
+  r.sampling = api == CompletionApi::kLlama ? llama_sampling() : context.sampling;
+  if (Status status = parse_completion_request(std::move(body), r); !status.ok()) return status;
   if (Status status = check_model_name(r.model, context.served_name); !status.ok()) return status;
 
   std::vector<std::vector<int32_t>> prompts;
@@ -108,6 +154,8 @@ Result<CompletionJob> read_completion_job(std::string_view body, CompletionApi a
 
   job.stream = r.stream;
   job.include_usage = r.include_usage;
+  job.continuous_usage = r.continuous_usage;
+  job.request_id = std::move(r.request_id);
   job.has_seed = r.seed.has_value();
   job.output = {.stop = std::move(r.stop),
                 .stop_token_ids = r.stop_token_ids,
@@ -115,11 +163,16 @@ Result<CompletionJob> read_completion_job(std::string_view body, CompletionApi a
                 .skip_special_tokens = r.skip_special_tokens,
                 .min_tokens = r.min_tokens,
                 .logprobs = r.logprobs,
-                .echo = r.echo};
+                .echo = r.echo,
+                .prompt_logprobs = r.prompt_logprobs,
+                .return_token_ids = r.return_token_ids,
+                .tokens_as_ids = r.tokens_as_ids};
   r.sampling.seed = r.seed.value_or(0);
   r.sampling.num_logprobs = r.logprobs;
   if (!r.ignore_eos)
     r.stop_token_ids.insert(r.stop_token_ids.end(), context.end_tokens.begin(), context.end_tokens.end());
+  std::vector<std::vector<int32_t>> bad_words = tokenize_bad_words(r.bad_words, *context.tokenizer);
+  for (const int32_t token : r.bad_tokens) bad_words.push_back({token});
   for (std::vector<int32_t>& ids : prompts) {
     Request& request = job.requests.emplace_back();
     request.prompt = std::move(ids);
@@ -134,7 +187,8 @@ Result<CompletionJob> read_completion_job(std::string_view body, CompletionApi a
     request.cache = *std::move(cache);
     request.stop_token_ids = r.stop_token_ids;
     request.ignore_eos = r.ignore_eos;
-    request.prompt_logprobs = r.echo ? r.logprobs : -1;
+    request.prompt_logprobs = std::max(r.echo ? r.logprobs : -1, r.prompt_logprobs);
+    request.bad_words = bad_words;
   }
   return job;
 }

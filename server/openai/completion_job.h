@@ -37,8 +37,9 @@ struct CompletionContext {
 
 struct CompletionJob {
   CompletionApi api = CompletionApi::kText;
-  bool stream = false, include_usage = false;
-  bool has_seed = false;  // else the caller gives each request its own
+  bool stream = false, include_usage = false, continuous_usage = false;
+  std::string request_id;  // the client's; empty: none
+  bool has_seed = false;   // else the caller gives each request its own
   OutputOptions output;
   std::vector<Request> requests;            // one a prompt, without id, arrival and timeout
   std::vector<std::string> prompt_texts;    // [requests], with echo: what is shown of the prompt
@@ -46,6 +47,9 @@ struct CompletionJob {
 };
 
 Result<CompletionJob> read_completion_job(std::string_view body, CompletionApi api,
+                                          const CompletionContext& context);
+// The same of a body that is JSON already; its strings are moved.
+Result<CompletionJob> make_completion_job(RequestJson body, CompletionApi api,
                                           const CompletionContext& context);
 
 // What a model's generation_config.json says, over `sampling`.

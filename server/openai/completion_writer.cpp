@@ -6,8 +6,14 @@
 namespace restkv {
 namespace {
 
-// A token's text; tokens that are only part of a code point as OpenAI writes them: "bytes:\xe2\x80".
-void append_token_text(std::string& out, const Tokenizer& tokenizer, int32_t token) {
+// A token's text, or its id; tokens that are only part of a code point as OpenAI writes them: "bytes:\xe2\x80".
+void append_token_text(std::string& out, const Tokenizer& tokenizer, int32_t token, bool as_id) {
+  if (as_id) {
+    out += "\"token_id:";
+    append_json_number(out, static_cast<int64_t>(token));
+    out += '"';
+    return;
+  }
   const std::string_view bytes = tokenizer.token_bytes(token);
   if (is_valid_utf8(bytes)) return append_json_string(out, bytes);
   constexpr char kHex[] = "0123456789abcdef";
@@ -34,7 +40,7 @@ void append_list(std::string& out, const Items& items, Append append) {
 }
 
 // The most likely tokens; the chosen one is always among them. Equal texts (two tokens can read the same) appear once.
-void append_top(std::string& out, const Tokenizer& tokenizer, const TokenOutput& token) {
+void append_top(std::string& out, const Tokenizer& tokenizer, const TokenOutput& token, bool as_id) {
   if (token.logprob != token.logprob) {
     out += "null";
     return;
@@ -43,7 +49,7 @@ void append_top(std::string& out, const Tokenizer& tokenizer, const TokenOutput&
   const size_t begin = out.size();
   const auto append = [&](int32_t id, float logprob) {
     std::string key;
-    append_token_text(key, tokenizer, id);
+    append_token_text(key, tokenizer, id, as_id);
     key += ':';
     if (out.find(key, begin) != std::string::npos) return;
     if (out.size() > begin) out += ',';
@@ -62,13 +68,15 @@ void append_logprobs(std::string& out, const Tokenizer& tokenizer, const OutputD
     return;
   }
   out += "{\"tokens\":";
-  append_list(out, delta.tokens,
-              [&](const TokenOutput& token) { append_token_text(out, tokenizer, token.token); });
+  append_list(out, delta.tokens, [&](const TokenOutput& token) {
+    append_token_text(out, tokenizer, token.token, options.tokens_as_ids);
+  });
   out += ",\"token_logprobs\":";
   append_list(out, delta.tokens,
               [&](const TokenOutput& token) { append_json_number(out, static_cast<double>(token.logprob)); });
   out += ",\"top_logprobs\":";
-  append_list(out, delta.tokens, [&](const TokenOutput& token) { append_top(out, tokenizer, token); });
+  append_list(out, delta.tokens,
+              [&](const TokenOutput& token) { append_top(out, tokenizer, token, options.tokens_as_ids); });
   out += ",\"text_offset\":";
   append_list(out, delta.tokens,
               [&](const TokenOutput& token) { append_json_number(out, token.text_offset); });
@@ -76,9 +84,10 @@ void append_logprobs(std::string& out, const Tokenizer& tokenizer, const OutputD
 }
 
 // "token":...,"logprob":...,"bytes":[...]
-void append_chat_token(std::string& out, const Tokenizer& tokenizer, int32_t token, float logprob) {
+void append_chat_token(std::string& out, const Tokenizer& tokenizer, int32_t token, float logprob,
+                       bool as_id) {
   out += "\"token\":";
-  append_token_text(out, tokenizer, token);
+  append_token_text(out, tokenizer, token, as_id);
   out += ",\"logprob\":";
   append_json_number(out, static_cast<double>(logprob));
   out += ",\"bytes\":";
@@ -95,11 +104,11 @@ void append_chat_logprobs(std::string& out, const Tokenizer& tokenizer, const Ou
   out += "{\"content\":";
   append_list(out, delta.tokens, [&](const TokenOutput& token) {
     out += '{';
-    append_chat_token(out, tokenizer, token.token, token.logprob);
+    append_chat_token(out, tokenizer, token.token, token.logprob, options.tokens_as_ids);
     out += ",\"top_logprobs\":";
     append_list(out, token.top, [&](const TokenLogprob& top) {
       out += '{';
-      append_chat_token(out, tokenizer, top.token, top.logprob);
+      append_chat_token(out, tokenizer, top.token, top.logprob, options.tokens_as_ids);
       out += '}';
     });
     out += '}';
@@ -107,23 +116,69 @@ void append_chat_logprobs(std::string& out, const Tokenizer& tokenizer, const Ou
   out += ",\"refusal\":null}";
 }
 
-// ,"finish_reason":...}
+void append_token_ids(std::string& out, const OutputDelta& delta) {
+  out += ",\"token_ids\":";
+  append_list(out, delta.token_ids, [&](int32_t id) { append_json_number(out, static_cast<int64_t>(id)); });
+}
+
+// ,"finish_reason":...,"stop_reason":...,"token_ids":[...]
 void append_finish(std::string& out, const OutputDelta& delta, const OutputOptions& options) {
   if (delta.finish == FinishReason::kNone) {
-    out += ",\"finish_reason\":null}";
+    out += ",\"finish_reason\":null";
+  } else {
+    out += ",\"finish_reason\":\"";
+    out += finish_reason_text(delta.finish);
+    out += "\",\"stop_reason\":";
+    if (delta.stop_index >= 0) {
+      append_json_string(out, options.stop[static_cast<size_t>(delta.stop_index)]);
+    } else if (delta.stop_token >= 0) {
+      append_json_number(out, static_cast<int64_t>(delta.stop_token));
+    } else {
+      out += "null";
+    }
+  }
+  if (options.return_token_ids) append_token_ids(out, delta);
+}
+
+// vLLM's: {"id": {"logprob", "rank" (1-based), "decoded_token"}, ...} for a token and the most likely ones.
+void append_prompt_logprob(std::string& out, const Tokenizer& tokenizer, const TokenOutput& token) {
+  if (token.logprob != token.logprob) {
+    out += "null";
     return;
   }
-  out += ",\"finish_reason\":\"";
-  out += finish_reason_text(delta.finish);
-  out += "\",\"stop_reason\":";
-  if (delta.stop_index >= 0) {
-    append_json_string(out, options.stop[static_cast<size_t>(delta.stop_index)]);
-  } else if (delta.stop_token >= 0) {
-    append_json_number(out, static_cast<int64_t>(delta.stop_token));
-  } else {
-    out += "null";
+  const auto append = [&](int32_t id, float logprob, int64_t rank) {
+    out += '"';
+    append_json_number(out, static_cast<int64_t>(id));
+    out += "\":{\"logprob\":";
+    append_json_number(out, static_cast<double>(logprob));
+    out += ",\"rank\":";
+    append_json_number(out, rank);
+    out += ",\"decoded_token\":";
+    append_token_text(out, tokenizer, id, false);
+    out += '}';
+  };
+  out += '{';
+  append(token.token, token.logprob, token.rank + 1);
+  for (size_t i = 0; i < token.top.size(); ++i) {
+    if (token.top[i].token == token.token) continue;
+    out += ',';
+    append(token.top[i].token, token.top[i].logprob, static_cast<int64_t>(i) + 1);
   }
   out += '}';
+}
+
+// ,"prompt_token_ids":[...],"prompt_logprobs":[...] of what was asked for: a text choice has them, a chat's whole answer.
+void append_prompt_members(std::string& out, const Tokenizer& tokenizer, const OutputDelta& delta) {
+  if (!delta.prompt_token_ids.empty()) {
+    out += ",\"prompt_token_ids\":";
+    append_list(out, delta.prompt_token_ids,
+                [&](int32_t id) { append_json_number(out, static_cast<int64_t>(id)); });
+  }
+  if (!delta.prompt.empty()) {
+    out += ",\"prompt_logprobs\":";
+    append_list(out, delta.prompt,
+                [&](const TokenOutput& token) { append_prompt_logprob(out, tokenizer, token); });
+  }
 }
 
 // Everything of a choice behind its index: ,"text":...,"finish_reason":...}
@@ -134,6 +189,8 @@ void append_choice(std::string& out, const Tokenizer& tokenizer, const OutputDel
   out += ",\"logprobs\":";
   append_logprobs(out, tokenizer, delta, options);
   append_finish(out, delta, options);
+  append_prompt_members(out, tokenizer, delta);
+  out += '}';
 }
 
 // ,"message":{...},"finish_reason":...}
@@ -144,6 +201,7 @@ void append_chat_choice(std::string& out, const Tokenizer& tokenizer, const Outp
   out += ",\"refusal\":null},\"logprobs\":";
   append_chat_logprobs(out, tokenizer, delta, options);
   append_finish(out, delta, options);
+  out += '}';
 }
 
 void append_header(std::string& out, const CompletionHeader& header, std::string_view object) {
@@ -254,6 +312,7 @@ std::string completion_body(const CompletionHeader& header, std::span<const Comp
     append_json_number(out, static_cast<int64_t>(choice.index));
     (is_chat ? append_chat_choice : append_choice)(out, tokenizer, choice.output, *choice.options);
   });
+  if (is_chat && !choices.empty()) append_prompt_members(out, tokenizer, choices[0].output);
   out += ',';
   append_usage_members(out, usage);
   out += '}';
@@ -270,17 +329,27 @@ CompletionEvents::CompletionEvents(const CompletionHeader& header, const Tokeniz
   suffix_ = include_usage ? "],\"usage\":null}\n\n" : "]}\n\n";
 }
 
+void CompletionEvents::append_suffix(std::string& out, const OutputUsage* usage) const {
+  if (!usage) {
+    out += suffix_;
+    return;
+  }
+  out += "],";
+  append_usage_members(out, *usage);
+  out += "}\n\n";
+}
+
 void CompletionEvents::append_chunk(std::string& out, int32_t index, const OutputDelta& delta,
-                                    const OutputOptions& options) {
-  if (api_ == CompletionApi::kChat) return append_chat_chunk(out, index, delta, options);
+                                    const OutputOptions& options, const OutputUsage* usage) {
+  if (api_ == CompletionApi::kChat) return append_chat_chunk(out, index, delta, options, usage);
   out += prefix_;
   append_json_number(out, static_cast<int64_t>(index));
   append_choice(out, *tokenizer_, delta, options);
-  out += suffix_;
+  append_suffix(out, usage);
 }
 
 void CompletionEvents::append_chat_chunk(std::string& out, int32_t index, const OutputDelta& delta,
-                                         const OutputOptions& options) {
+                                         const OutputOptions& options, const OutputUsage* usage) {
   const auto begin = [&](std::string_view text) {
     out += prefix_;
     append_json_number(out, static_cast<int64_t>(index));
@@ -292,20 +361,28 @@ void CompletionEvents::append_chat_chunk(std::string& out, int32_t index, const 
   if (!has_role_[at]) {
     has_role_[at] = true;
     begin("{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}");
-    out += suffix_;
+    out += ']';
+    append_prompt_members(out, *tokenizer_, delta);
+    const size_t bracket = out.size();
+    append_suffix(out, usage);
+    out.erase(bracket, 1);
   }
-  if (!delta.text.empty() || !delta.tokens.empty()) {
+  const bool is_last = delta.finish != FinishReason::kNone;
+  if (!delta.text.empty() || !delta.tokens.empty() || (!delta.token_ids.empty() && !is_last)) {
     begin("{\"content\":");
     append_json_string(out, delta.text);
     out += "},\"logprobs\":";
     append_chat_logprobs(out, *tokenizer_, delta, options);
-    out += ",\"finish_reason\":null}";
-    out += suffix_;
+    out += ",\"finish_reason\":null";
+    if (options.return_token_ids && !is_last) append_token_ids(out, delta);
+    out += '}';
+    append_suffix(out, usage);
   }
-  if (delta.finish == FinishReason::kNone) return;
+  if (!is_last) return;
   begin("{},\"logprobs\":null");
   append_finish(out, delta, options);
-  out += suffix_;
+  out += '}';
+  append_suffix(out, usage);
 }
 
 void CompletionEvents::append_usage(std::string& out, const OutputUsage& usage) const {

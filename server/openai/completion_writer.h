@@ -39,7 +39,9 @@ class CompletionEvents {
 
   // Each appends whole events, "data: ...\n\n". A chat's choice has a first one with the role and a last one with the
   // finish reason and no text.
-  void append_chunk(std::string& out, int32_t index, const OutputDelta& delta, const OutputOptions& options);
+  // `usage`: of all choices so far, for continuous_usage_stats.
+  void append_chunk(std::string& out, int32_t index, const OutputDelta& delta, const OutputOptions& options,
+                    const OutputUsage* usage = nullptr);
   void append_usage(std::string& out, const OutputUsage& usage) const;
   static void append_error(std::string& out, const ApiError& error);
   static void append_done(std::string& out) { out += "data: [DONE]\n\n"; }
@@ -47,7 +49,8 @@ class CompletionEvents {
 
  private:
   void append_chat_chunk(std::string& out, int32_t index, const OutputDelta& delta,
-                         const OutputOptions& options);
+                         const OutputOptions& options, const OutputUsage* usage);
+  void append_suffix(std::string& out, const OutputUsage* usage) const;
 
   CompletionApi api_;
   const Tokenizer* tokenizer_;

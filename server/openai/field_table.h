@@ -37,6 +37,8 @@ struct FieldSpec {
   bool excludes_min = false;  // (min, max] instead of [min, max]
   std::string_view default_json = "null";
   std::string_view help = {};
+  // JSON Schema members that the type alone does not say, "\"items\":{...}"; of a kAny field: all of them. For /openapi.json.
+  std::string_view schema = {};
 };
 
 template <class T>
@@ -45,6 +47,16 @@ struct RequestField {
   // Null: the field is known, but this server does not do what it asks for; any value but a neutral one is refused.
   Status (*set)(RequestJson& value, T& target) = nullptr;
 };
+
+// The rows that do something.
+template <class T>
+std::vector<FieldSpec> specs_of(std::span<const RequestField<T>> fields) {
+  std::vector<FieldSpec> specs;
+  for (const RequestField<T>& field : fields) {
+    if (field.set) specs.push_back(field.spec);
+  }
+  return specs;
+}
 
 struct FieldOptions {
   bool strict = false;                          // unknown fields are errors

@@ -1,5 +1,6 @@
 // The rows of the field tables that completions and chat completions share: OpenAI's fields, vLLM's extras, and those known
 // but not served yet.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -12,6 +13,7 @@ using json = RequestJson;
 using Field = RequestField<CompletionRequest>;
 
 constexpr size_t kMaxStopTokenIds = 1024;
+constexpr size_t kMaxAllowedTokens = 1 << 20;
 
 Status invalid(std::string message, std::string param) {
   return invalid_argument(std::move(message)).with_param(std::move(param)).with_reason("invalid_value");
@@ -74,11 +76,53 @@ Status set_stream_options(json& value, CompletionRequest& r) {
       if (!option.is_boolean() && !option.is_null())
         return invalid("'" + path + "' must be true or false", path);
       r.include_usage = option.is_boolean() && option.get<bool>();
-    } else if (key == "continuous_usage_stats" && !is_neutral(option)) {
-      return unsupported_field(path);
+    } else if (key == "continuous_usage_stats") {
+      if (!option.is_boolean() && !option.is_null())
+        return invalid("'" + path + "' must be true or false", path);
+      r.continuous_usage = option.is_boolean() && option.get<bool>();
     }
   }
   return {};
+}
+
+Status set_allowed_token_ids(json& value, CompletionRequest& r) {
+  if (value.empty())
+    return invalid("'allowed_token_ids' must not be empty: no token could be drawn", "allowed_token_ids");
+  return read_token_ids(value, "allowed_token_ids", r.vocab_size, r.sampling.allowed_tokens);
+}
+
+Status set_bad_words(json& value, CompletionRequest& r) {
+  for (size_t i = 0; i < value.size(); ++i) {
+    const std::string path = "bad_words[" + std::to_string(i) + "]";
+    if (!value[i].is_string()) return invalid("'" + path + "' must be a string", path);
+    auto& text = value[i].get_ref<std::string&>();
+    if (text.empty() || text.size() > kMaxStopBytes)
+      return invalid("'" + path + "' must have 1 to " + std::to_string(kMaxStopBytes) + " bytes", path);
+    r.bad_words.push_back(std::move(text));
+  }
+  return {};
+}
+
+Status set_truncation(json& value, CompletionRequest& r) {
+  int64_t number = 0;
+  CHECK(read_integer(value, number)) << "checked by the table";
+  if (number == 0)
+    return invalid("'truncate_prompt_tokens' must be -1 or at least 1", "truncate_prompt_tokens");
+  r.truncate_prompt_tokens = static_cast<int32_t>(number);
+  return {};
+}
+
+Status set_request_id(json& value, CompletionRequest& r) {
+  auto& text = value.get_ref<std::string&>();
+  if (!is_request_id(text)) {
+    return invalid("'request_id' must be 1 to 128 letters, digits and any of -_.:", "request_id");
+  }
+  r.request_id = std::move(text);
+  return {};
+}
+
+Status set_length_penalty(json& value, CompletionRequest&) {
+  return value == 1 ? Status() : unsupported_field("length_penalty");
 }
 
 Status set_cache(json& value, CompletionRequest& r) {
@@ -132,7 +176,9 @@ const Field kFields[] = {
     {{.name = "stream_options",
       .type = FieldType::kObject,
       .max = 16,
-      .help = "include_usage: a last chunk with usage"},
+      .help = "include_usage: a last chunk with usage; continuous_usage_stats: usage in every chunk",
+      .schema = R"("properties":{"include_usage":{"type":["boolean","null"]},
+"continuous_usage_stats":{"type":["boolean","null"]}})"},
      set_stream_options},
     {{.name = "min_tokens",
       .type = FieldType::kInteger,
@@ -179,13 +225,16 @@ const Field kFields[] = {
      set_seed},
     {{.name = "stop",
       .type = FieldType::kAny,
-      .help = "up to 4 strings of at most 256 bytes that end the answer"},
+      .help = "up to 4 strings of at most 256 bytes that end the answer",
+      .schema = R"("anyOf":[{"type":"string","minLength":1,"maxLength":256},{"type":"array","maxItems":4,
+"items":{"type":"string","minLength":1,"maxLength":256}},{"type":"null"}])"},
      set_stop},
     {{.name = "stop_token_ids",
       .type = FieldType::kList,
       .max = kMaxStopTokenIds,
       .default_json = "[]",
-      .help = "token ids that end the answer"},
+      .help = "token ids that end the answer",
+      .schema = R"("items":{"type":"integer","minimum":0})"},
      set_stop_token_ids},
     {{.name = "ignore_eos",
       .type = FieldType::kBool,
@@ -238,7 +287,8 @@ const Field kFields[] = {
     {{.name = "logit_bias",
       .type = FieldType::kObject,
       .max = 1024,
-      .help = "token id -> number added to its logit"},
+      .help = "token id -> number added to its logit",
+      .schema = R"("additionalProperties":{"type":"number","minimum":-100,"maximum":100})"},
      set_logit_bias},
     {{.name = "skip_special_tokens",
       .type = FieldType::kBool,
@@ -257,12 +307,59 @@ const Field kFields[] = {
      set_cache},
     {{.name = "user", .type = FieldType::kString, .max = 1024, .help = "taken and not used"},
      [](json&, R&) { return Status(); }},
-    {{.name = "response_format", .help = "{type: text}"}, set_response_format},
-    {{.name = "truncate_prompt_tokens"}},
-    {{.name = "prompt_logprobs"}},
+    {{.name = "prompt_logprobs",
+      .type = FieldType::kInteger,
+      .max = 20,
+      .help = "log probabilities of the prompt's tokens and of so many most likely ones"},
+     set_int_field<&R::prompt_logprobs>},
+    {{.name = "allowed_token_ids",
+      .type = FieldType::kList,
+      .max = kMaxAllowedTokens,
+      .help = "the only tokens that may be drawn",
+      .schema = R"("minItems":1,"items":{"type":"integer","minimum":0})"},
+     set_allowed_token_ids},
+    {{.name = "bad_words",
+      .type = FieldType::kList,
+      .max = kMaxBadWords,
+      .help = "texts that must not be generated",
+      .schema = R"("items":{"type":"string","minLength":1,"maxLength":256})"},
+     set_bad_words},
+    {{.name = "truncate_prompt_tokens",
+      .type = FieldType::kInteger,
+      .min = -1,
+      .max = kMaxInt32Field,
+      .help = "keep so many of the prompt's last tokens; -1: what the context leaves beside max_tokens"},
+     set_truncation},
+    {{.name = "return_token_ids",
+      .type = FieldType::kBool,
+      .default_json = "false",
+      .help = "prompt_token_ids and token_ids beside the text"},
+     set_bool_field<&R::return_token_ids>},
+    {{.name = "return_tokens_as_token_ids",
+      .type = FieldType::kBool,
+      .default_json = "false",
+      .help = "tokens of logprobs as token_id:N"},
+     set_bool_field<&R::tokens_as_ids>},
+    {{.name = "request_id",
+      .type = FieldType::kString,
+      .max = 128,
+      .help = "the id of the answer, behind its prefix"},
+     set_request_id},
+    {{.name = "length_penalty",
+      .type = FieldType::kNumber,
+      .min = -kUnbounded,
+      .max = kUnbounded,
+      .default_json = "1",
+      .help = "1: there is no beam search"},
+     set_length_penalty},
+    {{.name = "spaces_between_special_tokens", .type = FieldType::kBool, .help = "taken and not used"},
+     [](json&, R&) { return Status(); }},
+    {{.name = "response_format",
+      .help = "{type: text}",
+      .schema = R"("anyOf":[{"type":"object","required":["type"],"properties":{"type":{"const":"text"}}},
+{"type":"null"}])"},
+     set_response_format},
     {{.name = "logprob_token_ids"}},
-    {{.name = "allowed_token_ids"}},
-    {{.name = "bad_words"}},
     {{.name = "use_beam_search"}},
     {{.name = "structured_outputs"}},
     {{.name = "guided_json"}},
@@ -271,13 +368,19 @@ const Field kFields[] = {
     {{.name = "guided_grammar"}},
     {{.name = "grammar"}},
     {{.name = "json_schema"}},
-    {{.name = "return_token_ids"}},
-    {{.name = "return_tokens_as_token_ids"}},
 };
 
 }  // namespace
 
 std::span<const Field> generation_fields() { return kFields; }
+
+bool is_request_id(std::string_view text) {
+  constexpr size_t kMaxLen = 128;
+  return !text.empty() && text.size() <= kMaxLen && std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
+           c == '_' || c == '.' || c == ':';
+  });
+}
 
 float sampling_temperature(double temperature) {
   constexpr double kLeast = 1e-5;

@@ -1,6 +1,7 @@
 // JSON text, character by character.
 #include "server/openai/json_text.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -106,6 +107,17 @@ bool is_valid_utf8(std::string_view text) {
     text.remove_prefix(len);
   }
   return true;
+}
+
+std::string valid_utf8(std::string_view text) {
+  if (is_valid_utf8(text)) return std::string(text);
+  std::string out;
+  while (!text.empty()) {
+    const size_t len = utf8_sequence_len(text);
+    out += len > 0 ? text.substr(0, len) : std::string_view("\xEF\xBF\xBD");
+    text.remove_prefix(std::max<size_t>(1, len));
+  }
+  return out;
 }
 
 int64_t count_code_points(std::string_view text) {

@@ -18,6 +18,8 @@ void append_json_number(std::string& out, double value);
 void append_json_fixed(std::string& out, double value);
 
 bool is_valid_utf8(std::string_view text);
+// `text` with U+FFFD for each byte that is not UTF-8.
+std::string valid_utf8(std::string_view text);
 int64_t count_code_points(std::string_view text);  // of valid UTF-8
 
 }  // namespace restkv

@@ -7,6 +7,21 @@
 
 namespace restkv {
 
+void OutputDelta::append(OutputDelta next) {
+  text += next.text;
+  tokens.insert(tokens.end(), std::make_move_iterator(next.tokens.begin()),
+                std::make_move_iterator(next.tokens.end()));
+  prompt.insert(prompt.end(), std::make_move_iterator(next.prompt.begin()),
+                std::make_move_iterator(next.prompt.end()));
+  token_ids.insert(token_ids.end(), next.token_ids.begin(), next.token_ids.end());
+  prompt_token_ids.insert(prompt_token_ids.end(), next.prompt_token_ids.begin(), next.prompt_token_ids.end());
+  if (next.finish == FinishReason::kNone) return;
+  finish = next.finish;
+  stop_index = next.stop_index;
+  stop_token = next.stop_token;
+  error = std::move(next.error);
+}
+
 OutputAssembler::OutputAssembler(const Tokenizer& tokenizer, const OutputOptions& options,
                                  RequestHandle& handle, std::string prompt_text)
     : tokenizer_(&tokenizer),
@@ -43,12 +58,23 @@ void OutputAssembler::start(Choice& choice, OutputDelta& delta) {
   if (choice.is_started) return;
   choice.is_started = true;
   if (options_->echo) delta.text += prompt_text_;
+  if (options_->return_token_ids) delta.prompt_token_ids = handle_->request.prompt;
 }
 
 void OutputAssembler::append_prompt_token(Choice& choice, const TokenRecord& record, OutputDelta& delta) {
-  if (!options_->echo) return;
+  // The engine gives as many as the field that asks for more; each shows its own number.
+  const auto output = [&](int32_t num_top) {
+    TokenOutput token{record.token, record.logprob, record.top, record.rank, choice.prompt_characters};
+    if (token.top.size() > static_cast<size_t>(num_top)) token.top.resize(static_cast<size_t>(num_top));
+    return token;
+  };
+  if (options_->prompt_logprobs >= 0) {
+    start(choice, delta);
+    delta.prompt.push_back(output(options_->prompt_logprobs));
+  }
+  if (!options_->echo || options_->logprobs < 0) return;
   start(choice, delta);
-  delta.tokens.push_back({record.token, record.logprob, record.top, choice.prompt_characters});
+  delta.tokens.push_back(output(options_->logprobs));
   // A BOS that the tokenizer put in front is no part of the text; a control token inside the prompt is.
   const bool is_special = tokenizer_->is_special(record.token);
   if (!is_special) {
@@ -66,9 +92,10 @@ void OutputAssembler::append_token(Choice& choice, const TokenRecord& record, Ou
   choice.last_token = now;
   ++choice.num_tokens;
   choice.counters.cache = record.counters.cache;
+  if (options_->return_token_ids) delta.token_ids.push_back(record.token);
   if (options_->logprobs >= 0) {
     choice.pending.push_back(
-        {{record.token, record.logprob, record.top, choice.num_characters}, choice.num_bytes});
+        {{record.token, record.logprob, record.top, record.rank, choice.num_characters}, choice.num_bytes});
   }
   const std::string text = choice.detokenizer.append(record.token);
   if (append_text(choice, text, choice.num_tokens > options_->min_tokens, delta)) return;
@@ -78,7 +105,10 @@ void OutputAssembler::append_token(Choice& choice, const TokenRecord& record, Ou
 void OutputAssembler::append_finish(Choice& choice, const TokenRecord& record, OutputDelta& delta) {
   start(choice, delta);
   choice.counters = record.counters;
-  if (record.finish == FinishReason::kStop && record.token >= 0) ++choice.num_tokens;  // the end token counts
+  if (record.finish == FinishReason::kStop && record.token >= 0) {
+    ++choice.num_tokens;  // the end token counts
+    if (options_->return_token_ids) delta.token_ids.push_back(record.token);
+  }
   if (append_text(choice, choice.detokenizer.finish(), choice.num_tokens > options_->min_tokens, delta))
     return;
   choice.matcher.finish(delta.text);

@@ -23,6 +23,9 @@ struct OutputOptions {
   int32_t min_tokens = 0;  // stop strings count only in the text of later tokens
   int32_t logprobs = -1;   // -1: none
   bool echo = false;
+  int32_t prompt_logprobs = -1;  // -1: none
+  bool return_token_ids = false;
+  bool tokens_as_ids = false;  // tokens of logprobs as "token_id:7"
 };
 
 // One token with its log probabilities.
@@ -30,6 +33,7 @@ struct TokenOutput {
   int32_t token = 0;
   float logprob = 0;  // NaN: none (the first token of the prompt)
   std::vector<TokenLogprob> top;
+  int32_t rank = 0;         // among all tokens, 0-based
   int64_t text_offset = 0;  // code points before it, in the choice's text with the echoed prompt
 };
 
@@ -37,12 +41,18 @@ struct TokenOutput {
 struct OutputDelta {
   std::string text;
   std::vector<TokenOutput> tokens;  // with logprobs: those whose text begins in the text shown so far
+  std::vector<TokenOutput> prompt;  // with prompt_logprobs, before everything else
+  std::vector<int32_t> token_ids, prompt_token_ids;  // with return_token_ids
   FinishReason finish = FinishReason::kNone;
   int stop_index = -1;      // which stop string ended it
   int32_t stop_token = -1;  // or which of stop_token_ids
   Status error;             // finish == kError
-  bool empty() const { return text.empty() && tokens.empty() && finish == FinishReason::kNone; }
+  bool empty() const {
+    return text.empty() && tokens.empty() && prompt.empty() && token_ids.empty() &&
+           finish == FinishReason::kNone;
+  }
   void clear() { *this = {}; }
+  void append(OutputDelta next);  // what came after this
 };
 
 // usage.cache of one or several answers.

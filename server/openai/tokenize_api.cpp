@@ -107,7 +107,11 @@ using D = DetokenizeRequest;
 const RequestField<D> kDetokenizeFields[] = {
     {{.name = "model", .type = FieldType::kString, .max = 1024, .help = "the served model's id"},
      set_string<D, &D::model>},
-    {{.name = "tokens", .type = FieldType::kList, .max = kMaxListItems, .help = "token ids"},
+    {{.name = "tokens",
+      .type = FieldType::kList,
+      .max = kMaxListItems,
+      .help = "token ids",
+      .schema = R"("items":{"type":"integer","minimum":0})"},
      [](json& value, D& d) {
        d.has_tokens = true;
        return read_token_ids(value, "tokens", d.vocab_size, d.tokens);
@@ -132,6 +136,12 @@ Status missing(const char* name) {
 }
 
 }  // namespace
+
+std::vector<FieldSpec> tokenize_specs() { return specs_of(tokenize_fields()); }
+std::vector<FieldSpec> detokenize_specs() {
+  return specs_of(std::span<const RequestField<D>>(kDetokenizeFields));
+}
+std::vector<FieldSpec> apply_template_specs() { return specs_of(template_fields()); }
 
 Status check_model_name(const std::string& name, const std::string& served_name) {
   if (name.empty() || name == served_name) return {};

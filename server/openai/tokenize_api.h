@@ -25,6 +25,11 @@ Result<std::string> tokenize_body(RequestJson request, const TokenizeContext& co
 Result<std::string> detokenize_body(RequestJson request, const TokenizeContext& context);
 Result<std::string> apply_template_body(RequestJson request, const TokenizeContext& context);
 
+// Their fields, for /openapi.json.
+std::vector<FieldSpec> tokenize_specs();
+std::vector<FieldSpec> detokenize_specs();
+std::vector<FieldSpec> apply_template_specs();
+
 // 404 model_not_found if `name` is given and not `served_name`.
 Status check_model_name(const std::string& name, const std::string& served_name);
 

@@ -114,10 +114,9 @@ TEST(SettingsLoader, RefusesDuplicatesAnchorsAndOtherVersions) {
               ElementsAre("serve.yaml:1:10: version: '2' is not known, this program reads version 1"));
   EXPECT_THAT(load("server:\n  port: 1\n").errors,
               ElementsAre("serve.yaml:1:1: the key 'version' is missing (add a first line 'version: 1')"));
-  EXPECT_THAT(
-      load("").errors,
-      ElementsAre(
-          "serve.yaml:1:1: expected sections (server, engine, cache, prefix, model, metrics, logging)"));
+  EXPECT_THAT(load("").errors,
+              ElementsAre("serve.yaml:1:1: expected sections (server, engine, cache, prefix, model, metrics, "
+                          "logging)"));
 }
 
 TEST(SettingsLoader, KeysBeforeAnErrorOfSyntaxAreStillChecked) {

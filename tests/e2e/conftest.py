@@ -25,6 +25,7 @@ BINARY = Path(os.environ.get("RESTKV_BINARY", ROOT / "build" / "release" / "bin"
 DEMO_MODEL = (Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
               / "restkv" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf")
 
+GRPC = re.compile(r"gRPC on 127\.0\.0\.1:(\d+)")
 LISTENING = re.compile(r"Listening on (http://[0-9.]+:(\d+))")
 START_SECONDS = 60
 STOP_SECONDS = 15
@@ -56,7 +57,8 @@ class Server:
                                             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                                             env=clean_environment(), start_new_session=True)
         self.url, self.port = self._wait_for_url()
-        self.model_id = self.get_json("/v1/models")["data"][0]["id"]
+        status, _, body = self.request("GET", "/v1/models")
+        self.model_id = json.loads(body)["data"][0]["id"] if status == 200 else ""  # a server with keys may not tell
 
     def _wait_for_url(self) -> tuple[str, int]:
         deadline = time.monotonic() + START_SECONDS
@@ -69,6 +71,12 @@ class Server:
             time.sleep(0.02)
         self.process.kill()
         raise AssertionError(f"restkv serve did not listen within {START_SECONDS} s:\n{self.output()}")
+
+    @property
+    def grpc_address(self) -> str:
+        match = GRPC.search(self.output())
+        assert match, f"the server has no gRPC:\n{self.output()}"
+        return f"127.0.0.1:{match.group(1)}"
 
     def output(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")

@@ -132,7 +132,7 @@ def test_metrics_are_prometheus_text(server):
     status, headers, body = server.request("GET", "/metrics")
     assert status == 200
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    sample = re.compile(r'restkv_[a-z0-9_]+\{model_name="[^"]*"(,[a-z_]+="[^"]*")*\} [0-9.e+-]+')
+    sample = re.compile(r'restkv_[a-z0-9_]+\{model_name="[^"]*"(,[a-z_]+="[A-Za-z0-9_.+-]+")*\} [0-9.e+-]+')
     for line in body.decode().splitlines():
         assert line.startswith(("# HELP restkv_", "# TYPE restkv_")) or sample.fullmatch(line), line
 
@@ -218,9 +218,8 @@ def test_profiles_survive_config_show(binary, tmp_path):
     again = tmp_path / "again.yaml"
     again.write_text(shown.stdout)
     assert "other_key" in shown.stdout
-    # Where a value comes from is another matter: the second time all of it comes from the file.
-    profiles = [re.sub(r" +# .*", "", text.split("profiles:")[1])
-                for text in (run_restkv("config", "show", "--config", again).stdout, shown.stdout)]
+    profiles = [re.sub(" *# .*", "", run.split("profiles:")[1])  # the comments say where values came from
+                for run in (shown.stdout, run_restkv("config", "show", "--config", again).stdout)]
     assert profiles[0] == profiles[1]
 
 

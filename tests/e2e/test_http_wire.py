@@ -243,15 +243,16 @@ def test_slow_bodies_time_out(start_server, stories_model):
 def test_full_queue_is_429_and_quick(start_server, stories_model):
     server = start_server(stories_model, "--max-queue-requests", 4, "--max-num-seqs", 1)
     for _ in range(10):  # the tiny model may be done before the second request arrives
-        with Wire(server) as busy:
-            # One prompt runs, three wait for it one after the other: four more do not fit.
-            prompts = ["One", "Two", "Three", "Four"]
-            busy.send(post("/v1/completions", completion(stream=True, ignore_eos=True, max_tokens=500, prompt=prompts)))
-            busy.read_until(b"data: ")
-            begin = time.monotonic()
-            status, headers, body = server.request("POST", "/v1/completions", completion(prompt=prompts))
-            seconds = time.monotonic() - begin
-            busy.kill()
+        # One runs, four wait for it: one more does not fit.
+        busy = [Wire(server) for _ in range(5)]
+        for wire in busy:
+            wire.send(post("/v1/completions", completion(stream=True, ignore_eos=True, max_tokens=500)))
+        busy[0].read_until(b"data: ")
+        begin = time.monotonic()
+        status, headers, body = server.request("POST", "/v1/completions", completion())
+        seconds = time.monotonic() - begin
+        for wire in busy:
+            wire.kill()
         if status == 429:
             break
         server.wait_until_idle()

@@ -34,7 +34,8 @@ class Sampling : public testing::TestWithParam<size_t> {
 INSTANTIATE_TEST_SUITE_P(Backends, Sampling, testing::Range(size_t{0}, backend_cases().size()),
                          [](const auto& info) { return backend_cases()[info.param].name; });
 
-// Probabilities after temperature, min-p, top-k, top-p, by sorting; zero for tokens that are out.
+// Probabilities after temperature, min-p, top-k, top-p (temperature_last: after top-k, top-p, min-p, temperature), by
+// sorting; zero for tokens that are out.
 std::vector<double> reference_probabilities(const Floats& logits, const SamplingParams& params) {
   std::vector<size_t> order(logits.size());
   std::iota(order.begin(), order.end(), size_t{0});
@@ -42,8 +43,9 @@ std::vector<double> reference_probabilities(const Floats& logits, const Sampling
   const auto max = static_cast<double>(logits[order[0]]);
   std::vector<double> p(logits.size());
   for (size_t i = 0; i < p.size(); ++i) {
-    p[i] = std::exp((static_cast<double>(logits[i]) - max) / static_cast<double>(params.temperature));
-    if (p[i] < static_cast<double>(params.min_p)) p[i] = 0.0;
+    const double temperature = params.temperature_last ? 1.0 : static_cast<double>(params.temperature);
+    p[i] = std::exp((static_cast<double>(logits[i]) - max) / temperature);
+    if (!params.temperature_last && p[i] < static_cast<double>(params.min_p)) p[i] = 0.0;
   }
   if (params.top_k > 0) {
     for (size_t i = static_cast<size_t>(params.top_k); i < order.size(); ++i) p[order[i]] = 0.0;
@@ -56,6 +58,13 @@ std::vector<double> reference_probabilities(const Floats& logits, const Sampling
       if (full) p[i] = 0.0;
       sum += p[i];
       full = full || sum >= static_cast<double>(params.top_p) * total;
+    }
+    total = std::accumulate(p.begin(), p.end(), 0.0);
+  }
+  if (params.temperature_last) {
+    for (double& x : p) {
+      if (x < static_cast<double>(params.min_p)) x = 0.0;
+      if (x > 0.0) x = std::pow(x, 1.0 / static_cast<double>(params.temperature));
     }
     total = std::accumulate(p.begin(), p.end(), 0.0);
   }
@@ -74,7 +83,10 @@ TEST_P(Sampling, DistributionMatchesTheReference) {
   all.min_p = 0.02f;
   all.top_k = 20;
   all.top_p = 0.9f;
-  for (SamplingParams params : {plain, hot, top_k, top_p, min_p, all}) {
+  SamplingParams last = all;
+  last.temperature_last = true;
+  last.min_p = 0.05f;
+  for (SamplingParams params : {plain, hot, top_k, top_p, min_p, all, last}) {
     params.seed = 12345;
     const std::vector<double> expected = reference_probabilities(logits, params);
     const uint32_t count = backend_cases()[GetParam()].is_emulated ? 300 : 20000;

@@ -51,10 +51,14 @@ class HttpServerTest : public testing::Test {
 
   void start(FakeEngineOptions options = {}) {
     engine_ = std::make_shared<FakeEngine>(std::move(options));
-    Result<std::unique_ptr<HttpServer>> server = HttpServer::start(
-        settings_, {"test-model", engine_, std::make_shared<ByteTokenizer>(), chat_format_});
+    Result<std::unique_ptr<HttpServer>> server = HttpServer::start(serving("test-model", settings_));
     ASSERT_TRUE(server.ok()) << server.status().message();
     server_ = *std::move(server);
+  }
+
+  std::shared_ptr<Serving> serving(const std::string& name, const Settings& settings) const {
+    return std::make_shared<Serving>(
+        settings, ServedModel{name, engine_, std::make_shared<ByteTokenizer>(), chat_format_});
   }
 
   // One request on a connection of its own, to the server's close.
@@ -581,12 +585,12 @@ TEST_F(HttpServerTest, PortInUse) {
   start();
   Settings second = settings_;
   second.server.port = server_->port();
-  const auto result = HttpServer::start(second, {"m", engine_, std::make_shared<ByteTokenizer>()});
+  const auto result = HttpServer::start(serving("m", second));
   ASSERT_FALSE(result.ok());
   EXPECT_NE(result.status().message().find("in use"), std::string::npos);
   EXPECT_NE(result.status().message().find("--port"), std::string::npos);
   second.server.host = "localhost";
-  EXPECT_FALSE(HttpServer::start(second, {"m", engine_, std::make_shared<ByteTokenizer>()}).ok());
+  EXPECT_FALSE(HttpServer::start(serving("m", second)).ok());
 }
 
 TEST_F(HttpServerTest, TooManyConnectionsAreClosed) {

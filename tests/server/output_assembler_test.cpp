@@ -161,7 +161,7 @@ TEST_F(OutputAssemblerTest, ChunksAreTheShapeOfOpenAi) {
   CompletionEvents events({CompletionApi::kText, "cmpl-1", "m\"odel", 7}, tokenizer_, true);
   OutputDelta delta;
   delta.text = "a\"\n";
-  delta.tokens = {{0xE2, -0.25f, {{'a', -0.5f}}, 4}};
+  delta.tokens = {{.token = 0xE2, .logprob = -0.25f, .top = {{'a', -0.5f}}, .text_offset = 4}};
   std::string out;
   const OutputOptions with_logprobs{.logprobs = 1};
   events.append_chunk(out, 3, delta, with_logprobs);

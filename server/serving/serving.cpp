@@ -1,11 +1,12 @@
-// Ids, seeds and warnings of a server.
-#include "server/http/server_state.h"
+// Ids, seeds, warnings, the first refusals.
+#include "server/serving/serving.h"
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
+#include <boost/asio/thread_pool.hpp>
 #include <random>
 
 #include "server/config/logging.h"
-#include "server/openai/completion_job.h"
 
 namespace restkv {
 namespace {
@@ -48,20 +49,30 @@ int64_t unix_seconds() {
 
 }  // namespace
 
-ServerState::ServerState(const Settings& settings, ServedModel model)
+Serving::Serving(const Settings& settings, ServedModel model)
     : settings(settings),
       model(std::move(model)),
-      limits(http_limits(settings.server, this->model.engine->memory_plan().max_model_len)),
+      access(settings.server.api_key),
       created(unix_seconds()),
       max_token_bytes(longest_token(*this->model.tokenizer)),
       sampling(default_sampling(this->model.engine->model().config.sampling)),
       end_tokens(end_tokens_of(this->model)),
-      workers(kNumWorkers),
-      random_key_(random_bits()) {}
+      random_key_(random_bits()),
+      workers_(std::make_unique<boost::asio::thread_pool>(kNumWorkers)) {}
 
-uint64_t ServerState::new_seed() { return mix(random_key_ ^ mix(counter_.fetch_add(1))); }
+Serving::~Serving() { workers_->join(); }
 
-std::string ServerState::new_id(std::string_view prefix) {
+void Serving::post(std::function<void()> work) {
+  ++num_jobs;
+  boost::asio::post(*workers_, [this, work = std::move(work)] {
+    work();
+    --num_jobs;
+  });
+}
+
+uint64_t Serving::new_seed() { return mix(random_key_ ^ mix(counter_.fetch_add(1))); }
+
+std::string Serving::new_id(std::string_view prefix) {
   constexpr std::string_view kLetters = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
   constexpr size_t kLen = 24, kLettersPerNumber = 8;
   std::string id(prefix);
@@ -74,7 +85,40 @@ std::string ServerState::new_id(std::string_view prefix) {
   return id;
 }
 
-void ServerState::warn_unknown_fields(const std::vector<std::string>& names) {
+std::string Serving::answer_id(const CompletionJob& job) {
+  const std::string prefix = job.api == CompletionApi::kChat ? "chatcmpl-" : "cmpl-";
+  return job.request_id.empty() ? new_id(prefix) : prefix + job.request_id;
+}
+
+void Serving::drain() {
+  if (!is_draining.exchange(true)) model.engine->drain();
+}
+
+Status Serving::check_room() const {
+  if (is_draining) return {StatusCode::kUnavailable, "the server is shutting down"};
+  const int32_t most = model.engine->options().max_queue_requests;
+  if (model.engine->stats().waiting < most && num_jobs < most) return {};
+  return Status(StatusCode::kResourceExhausted, "the queue is full; try again later")
+      .with_reason("queue_full");
+}
+
+CompletionContext Serving::completion_context(const Caller& caller) const {
+  return {.tokenizer = model.tokenizer.get(),
+          .served_name = model.name,
+          .max_model_len = model.engine->memory_plan().max_model_len,
+          .max_token_bytes = max_token_bytes,
+          .default_max_tokens = settings.server.default_max_tokens,
+          .strict_params = settings.server.strict_params,
+          .sampling = sampling,
+          .end_tokens = end_tokens,
+          .chat_format = model.chat_format.get(),
+          .cache = settings.cache.defaults,
+          .cache_limits = settings.cache.limits(),
+          .cache_profiles = settings.cache.profiles,
+          .owner = caller.name()};
+}
+
+void Serving::warn_unknown_fields(const std::vector<std::string>& names) {
   if (names.empty()) return;
   const std::lock_guard lock(mutex_);
   for (const std::string& name : names) {

@@ -1,0 +1,58 @@
+// One reactor for all of them.
+#include "server/grpc/unary_call.h"
+
+#include "server/grpc/grpc_error.h"
+
+namespace restkv {
+namespace {
+
+class UnaryCall final : public grpc::ServerUnaryReactor {
+ public:
+  UnaryCall(GrpcShared& shared, grpc::CallbackServerContext& context, const char* method)
+      : shared_(shared),
+        context_(context),
+        method_(method),
+        id_(request_id_of(context, *shared.serving)),
+        arrival_(Clock::now()) {
+    context.AddInitialMetadata("x-request-id", id_);
+  }
+
+  void run(std::function<Status()> work) {
+    Serving& serving = *shared_.serving;
+    const Result<Caller> caller = caller_of(context_, serving);
+    if (!caller.ok()) return end(caller.status());
+    caller_ = caller->name();
+    if (const Status busy = serving.check_room(); !busy.ok()) return end(busy);
+    serving.post([this, work = std::move(work)] {
+      const Status status = work();
+      end(status);
+    });
+  }
+
+  void OnDone() override { delete this; }
+
+ private:
+  void end(const Status& status) {
+    const grpc::Status result = grpc_error(status);
+    log_call(method_, id_, caller_, result, arrival_);
+    Finish(result);
+  }
+
+  GrpcShared& shared_;
+  grpc::CallbackServerContext& context_;
+  const char* method_;
+  const std::string id_;
+  std::string caller_;
+  const Clock::time_point arrival_;
+};
+
+}  // namespace
+
+grpc::ServerUnaryReactor* run_unary(GrpcShared& shared, grpc::CallbackServerContext& context,
+                                    const char* method, std::function<Status()> work) {
+  auto* call = new UnaryCall(shared, context, method);  // deletes itself when done
+  call->run(std::move(work));
+  return call;
+}
+
+}  // namespace restkv

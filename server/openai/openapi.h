@@ -1,0 +1,26 @@
+// GET /openapi.json: the HTTP API in OpenAPI 3.1, made of the tables that read requests, so that it cannot say something else.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "server/openai/field_table.h"
+
+namespace restkv {
+
+struct ApiOperation {
+  std::string_view method;  // "POST"
+  std::string_view path;    // "/v1/models/{id}"
+  std::string_view summary;
+  std::vector<FieldSpec> (*fields)() = nullptr;  // of the body; null: none
+  std::string_view required = {};                // a field that must be there; empty: none
+  std::string_view content_type = "application/json";
+  bool is_public = false;
+};
+
+std::span<const ApiOperation> api_operations();
+std::string openapi_document(std::string_view version);
+
+}  // namespace restkv

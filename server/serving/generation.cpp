@@ -1,0 +1,101 @@
+// Between the engine's records and a protocol's messages.
+#include "server/serving/generation.h"
+
+#include <algorithm>
+
+#include "server/openai/completion_writer.h"
+
+namespace restkv {
+
+Generation::Generation(Serving& serving, Caller caller, CompletionJob job, std::string id)
+    : serving_(serving), caller_(std::move(caller)), job_(std::move(job)), id_(std::move(id)) {}
+
+// Tokens of the answer are charged when it ends, however it ends.
+Generation::~Generation() {
+  cancel();
+  if (!running_.empty()) caller_.rate().charge_tokens(usage().completion_tokens, Clock::now());
+}
+
+Refusal Generation::submit(Clock::time_point arrival, std::chrono::nanoseconds timeout,
+                           const std::function<void()>& wake) {
+  int64_t prompt_tokens = 0;
+  for (const Request& request : job_.requests) prompt_tokens += static_cast<int64_t>(request.prompt.size());
+  if (const int64_t wait = caller_.rate().try_take(prompt_tokens, arrival); wait > 0) {
+    return {Status(StatusCode::kResourceExhausted,
+                   "the rate limit of this API key is reached; try again in " + std::to_string(wait) + " s")
+                .with_reason("rate_limit_exceeded"),
+            wait};
+  }
+  running_.reserve(job_.requests.size());
+  for (size_t i = 0; i < job_.requests.size(); ++i) {
+    Request& request = job_.requests[i];
+    request.id = id_;
+    request.first_choice = static_cast<int32_t>(i) * request.num_choices;
+    request.arrival = arrival;
+    request.timeout = timeout;
+    request.owner = caller_.name();
+    request.max_owner_requests = caller_.key().max_concurrent;
+    if (caller_.key().priority) request.priority = *caller_.key().priority;
+    if (!job_.has_seed) request.sampling.seed = serving_.new_seed();
+    auto handle = std::make_shared<RequestHandle>(std::move(request), wake);
+    if (Status status = serving_.model.engine->submit(handle); !status.ok()) {
+      const bool is_prompt = status.param() == "prompt" && job_.api == CompletionApi::kChat;
+      return {is_prompt ? std::move(status).with_param("messages") : std::move(status)};
+    }
+    Running& r = running_.emplace_back();
+    r.assembler = std::make_unique<OutputAssembler>(*serving_.model.tokenizer, job_.output, *handle,
+                                                    std::move(job_.prompt_texts[i]));
+    r.handle = std::move(handle);
+  }
+  return {};
+}
+
+bool Generation::take(int32_t& index, OutputDelta& delta) {
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Running& r = running_[i];
+    while (!r.assembler->is_finished()) {
+      if (r.next == r.records.size()) {
+        r.next = 0;
+        if (!r.handle->stream.take(r.records)) break;
+      }
+      const TokenRecord& record = r.records[r.next++];
+      delta.clear();
+      r.assembler->append(record, delta);
+      if (delta.empty()) continue;
+      index = static_cast<int32_t>(i) * r.handle->request.num_choices + record.choice;
+      return true;
+    }
+  }
+  return false;
+}
+
+Status Generation::fatal_error(const OutputDelta& delta) {
+  if (delta.finish == FinishReason::kError) return delta.error;
+  if (delta.finish == FinishReason::kCancelled)
+    return {StatusCode::kUnavailable, "the request was cancelled, or the server is shutting down"};
+  return {};
+}
+
+bool Generation::is_finished() const {
+  return std::all_of(running_.begin(), running_.end(),
+                     [](const Running& r) { return r.assembler->is_finished(); });
+}
+
+void Generation::cancel() {
+  for (const Running& r : running_) {
+    if (!r.assembler->is_finished()) r.handle->cancel();
+  }
+}
+
+OutputUsage Generation::usage() const {
+  OutputUsage sum;
+  for (const Running& r : running_) sum += r.assembler->usage();
+  return sum;
+}
+
+size_t Generation::num_choices() const {
+  return running_.empty() ? 0
+                          : running_.size() * static_cast<size_t>(running_[0].handle->request.num_choices);
+}
+
+}  // namespace restkv

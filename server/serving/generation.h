@@ -1,0 +1,62 @@
+// One job in the engine, for any protocol: submits its requests, gives what became visible of each choice, sums up usage, and
+// cancels what still runs when its owner lets go. Used by one thread at a time.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "server/openai/completion_job.h"
+#include "server/serving/serving.h"
+
+namespace restkv {
+
+// Why a request does not run now, and when it might. Ok: it runs.
+struct Refusal {
+  Status status = {};
+  int64_t retry_after_s = 1;
+  bool ok() const { return status.ok(); }
+};
+
+class Generation {
+ public:
+  // `id`: of all requests of the job.
+  Generation(Serving& serving, Caller caller, CompletionJob job, std::string id);
+  ~Generation();
+  Generation(const Generation&) = delete;
+
+  // Within the limits of the caller's key. `wake`: on the engine thread, when there is something to take (TokenStream).
+  // `timeout` 0: none.
+  Refusal submit(Clock::time_point arrival, std::chrono::nanoseconds timeout,
+                 const std::function<void()>& wake);
+  // What one more record made visible; false: nothing is there now. `index` counts choices over all prompts.
+  bool take(int32_t& index, OutputDelta& delta);
+  // What ends the whole answer: an error of the model or the engine's end.
+  static Status fatal_error(const OutputDelta& delta);
+
+  bool is_finished() const;
+  void cancel();
+  OutputUsage usage() const;
+  size_t num_choices() const;  // over all prompts
+  const CompletionJob& job() const { return job_; }
+  const Request& request(size_t prompt_idx) const {
+    return running_[prompt_idx].handle->request;
+  }  // submitted
+
+ private:
+  struct Running {
+    std::shared_ptr<RequestHandle> handle;
+    std::unique_ptr<OutputAssembler> assembler;
+    std::vector<TokenRecord> records;  // taken, [next, end) not shown yet
+    size_t next = 0;
+  };
+
+  Serving& serving_;
+  const Caller caller_;
+  CompletionJob job_;
+  const std::string id_;
+  std::vector<Running> running_;  // one a prompt
+};
+
+}  // namespace restkv

@@ -1,0 +1,1 @@
+restkv_fuzz(key_file_fuzz SOURCES key_file_fuzz.cpp LIBS restkv_access)
