@@ -144,7 +144,9 @@ def test_grpc_takes_the_same_keys(keyed):
             assert call(method, metadata=[("authorization", "Bearer wrong-key-9")]) == "UNAUTHENTICATED"
             assert call(method, metadata=key) == "OK"
         for method in ("/restkv.v1.Inference/Generate", "/restkv.v1.Inference/Chat"):
-            assert call(method, prompt, stream=True) == "UNAUTHENTICATED", method
+            # What is no message of the method is refused by the library before anything of ours.
+            message = prompt if method.endswith("Generate") else b""
+            assert call(method, message, stream=True) == "UNAUTHENTICATED", method
         assert call("/grpc.health.v1.Health/Check") == "OK"
         assert call("/inference.GRPCInferenceService/ServerReady") == "OK"
         reflect = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
