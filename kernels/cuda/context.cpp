@@ -12,12 +12,12 @@ int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; 
 
 }  // namespace
 
-Context::Context(Runtime& runtime, int64_t workspace_bytes)
-    : runtime_(runtime),
-      staging_host_(runtime.allocate_host(kStagingBytes)),
-      staging_device_(runtime.allocate(kStagingBytes)),
-      workspace_(runtime.allocate(workspace_bytes)),
-      workspace_bytes_(workspace_bytes) {
+// Delegates, so that what was allocated is released when a later call of the device fails.
+Context::Context(Runtime& runtime, int64_t workspace_bytes) : Context(runtime) {
+  staging_host_ = runtime.allocate_host(kStagingBytes);
+  staging_device_ = runtime.allocate(kStagingBytes);
+  workspace_ = runtime.allocate(workspace_bytes);
+  workspace_bytes_ = workspace_bytes;
   if (staging_host_ == nullptr || staging_device_ == nullptr || workspace_ == nullptr)
     throw DeviceError("no memory on the device for " +
                           std::to_string((workspace_bytes + kStagingBytes) >> 20) + " MiB of workspace",

@@ -80,14 +80,15 @@ class Context {
   static constexpr int64_t kStagingBytes = int64_t{16} << 20;
 
  private:
+  explicit Context(Runtime& runtime) : runtime_(runtime) {}
   int64_t take_staging(int64_t bytes);
   std::byte* take_workspace(int64_t bytes);
 
   Runtime& runtime_;
-  std::byte* staging_host_;
-  std::byte* staging_device_;
-  std::byte* workspace_;
-  int64_t workspace_bytes_;
+  std::byte* staging_host_ = nullptr;
+  std::byte* staging_device_ = nullptr;
+  std::byte* workspace_ = nullptr;
+  int64_t workspace_bytes_ = 0;
   int64_t workspace_used_ = 0;
   bool is_deterministic_ = false;
   int64_t staging_used_ = 0;  // next free byte of the ring
