@@ -19,7 +19,7 @@ namespace restkv::cpu::HWY_NAMESPACE {
 // A decoder has: kBlock values in kBytes bytes, and decode(block, out) -> out[kBlock / kLanes] vectors. Where it also has
 // kScales f32 of a block in memory, convert_scales<N>(blocks, offset, scales) makes those of N rows at once for
 // decode(block, scales, out): several rows share the conversion, and broadcasts from memory cost a load where broadcasts from
-// a register take the shuffle unit, which the codes need (Q4_1, one row of x, Zen 4: 15 -> 21 GB/s).
+// a register take the shuffle unit, which the codes need (Q4_1, one row of x, Zen 4: 15 -> 17 GB/s).
 struct F32Block {
   static constexpr DType kDType = DType::kF32;
   static constexpr int kBlock = kLanes;
