@@ -3,6 +3,7 @@
 
     tests/mutants/run.py [NAME...]        all of tests/mutants/*.patch, or those named
     tests/mutants/run.py --list
+    tests/mutants/run.py --check          only: does each patch still apply to the tree?
 
 A mutant is a unified diff (git diff) with a head of three lines:
 
@@ -139,10 +140,23 @@ class Workshop:
                 shutil.copyfile(ROOT / name, self.tree / name)
 
 
+def check(mutants: list[Mutant]) -> int:
+    """Whether each patch applies to the tree as it is; nothing is changed or built."""
+    failed = 0
+    for mutant in mutants:
+        done = subprocess.run(["git", "apply", "--check", mutant.patch], cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8")
+        if done.returncode != 0:
+            failed += 1
+            print(f"FAILED    {mutant.name}: does not apply:\n{done.stderr}")
+    print(f"mutants: {len(mutants) - failed} of {len(mutants)} apply")
+    return 1 if failed else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "mutants")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
     arguments = parser.parse_args()
@@ -159,6 +173,8 @@ def main() -> int:
             return 0
         if not mutants:
             raise Failure("there are no mutants")
+        if arguments.check:
+            return check(mutants)
         workshop = Workshop(arguments.folder, arguments.jobs)
         workshop.set_up(sorted({target for mutant in mutants for target in mutant.build}))
     except Failure as failure:
