@@ -69,15 +69,47 @@ void print_rows(const FidelityRun& run, const FidelityOptions& options) {
   }
 }
 
-EvalContext context_of(const LoadedModel& loaded, const Settings& settings) {
-  const Tokenizer& tokenizer = *loaded.tokenizer;
+// What both evaluations work with.
+struct Workbench {
+  LoadedModel loaded;
+  EvalContext context;
+  std::vector<std::vector<int32_t>> slices;
+  std::unique_ptr<GroupRunner> runner;
+};
+
+EvalContext context_of(const Tokenizer& tokenizer, int64_t vocab_size, const Settings& settings) {
   return {.prefix = tokenizer.encode("", {}),
           .limits = settings.cache.limits(),
-          .vocab_size = loaded.model->config.vocab_size,
+          .vocab_size = vocab_size,
           .encode =
               [&tokenizer](std::string_view text) { return tokenizer.encode(text, {.add_special = false}); },
           .progress = {},
           .is_stopped = InterruptGuard::is_interrupted};
+}
+
+// Loads the model and its allocation, slices of `slice_len` tokens of the texts, and a runner for `num_settings` at once.
+// run_len: the most tokens of one run, without the prefix that the tokenizer sets before a text.
+Result<Workbench> prepare(Settings& settings, int64_t slice_len, int64_t run_len, int32_t num_settings) {
+  Result<LoadedModel> loaded = load_model_and_tokenizer(settings);
+  if (!loaded.ok()) return loaded.status();
+  Workbench bench = {.loaded = *std::move(loaded), .context = {}, .slices = {}, .runner = nullptr};
+  const Tokenizer& tokenizer = *bench.loaded.tokenizer;
+  if (Status status = apply_allocation(*bench.loaded.model, settings); !status.ok()) return status;
+  const Result<std::vector<int32_t>> tokens =
+      read_texts(settings.eval.texts, tokenizer, TextPart::kMeasuring);
+  if (!tokens.ok()) return Status(tokens.status().code(), "--texts: " + tokens.status().message());
+  Result<std::vector<std::vector<int32_t>>> slices =
+      cut_slices(*tokens, settings.eval.num_texts.value_or(24), slice_len);
+  if (!slices.ok()) return slices.status();
+  bench.slices = *std::move(slices);
+  bench.context = context_of(tokenizer, bench.loaded.model->config.vocab_size, settings);
+  EngineOptions engine = settings.engine;
+  if (engine.max_model_len == 0)
+    engine.max_model_len = run_len + static_cast<int64_t>(bench.context.prefix.size());
+  Result<std::unique_ptr<GroupRunner>> runner = GroupRunner::make(bench.loaded.model, engine, num_settings);
+  if (!runner.ok()) return runner.status();
+  bench.runner = *std::move(runner);
+  return bench;
 }
 
 int run_fidelity_verb(Settings settings) {
@@ -92,36 +124,23 @@ int run_fidelity_verb(Settings settings) {
       .prompt_len = static_cast<int32_t>(settings.output.prompt_len.value_or(1536)),
       .continue_len = eval.continue_len,
       .equal_bytes = eval.equal == "bytes"};
-  const Result<LoadedModel> loaded = load_model_and_tokenizer(settings);
-  if (!loaded.ok()) return fail(loaded.status());
-  if (Status status = apply_allocation(*loaded->model, settings); !status.ok()) return fail(status);
-  const Result<std::vector<int32_t>> tokens =
-      read_texts(eval.texts, *loaded->tokenizer, TextPart::kMeasuring);
-  if (!tokens.ok()) return fail("--texts: " + tokens.status().message());
-  const auto slices = cut_slices(*tokens, eval.num_texts.value_or(24), fidelity_slice_len(options));
-  if (!slices.ok()) return fail(slices.status());
-  EvalContext context = context_of(*loaded, settings);
-
-  EngineOptions engine = settings.engine;
-  if (engine.max_model_len == 0)
-    engine.max_model_len =
-        fidelity_slice_len(options) + static_cast<int64_t>(context.prefix.size()) + kMaxProbeTokens;
-  const Result<std::unique_ptr<GroupRunner>> runner =
-      GroupRunner::make(loaded->model, engine, fidelity_settings(options, variants->size()));
-  if (!runner.ok()) return fail(runner.status());
+  Result<Workbench> bench =
+      prepare(settings, fidelity_slice_len(options), fidelity_slice_len(options) + kMaxProbeTokens,
+              fidelity_settings(options, variants->size()));
+  if (!bench.ok()) return fail(bench.status());
   const InterruptGuard guard;
   Result<FidelityRun> run = Status(StatusCode::kInternal, "");
   {
     ProgressBar bar("measuring", "tokens");
-    context.progress = [&](int64_t done, int64_t total) { bar.update(done, total); };
-    run = run_fidelity(**runner, *slices, *variants, options, context);
+    bench->context.progress = [&](int64_t done, int64_t total) { bar.update(done, total); };
+    run = run_fidelity(*bench->runner, bench->slices, *variants, options, bench->context);
   }
   if (!run.ok()) return fail(run.status());
   if (settings.output.json) {
     Json rows = Json::array();
     for (const FidelityRow& row : run->rows) rows.push_back(row_json(row));
     const Json json = {{"eval", "fidelity"},
-                       {"model", loaded->model->config.name},
+                       {"model", bench->loaded.model->config.name},
                        {"texts", run->num_texts},
                        {"prompt_len", options.prompt_len},
                        {"continue_len", options.continue_len},
@@ -147,26 +166,16 @@ int run_passkey_verb(Settings settings) {
       .digits = eval.digits,
       .prompt_len = static_cast<int32_t>(settings.output.prompt_len.value_or(1536)),
       .equal_bytes = eval.equal == "bytes"};
-  const Result<LoadedModel> loaded = load_model_and_tokenizer(settings);
-  if (!loaded.ok()) return fail(loaded.status());
-  if (Status status = apply_allocation(*loaded->model, settings); !status.ok()) return fail(status);
-  const Result<std::vector<int32_t>> tokens =
-      read_texts(eval.texts, *loaded->tokenizer, TextPart::kMeasuring);
-  if (!tokens.ok()) return fail("--texts: " + tokens.status().message());
-  const auto slices = cut_slices(*tokens, eval.num_texts.value_or(24), passkey_slice_len(options));
-  if (!slices.ok()) return fail(slices.status());
-  EvalContext context = context_of(*loaded, settings);
-  EngineOptions engine = settings.engine;
-  if (engine.max_model_len == 0) engine.max_model_len = passkey_run_len(options);
-  const Result<std::unique_ptr<GroupRunner>> runner =
-      GroupRunner::make(loaded->model, engine, passkey_settings(options, variants->size()));
-  if (!runner.ok()) return fail(runner.status());
+  Result<Workbench> bench = prepare(settings, passkey_slice_len(options), passkey_run_len(options),
+                                    passkey_settings(options, variants->size()));
+  if (!bench.ok()) return fail(bench.status());
   const InterruptGuard guard;
   Result<std::vector<PasskeyRow>> rows = Status(StatusCode::kInternal, "");
   {
     ProgressBar bar("searching", "prompts");
-    context.progress = [&](int64_t done, int64_t total) { bar.update(done, total); };
-    rows = run_passkey(**runner, *loaded->tokenizer, *slices, *variants, options, context);
+    bench->context.progress = [&](int64_t done, int64_t total) { bar.update(done, total); };
+    rows = run_passkey(*bench->runner, *bench->loaded.tokenizer, bench->slices, *variants, options,
+                       bench->context);
   }
   if (!rows.ok()) return fail(rows.status());
   if (!settings.output.json)
@@ -193,7 +202,7 @@ int run_passkey_verb(Settings settings) {
   }
   if (settings.output.json) {
     const Json json = {{"eval", "passkey"},
-                       {"model", loaded->model->config.name},
+                       {"model", bench->loaded.model->config.name},
                        {"prompt_len", options.prompt_len},
                        {"equal", eval.equal},
                        {"rows", list}};

@@ -27,14 +27,17 @@ INSTANTIATE_TEST_SUITE_P(Backends, Compact, ::testing::Range(size_t{0}, device_o
                          kBackendName);
 
 std::vector<float> smoothed(Backend& backend, const std::vector<float>& in, PoolKind kind, int32_t kernel,
-                            int32_t window_rows = 0) {
+                            int32_t window_rows = 0, std::vector<float> mean_index = {}) {
   const auto n = static_cast<int64_t>(in.size());
+  const auto num_queries = static_cast<int32_t>(mean_index.size());
   std::vector<float> out(in.size());
   const SmoothItem item{
       .rows = {.k = dense(in.data(), DType::kF32, n, 1), .v = dense(in.data(), DType::kF32, n, 1)},
       .in = dense(in.data(), DType::kF32, 1, n),
       .out = dense(out.data(), DType::kF32, 1, n),
-      .window_rows = window_rows};
+      .window_rows = window_rows,
+      .num_queries = num_queries,
+      .observation = {.mean_index = dense(mean_index.data(), DType::kF32, 1, num_queries)}};
   backend.smooth({.shape = {.num_heads = 1, .num_kv_heads = 1, .head_dim = 1},
                   .kind = kind,
                   .kernel = kernel,
@@ -63,6 +66,17 @@ TEST_P(Smooth, Pools) {
   EXPECT_THAT(smoothed(*backend, {3, 6, 3, 6, 9}, PoolKind::kAvg, 3, 2),
               ElementsAre(3, 4, 3, 6, 9));  // the window is copied
   EXPECT_THAT(smoothed(*backend, {3, 6, 3}, PoolKind::kNone, 3), ElementsAre(3, 6, 3));
+}
+
+TEST_P(Smooth, AdaptiveFollowsTheDrift) {
+  const std::unique_ptr<Backend> backend = make(1);
+  const std::vector<float> in = {5, 0, 0, 0, 0, 0, 0, 10};
+  // Earlier queries look further on than later ones by 4,000 rows: width 5, moved by 2 towards the end; the ends repeat.
+  EXPECT_THAT(smoothed(*backend, in, PoolKind::kAdaptive, 5, 0, {4000, 0}),
+              ElementsAre(1, 0, 0, 2, 4, 6, 8, 10));
+  // 2,001 rows the other way: width 5, moved by 1 towards the start.
+  EXPECT_THAT(smoothed(*backend, in, PoolKind::kAdaptive, 5, 0, {0, 2001}),
+              ElementsAre(4, 3, 2, 1, 0, 0, 2, 4));
 }
 
 TEST_P(Smooth, RowsThatAreNotFiniteDoNotSpread) {
