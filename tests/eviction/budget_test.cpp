@@ -266,5 +266,19 @@ TEST(Budget, ScheduleEqualsTheStepByStepRule) {
   }
 }
 
+TEST(Budget, LayersTakeTurnsWithTheirCuts) {
+  const int32_t c = 100, stride = 16, layers = 8;
+  const int64_t prompt = 500;
+  for (int32_t layer = 0; layer < layers; ++layer)
+    EXPECT_EQ(head_schedule(c, stride, layer, layers).rows_after_cut(true), c - stride + 2 * layer);
+  // After the prompt's cut, no step has more than one layer to cut.
+  for (int64_t tokens = prompt + 1; tokens < prompt + 200; ++tokens) {
+    int cuts = 0;
+    for (int32_t layer = 0; layer < layers; ++layer)
+      cuts += head_schedule(c, stride, layer, layers).is_cut(prompt, tokens);
+    EXPECT_LE(cuts, 1) << tokens;
+  }
+}
+
 }  // namespace
 }  // namespace restkv
