@@ -167,12 +167,16 @@ class StreamInferCall final : public GenerationCall,
     (*answer.mutable_parameters())["triton_final_response"].set_bool_param(usage != nullptr);
     StartWrite(&response_);
   }
-  void after_last() override { read_next(); }
+  void after_last() override {
+    log(std::exchange(outcome_, grpc::Status::OK));
+    read_next();
+  }
   void read_next() {
     ++shared_.num_waiting;
     StartRead(&request_);
   }
   void fail(const Status& status, int64_t) override {
+    outcome_ = grpc_error(status);
     text_.clear();
     reason_.clear();
     response_.set_error_message(status.message());
@@ -187,6 +191,7 @@ class StreamInferCall final : public GenerationCall,
   ModelInferRequest request_;
   ModelStreamInferResponse response_;
   InferHead head_;
+  grpc::Status outcome_;  // of the request that runs
   std::string text_, reason_;
 };
 

@@ -34,7 +34,12 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
  private:
   void end(const Status& status) {
     const grpc::Status result = grpc_error(status);
-    log_call(method_, id_, caller_, result, arrival_);
+    log_call(*shared_.serving, {.method = method_,
+                                .id = id_,
+                                .caller = caller_,
+                                .status = result,
+                                .arrival = arrival_,
+                                .trace = trace_of(context_)});
     Finish(result);
   }
 

@@ -7,7 +7,6 @@
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/write.hpp>
 
-#include "server/config/logging.h"
 #include "server/http/routes.h"
 
 namespace restkv {
@@ -19,9 +18,11 @@ constexpr auto kAwaitTuple = asio::as_tuple(asio::use_awaitable);
 
 namespace {
 
-double milliseconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+double milliseconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double, std::milli>(end - begin).count();
 }
+
+double milliseconds_since(Clock::time_point begin) { return milliseconds_between(begin, Clock::now()); }
 
 std::string hex_text(size_t value) {
   constexpr char kHex[] = "0123456789abcdef";
@@ -66,7 +67,10 @@ asio::awaitable<void> Connection::run() {
     co_await handle_request(*this);
     stop_watch();
     --server_.num_active;
-    if (!has_answered_) break;  // the client went first
+    if (!has_answered_) {  // the client went first
+      log_answer(499);
+      break;
+    }
   }
   phase_ = Phase::kClosing;
   is_gone_ = true;
@@ -78,6 +82,9 @@ void Connection::reset_request() {
   body_ = BodyReader();
   request_id_.clear();
   caller_.reset();
+  trace_ = {};
+  usage_.reset();
+  arrival_ = {};
   scanned_ = 0;
   has_answered_ = has_timed_out_ = false;
 }
@@ -121,6 +128,7 @@ asio::awaitable<bool> Connection::read_head(bool is_first) {
 asio::awaitable<bool> Connection::read_body() {
   const std::string_view given_id = head_.header("x-request-id");
   request_id_ = is_request_id(given_id) ? std::string(given_id) : server_.new_id("req-");
+  trace_ = parse_traceparent(head_.header("traceparent"));
   phase_ = Phase::kBody;
   body_begin_ = Clock::now();
   if (std::optional<HttpFailure> bad = body_.start(head_, limits_)) {
@@ -376,16 +384,18 @@ void Connection::log_answer(int status) {
   const bool is_probe = status == 200 && (head_.path.starts_with("/health") || head_.path == "/ping" ||
                                           head_.path == "/metrics");
   const LogLevel level = status >= 500 ? LogLevel::kWarning : is_probe ? LogLevel::kDebug : LogLevel::kInfo;
-  if (!logs(level)) return;
-  constexpr size_t kMaxShown = 128;
-  const double ms = arrival_ == Clock::time_point{} ? 0.0 : milliseconds_since(arrival_);
-  log_event(level, "request",
-            {{"method", head_.method.substr(0, 16)},
-             {"path", head_.path.substr(0, kMaxShown)},
-             {"status", status},
-             {"ms", ms},
-             {"id", request_id_},
-             {"key", caller_ ? std::string_view(caller_->name()) : std::string_view()}});
+  const bool is_whole = arrival_ != Clock::time_point{};
+  log_request(level,
+              {.method = head_.method,
+               .path = head_.path,
+               .status = status,
+               .ms = is_whole ? milliseconds_since(arrival_) : 0.0,
+               .receive_ms = is_whole ? milliseconds_between(body_begin_, arrival_) : 0.0,
+               .id = request_id_,
+               .key = caller_ ? std::string_view(caller_->name()) : std::string_view(),
+               .trace = trace_,
+               .usage = usage_},
+              server_.settings.logging.slow_request);
 }
 
 }  // namespace restkv

@@ -288,6 +288,7 @@ OutputUsage& operator+=(OutputUsage& sum, const OutputUsage& usage) {
   sum.prompt_tokens += usage.prompt_tokens;
   sum.cached_tokens += usage.cached_tokens;
   sum.completion_tokens += usage.completion_tokens;
+  sum.queue_ms = std::max(sum.queue_ms, usage.queue_ms);
   sum.prefill_ms = std::max(sum.prefill_ms, usage.prefill_ms);
   sum.decode_ms = std::max(sum.decode_ms, usage.decode_ms);
   sum.cache.policy = usage.cache.policy;

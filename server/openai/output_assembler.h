@@ -66,7 +66,7 @@ struct CacheUsage {
 
 struct OutputUsage {
   int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
-  double prefill_ms = 0, decode_ms = 0;  // of the choice that took longest
+  double queue_ms = 0, prefill_ms = 0, decode_ms = 0;  // of the choice that took longest
   CacheUsage cache;
 };
 

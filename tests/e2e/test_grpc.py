@@ -2,10 +2,14 @@
 
 The stubs are made from proto/ at run time, as a user would make them."""
 
+import atexit
+import functools
 import json
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,11 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "Once upon a time"
 
 
-@pytest.fixture(scope="session")
-def stubs(tmp_path_factory):
+@functools.cache
+def make_stubs():
     """Modules (restkv messages, restkv service, inference messages, inference service)."""
     pytest.importorskip("grpc_tools", reason="grpcio-tools is not installed")
-    folder = tmp_path_factory.mktemp("stubs")
+    folder = Path(tempfile.mkdtemp(prefix="restkv-stubs-"))
+    atexit.register(shutil.rmtree, folder, True)
     files = ["restkv/v1/inference.proto", "inference/open_inference_grpc.proto"]
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={ROOT / 'proto'}", f"--python_out={folder}",
                     f"--grpc_python_out={folder}", *(str(ROOT / "proto" / name) for name in files)], check=True, timeout=120)
@@ -29,6 +34,11 @@ def stubs(tmp_path_factory):
     from inference import open_inference_grpc_pb2, open_inference_grpc_pb2_grpc
     from restkv.v1 import inference_pb2, inference_pb2_grpc
     return inference_pb2, inference_pb2_grpc, open_inference_grpc_pb2, open_inference_grpc_pb2_grpc
+
+
+@pytest.fixture(scope="session")
+def stubs():
+    return make_stubs()
 
 
 @pytest.fixture
