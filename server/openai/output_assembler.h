@@ -25,7 +25,8 @@ struct OutputOptions {
   bool echo = false;
   int32_t prompt_logprobs = -1;  // -1: none
   bool return_token_ids = false;
-  bool tokens_as_ids = false;  // tokens of logprobs as "token_id:7"
+  bool tokens_as_ids = false;      // tokens of logprobs as "token_id:7"
+  bool timings_per_token = false;  // /completion: timings in each chunk
 };
 
 // One token with its log probabilities.

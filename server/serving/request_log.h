@@ -17,8 +17,8 @@ struct RequestLog {
   double ms = 0;                  // from the whole request to its answer's end
   double receive_ms = 0;          // before that: while the request came in
   std::string_view id, key;
-  TraceContext trace = {};                  // of the caller
-  std::optional<OutputUsage> usage = {};    // of an answer with tokens
+  TraceContext trace = {};                // of the caller
+  std::optional<OutputUsage> usage = {};  // of an answer with tokens
 };
 
 // `slow`: from when on a request is slow; 0: none is.
