@@ -213,7 +213,7 @@ class OpenInferenceService final : public inference::GRPCInferenceService::Callb
                                        const inference::ModelReadyRequest* request,
                                        inference::ModelReadyResponse* response) override {
     return run_unary(shared_, *context, "inference.GRPCInferenceService/ModelReady",
-                     [this, request, response] {
+                     [this, request, response](const Caller&) {
                        response->set_ready(check_model(request->name(), request->version()).ok() &&
                                            shared_.serving->is_ready());
                        return Status();
@@ -222,17 +222,18 @@ class OpenInferenceService final : public inference::GRPCInferenceService::Callb
   grpc::ServerUnaryReactor* ServerMetadata(CallbackServerContext* context,
                                            const inference::ServerMetadataRequest*,
                                            inference::ServerMetadataResponse* response) override {
-    return run_unary(shared_, *context, "inference.GRPCInferenceService/ServerMetadata", [response] {
-      response->set_name("restkv");
-      response->set_version(std::string(build_version()));
-      return Status();
-    });
+    return run_unary(shared_, *context, "inference.GRPCInferenceService/ServerMetadata",
+                     [response](const Caller&) {
+                       response->set_name("restkv");
+                       response->set_version(std::string(build_version()));
+                       return Status();
+                     });
   }
   grpc::ServerUnaryReactor* ModelMetadata(CallbackServerContext* context,
                                           const inference::ModelMetadataRequest* request,
                                           inference::ModelMetadataResponse* response) override {
     return run_unary(shared_, *context, "inference.GRPCInferenceService/ModelMetadata",
-                     [this, request, response]() -> Status {
+                     [this, request, response](const Caller&) -> Status {
                        if (Status status = check_model(request->name(), request->version()); !status.ok())
                          return status;
                        fill_metadata(*response);
@@ -255,7 +256,7 @@ class OpenInferenceService final : public inference::GRPCInferenceService::Callb
                                             const inference::RepositoryIndexRequest* request,
                                             inference::RepositoryIndexResponse* response) override {
     return run_unary(shared_, *context, "inference.GRPCInferenceService/RepositoryIndex",
-                     [this, request, response] {
+                     [this, request, response](const Caller&) {
                        if (request->ready() && !shared_.serving->is_ready()) return Status();
                        auto& model = *response->add_models();
                        model.set_name(shared_.serving->model.name);

@@ -1,6 +1,7 @@
 // Chunks and bodies of both routes; a choice looks different in each, all around it is the same.
 #include "server/openai/completion_writer.h"
 
+#include "server/config/build_info.h"
 #include "server/openai/json_text.h"
 
 namespace restkv {
@@ -213,6 +214,9 @@ void append_header(std::string& out, const CompletionHeader& header, std::string
   append_json_number(out, header.created);
   out += ",\"model\":";
   append_json_string(out, header.model);
+  out += ",\"system_fingerprint\":\"restkv-";
+  out += build_version();
+  out += '"';
 }
 
 void append_rate(std::string& out, int64_t count, double ms) {

@@ -113,6 +113,45 @@ def test_every_field_is_read_as_over_http(server, client):
     assert last.usage.cache.budget == 64
 
 
+def test_messages_have_the_fields_of_http(server, stubs):
+    """Each field that a route takes is one of the message, but for those whose place is elsewhere in gRPC."""
+    paths = server.get_json("/openapi.json")["paths"]
+    elsewhere = {"stream", "stream_options", "best_of", "response_format", "length_penalty", "spaces_between_special_tokens",
+                 "return_tokens_as_token_ids", "session_id",  # meaningless, or asked for by the method
+                 "prompt",  # three types, three names
+                 "chat_template_kwargs.documents", "metadata", "store", "service_tier", "modalities", "parallel_tool_calls"}
+    for path, message in (("/v1/completions", "GenerateRequest"), ("/v1/chat/completions", "ChatRequest")):
+        properties = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        fields = set(getattr(stubs[0], message).DESCRIPTOR.fields_by_name)
+        assert set(properties) - fields - elsewhere == set(), message
+    cache = set(paths["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]["cache"]["properties"])
+    assert cache - set(stubs[0].CacheOptions.DESCRIPTOR.fields_by_name) == set()
+
+
+def test_cache_trace(server, client):
+    pb, stub = client
+    story = "Once upon a time there was a little girl. " * 8
+    options = pb.CacheOptions(budget=48, trace_bins=True, probe_token_ids=pb.TokenIds(ids=[5, 6, 7]))
+    messages = list(stub.Generate(pb.GenerateRequest(prompt=story, max_tokens=40, temperature=0, cache=options)))
+    name = messages[0].id
+    cuts, page = [], pb.CacheTrace(next=0)
+    while page.HasField("next"):
+        page = stub.GetCacheTrace(pb.GetCacheTraceRequest(id=name, **{"from": page.next}, limit=7))
+        cuts += page.cuts
+    assert len(cuts) == page.num_cuts > 7 and (page.policy, page.budget, page.truncated) == ("restkv", 48, False)
+    assert sum(len(head.evicted) for cut in cuts for head in cut.heads) == messages[-1].usage.cache.evicted > 0
+    assert all(len(head.bins) == len(head.evicted) and len(head.scores) == head.kept for cut in cuts for head in cut.heads)
+    over_http = server.get_json(f"/v1/cache/traces/{name}?limit=1")
+    first = over_http["cuts"][0]["heads"][0]
+    assert list(cuts[0].heads[0].evicted) == first["evicted"] and list(cuts[0].heads[0].bins) == first["bins"]
+    assert not stub.GetCacheTrace(pb.GetCacheTraceRequest(id=name, scores=False)).cuts[0].heads[0].scores
+    for request, code in (({"id": "cmpl-nobody"}, "NOT_FOUND"), ({"id": name, "choice": 1}, "NOT_FOUND"),
+                          ({"id": name, "limit": 1025}, "INVALID_ARGUMENT"), ({"id": name, "from": -1}, "INVALID_ARGUMENT")):
+        with pytest.raises(grpc.RpcError) as error:
+            stub.GetCacheTrace(pb.GetCacheTraceRequest(**request))
+        assert error.value.code().name == code, request
+
+
 def test_prompt_as_token_ids_and_as_a_list(server, client):
     pb, stub = client
     tokens = list(stub.Tokenize(pb.TokenizeRequest(prompt=PROMPT)).tokens)
