@@ -66,7 +66,7 @@ Status unfold(json& object, const char* name, const std::string& path) {
 
 Result<json> chat_body_of(const v1::ChatRequest& request) {
   json body = body_of(request);
-  for (const char* name : {"tools", "chat_template_kwargs"}) {
+  for (const char* name : {"tools", "chat_template_kwargs", "documents"}) {
     if (Status status = unfold(body, name, name); !status.ok()) return status;
   }
   if (!body.contains("messages")) return body;

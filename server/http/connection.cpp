@@ -5,7 +5,6 @@
 #include <array>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/bind_cancellation_slot.hpp>
-#include <boost/asio/write.hpp>
 
 #include "server/http/routes.h"
 
@@ -183,15 +182,25 @@ asio::awaitable<bool> Connection::read_some() {
 }
 
 asio::awaitable<bool> Connection::write(std::string_view head, std::string_view body) {
-  const std::array<asio::const_buffer, 2> buffers{asio::buffer(head), asio::buffer(body)};
-  const auto on_progress = [this](const error_code& error, size_t) -> size_t {
-    deadline_ = Clock::now() + limits_.write_timeout;
-    return error ? 0 : IoThread::kScratchSize;
-  };
-  const auto [error, len] = co_await asio::async_write(socket_, buffers, on_progress, kAwaitTuple);
+  while (!head.empty() || !body.empty()) {
+    const std::array<asio::const_buffer, 2> buffers{asio::buffer(head), asio::buffer(body)};
+    error_code error;
+    const size_t sent = socket_.write_some(buffers, error);
+    const size_t of_head = std::min(sent, head.size());
+    head.remove_prefix(of_head);
+    body.remove_prefix(sent - of_head);
+    if (error == asio::error::would_block) {
+      deadline_ = Clock::now() + limits_.write_timeout;
+      const auto [wait_error] = co_await socket_.async_wait(tcp::socket::wait_write, kAwaitTuple);
+      error = wait_error;
+    }
+    if (error) {
+      is_gone_ = true;
+      break;
+    }
+  }
   deadline_ = Clock::time_point::max();
-  if (error) is_gone_ = true;
-  co_return !error;
+  co_return !is_gone_;
 }
 
 HeaderList Connection::answer_headers() const {
@@ -333,7 +342,8 @@ bool Connection::is_full() {
   return wants_room_;
 }
 
-// Appends while a write is in flight go out together with the next one.
+// Sends what there is at once, as far as the socket takes it, which is nearly always all. Appends while the rest waits for room
+// go out together with the next one.
 void Connection::flush() {
   if (is_writing_ || is_gone_) return;
   const bool is_last = is_ending_ && is_streaming_;
@@ -352,22 +362,45 @@ void Connection::flush() {
   is_writing_ = true;
   sent_ = 0;
   last_event_ = Clock::now();
-  deadline_ = last_event_ + limits_.write_timeout;
-  const std::array<asio::const_buffer, 2> buffers{asio::buffer(framing_), asio::buffer(sending_)};
-  const auto on_progress = [this](const error_code& error, size_t len) -> size_t {
-    if (len > sent_) deadline_ = Clock::now() + limits_.write_timeout;
-    sent_ = len;
-    return error ? 0 : IoThread::kScratchSize;
-  };
-  asio::async_write(socket_, buffers, on_progress, [self = shared_from_this()](error_code error, size_t) {
-    self->is_writing_ = false;
-    self->framing_.clear();
-    self->deadline_ = Clock::time_point::max();
-    if (error) return self->go();
-    self->flush();
-    if (self->wants_room_ && !self->is_full()) self->event_->notify();
-    if (self->is_ending_) self->event_->notify();
-  });
+  write_on();
+  if (wants_room_ && !is_writing_ && !is_full()) event_->notify();
+}
+
+// The rest of framing_ and sending_. Afterwards is_writing_ says whether some of it waits for room.
+void Connection::write_on() {
+  const size_t total = framing_.size() + sending_.size();
+  while (sent_ < total) {
+    const size_t of_framing = std::min(sent_, framing_.size());
+    const std::array<asio::const_buffer, 2> buffers{asio::buffer(framing_) + of_framing,
+                                                    asio::buffer(sending_) + (sent_ - of_framing)};
+    error_code error;
+    sent_ += socket_.write_some(buffers, error);
+    if (error == asio::error::would_block) {
+      deadline_ = Clock::now() + limits_.write_timeout;
+      socket_.async_wait(tcp::socket::wait_write, [self = shared_from_this()](error_code wait_error) {
+        self->on_writable(wait_error);
+      });
+      return;
+    }
+    if (error) {
+      is_writing_ = false;
+      return go();
+    }
+  }
+  is_writing_ = false;
+  framing_.clear();
+  deadline_ = Clock::time_point::max();
+}
+
+void Connection::on_writable(const error_code& error) {
+  if (error) {
+    is_writing_ = false;
+    return go();
+  }
+  write_on();
+  if (is_writing_ || is_gone_) return;
+  flush();
+  if (is_ending_ || (wants_room_ && !is_full())) event_->notify();
 }
 
 asio::awaitable<void> Connection::end_stream() {

@@ -80,6 +80,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void set_body_deadline();
   void on_readable();
   void stop_watch();
+  void write_on();
+  void on_writable(const boost::system::error_code& error);
   void go();  // the client is gone
   void log_answer(int status);
   HeaderList answer_headers() const;

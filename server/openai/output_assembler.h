@@ -52,7 +52,17 @@ struct OutputDelta {
     return text.empty() && tokens.empty() && prompt.empty() && token_ids.empty() &&
            finish == FinishReason::kNone;
   }
-  void clear() { *this = {}; }
+  void clear() {  // the memory stays
+    text.clear();
+    tokens.clear();
+    prompt.clear();
+    token_ids.clear();
+    prompt_token_ids.clear();
+    if (finish == FinishReason::kNone) return;
+    finish = FinishReason::kNone;
+    stop_index = stop_token = -1;
+    error = {};
+  }
   void append(OutputDelta next);  // what came after this
 };
 

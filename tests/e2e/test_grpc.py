@@ -119,7 +119,7 @@ def test_messages_have_the_fields_of_http(server, stubs):
     elsewhere = {"stream", "stream_options", "best_of", "response_format", "length_penalty", "spaces_between_special_tokens",
                  "return_tokens_as_token_ids", "session_id",  # meaningless, or asked for by the method
                  "prompt",  # three types, three names
-                 "chat_template_kwargs.documents", "metadata", "store", "service_tier", "modalities", "parallel_tool_calls"}
+                 "metadata", "store", "service_tier", "modalities", "parallel_tool_calls"}
     for path, message in (("/v1/completions", "GenerateRequest"), ("/v1/chat/completions", "ChatRequest")):
         properties = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
         fields = set(getattr(stubs[0], message).DESCRIPTOR.fields_by_name)
