@@ -11,16 +11,22 @@ import sys
 from pathlib import Path
 
 FILE = Path(__file__).resolve().parent / "grafana" / "dashboards" / "restkv.json"
+# The prefix that compose.yaml and k8s/ set, so that vLLM's dashboards fit too; what vLLM does not have is always restkv_.
+PREFIX, OWN = "vllm:", ("kv_entries_evicted_total", "kv_evictions_total", "kv_eviction_seconds_total", "kv_kept_ratio", "kv_nan_rows_total", "kv_pages")
 SELECT = '{instance=~"$instance",model_name=~"$model"}'
 BY = "instance, model_name"
 
 
 def metric(name: str, more: str = "") -> str:
-    return f"restkv_{name}" + SELECT[:-1] + ("," + more if more else "") + "}"
+    return ("restkv_" if name in OWN else PREFIX) + name + SELECT[:-1] + ("," + more if more else "") + "}"
 
 
 def rate(name: str, by: str = BY) -> str:
     return f"sum by ({by}) (rate({metric(name)}[$__rate_interval]))"
+
+
+def quantiles(name: str) -> list:
+    return [(f"histogram_quantile({q}, sum by (le) (rate({metric(name + '_bucket')}[$__rate_interval])))", f"p{int(q * 100)}") for q in (0.5, 0.95, 0.99)]
 
 
 # (row title, [(panel title, unit, [(expression, legend)])])
@@ -32,6 +38,12 @@ ROWS = [
         ("Tokens generated", "tokens/s", [(rate("generation_tokens_total"), "{{instance}}")]),
         ("Prompt tokens computed", "tokens/s", [(rate("prompt_tokens_total"), "{{instance}}")]),
     ]),
+    ("Latency", [
+        ("Time to first token", "s", quantiles("time_to_first_token_seconds")),
+        ("Between two tokens", "s", quantiles("inter_token_latency_seconds")),
+        ("In the queue", "s", quantiles("request_queue_time_seconds")),
+        ("Whole requests", "s", quantiles("e2e_request_latency_seconds")),
+    ]),
     ("Cache", [
         ("Pages in use", "percentunit", [(f"max by ({BY}) ({metric('kv_cache_usage_perc')})", "{{instance}}")]),
         ("Pages by state", "short", [(f"sum by (state) ({metric('kv_pages')})", "{{state}}")]),
@@ -40,6 +52,11 @@ ROWS = [
         ("Entries evicted for each generated token", "short",
          [(f"sum(rate({metric('kv_entries_evicted_total')}[$__rate_interval])) / "
            f"sum(rate({metric('generation_tokens_total')}[$__rate_interval]))", "entries")]),
+        ("Entries that sequences held when they ended", "percentunit", [(f"avg by ({BY}) ({metric('kv_kept_ratio')})", "{{instance}}")]),
+        ("Time spent on eviction", "percentunit", [(rate("kv_eviction_seconds_total", "phase"), "{{phase}}")]),
+        ("Prompt tokens read from the prefix cache", "percentunit",
+         [(f"sum(rate({metric('prefix_cache_hits_total')}[$__rate_interval])) / "
+           f"sum(rate({metric('prefix_cache_queries_total')}[$__rate_interval]))", "hits")]),
         ("Scores that are not finite", "short", [(f"sum by ({BY}) (increase({metric('kv_nan_rows_total')}[$__rate_interval]))", "{{instance}}")]),
     ]),
 ]
@@ -58,7 +75,7 @@ def panel(number: int, title: str, unit: str, targets: list, x: int, y: int) -> 
 
 
 def variable(name: str, label: str) -> dict:
-    query = f"label_values(restkv_num_requests_running, {label})"
+    query = f"label_values({PREFIX}num_requests_running, {label})"
     return {"name": name, "type": "query", "datasource": {"type": "prometheus", "uid": "prometheus"}, "definition": query,
             "query": {"query": query, "refId": name}, "refresh": 2, "multi": True, "includeAll": True, "allValue": ".*",
             "current": {"text": "All", "value": "$__all"}, "sort": 1}

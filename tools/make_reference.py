@@ -4,7 +4,7 @@
     tools/make_reference.py BINARY MODEL [--check]    MODEL is served for a moment: its /metrics and /openapi.json are read
 
 flags.md and yaml.md come from `restkv config options`, metrics.md from the HELP lines of /metrics, http.md from
-/openapi.json where the server has one.
+/openapi.json, grpc.md from proto/.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+PROTO = Path(__file__).resolve().parent.parent / "proto"
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 HEAD = "<!-- Made by tools/make_reference.py from the program's tables: change those. -->\n\n"
 UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -109,13 +110,67 @@ def http_page(document: dict) -> str:
         for method, operation in methods.items():
             if method in ("get", "post", "delete", "put"):
                 text += f"| `{method.upper()} {path}` | {cell(operation.get('summary', ''))} |\n"
+    bodies: dict[str, list[str]] = {}  # operations with the same fields are one table
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema") if isinstance(operation, dict) else None
+            if schema and schema.get("properties"):
+                bodies.setdefault(fields_table(schema), []).append(f"`{method.upper()} {path}`")
+    for table, operations in bodies.items():
+        text += f"\n## Fields of {', '.join(operations)}\n\n{table}"
     for name, schema in document.get("components", {}).get("schemas", {}).items():
-        if not schema.get("properties"):
-            continue
-        text += f"\n## {name}\n\n| field | type | what |\n|---|---|---|\n"
-        for field, value in schema["properties"].items():
-            text += f"| `{field}` | {cell(type_text(value))} | {cell(value.get('description', ''))} |\n"
+        if schema.get("properties"):
+            text += f"\n## {name}\n\n{fields_table(schema)}"
     return text
+
+
+def fields_table(schema: dict, prefix: str = "") -> str:
+    text = "" if prefix else "| field | type | default | what |\n|---|---|---|---|\n"
+    required = schema.get("required", [])
+    for field, value in schema["properties"].items():
+        default = "required" if field in required else f"`{json.dumps(value['default'])}`" if "default" in value else ""
+        text += f"| `{prefix}{field}` | {cell(type_text(value))} | {default} | {cell(value.get('description', ''))} |\n"
+        if field in ("cache", "error"):
+            text += fields_table(value, f"{field}.") if value.get("properties") else ""
+    return text
+
+
+def grpc_page() -> str:
+    """From the .proto files: services with their methods, messages with their fields."""
+    text = "# gRPC\n\n" + HEAD.replace("the program's tables", "proto/")
+    text += ("Port 8001 ([examples](../grpc.md)). Fields have the meaning and the bounds of their namesakes over [HTTP](http.md). Beside these services: "
+             "`grpc.health.v1.Health` (`Check`, `Watch`) and `grpc.reflection.v1alpha.ServerReflection`.\n")
+    for path in sorted(PROTO.rglob("*.proto")):
+        source = path.read_text(encoding="utf-8")
+        if not path.is_relative_to(PROTO / "restkv") and not path.is_relative_to(PROTO / "inference"):
+            continue
+        package = re.search(r"^package ([\w.]+);", source, re.MULTILINE).group(1)
+        for name, body in re.findall(r"^service (\w+)\s*\{(.*?)^\}", source, re.MULTILINE | re.DOTALL):
+            text += f"\n## {package}.{name}\n\n| method | takes | gives | what |\n|---|---|---|---|\n"
+            for comment, method, request, response in re.findall(
+                    r"((?:^ *//[^\n]*\n)*) *rpc (\w+)\s*\(([^)]*)\)\s*returns\s*\(([^)]*)\)", body, re.MULTILINE):
+                what = " ".join(line.strip().removeprefix("//").strip() for line in comment.splitlines())
+                text += f"| `{method}` | {cell(request.strip())} | {cell(response.strip())} | {cell(what)} |\n"
+        if package == "restkv.v1":
+            text += messages_text(source)
+    return text
+
+
+def messages_text(source: str) -> str:
+    tables: dict[str, str] = {}
+    stack: list[str] = []  # names of the messages around a line; "" for a oneof or a service
+    for line in source.splitlines():
+        code, _, comment = line.partition("//")
+        opened = re.match(r"\s*(message|oneof|service) (\w+) \{", code)
+        field = re.match(r"\s*((?:optional |repeated )?[\w.<>, ]+?) (\w+) = (\d+);", code)
+        if opened:
+            stack.append(opened.group(2) if opened.group(1) == "message" else "")
+            tables.setdefault(".".join(filter(None, stack)), "")
+        elif field:
+            tables[".".join(filter(None, stack))] += f"| `{field.group(2)}` | {field.group(3)} | {cell(field.group(1))} | {cell(comment.strip())} |\n"
+        if "}" in code and stack:
+            stack.pop()
+    return "".join(f"\n### {name}\n\n| field | number | type | what |\n|---|---|---|---|\n{rows}" for name, rows in tables.items() if rows)
 
 
 def pages(binary: str, url: str) -> dict[str, str]:
@@ -123,7 +178,7 @@ def pages(binary: str, url: str) -> dict[str, str]:
     options = json.loads(done.stdout)
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
         metrics = answer.read().decode()
-    result = {"flags.md": flags_page(options), "yaml.md": yaml_page(options), "metrics.md": metrics_page(metrics)}
+    result = {"flags.md": flags_page(options), "yaml.md": yaml_page(options), "metrics.md": metrics_page(metrics), "grpc.md": grpc_page()}
     try:
         with urllib.request.urlopen(f"{url}/openapi.json", timeout=10) as answer:
             result["http.md"] = http_page(json.load(answer))

@@ -26,22 +26,33 @@ std::string_view without_scheme(std::string_view credentials) {
   return credentials;
 }
 
+// What a request of the key that names this profile would get; null: it has none.
+Result<const CacheProfile*> profile_of(const ApiKey& key, const CacheProfiles* profiles) {
+  if (key.profile.empty()) return static_cast<const CacheProfile*>(nullptr);
+  std::span<const CacheProfile> known;
+  if (profiles) known = *profiles;
+  return choose_profile(known, key.profile, {.owner = key.name, .model = {}});
+}
+
 }  // namespace
 
 AccessControl::AccessControl(std::string source) : source_(std::move(source)) {
   auto table = std::make_shared<Table>();
-  if (source_.empty()) table->push_back({std::make_shared<ApiKey>(), std::make_shared<RateLimit>()});
+  if (source_.empty()) {
+    Caller anybody;
+    anybody.key_ = std::make_shared<ApiKey>();
+    anybody.rate_ = std::make_shared<RateLimit>();
+    table->push_back(std::move(anybody));
+  }
   table_ = std::move(table);
 }
 
-AccessControl::FileState AccessControl::file_state() const {
-  struct stat info {};
-  if (source_.empty() || is_environment(source_) || ::stat(source_.c_str(), &info) != 0) return {};
-  return {info.st_mtim.tv_sec * 1'000'000'000 + info.st_mtim.tv_nsec, info.st_size, info.st_ino};
+FileVersion AccessControl::version() const {
+  return is_environment(source_) ? FileVersion() : file_version(source_);
 }
 
 bool AccessControl::has_changed() const {
-  const FileState now = file_state();
+  const FileVersion now = version();
   const std::lock_guard lock(mutex_);
   return now != loaded_;
 }
@@ -58,9 +69,9 @@ Result<std::string> AccessControl::read_source() const {
   return text;
 }
 
-std::vector<std::string> AccessControl::load() {
+std::vector<std::string> AccessControl::load(const std::shared_ptr<const CacheProfiles>& profiles) {
   if (source_.empty()) return {};
-  const FileState state = file_state();
+  const FileVersion read_version = version();
   std::vector<std::string> errors;
   std::vector<ApiKey> keys;
   const Result<std::string> text = read_source();
@@ -69,17 +80,29 @@ std::vector<std::string> AccessControl::load() {
   } else {
     keys = parse_keys(*text, source_, errors);
   }
+  std::vector<std::shared_ptr<const CacheProfile>> profiles_of_keys;
+  for (const ApiKey& key : keys) {
+    const Result<const CacheProfile*> profile = profile_of(key, profiles.get());
+    if (!profile.ok())
+      errors.push_back(source_ + ": the key '" + key.name + "': " + profile.status().message());
+    profiles_of_keys.emplace_back(profiles, profile.ok() ? *profile : nullptr);
+  }
   const std::lock_guard lock(mutex_);
-  loaded_ = state;  // a file with errors is not read again until it changes
+  loaded_ = read_version;  // a file with errors is not read again until it changes
   if (!errors.empty()) return errors;
   auto table = std::make_shared<Table>();
   std::map<std::string, std::shared_ptr<RateLimit>> rates;
-  for (ApiKey& key : keys) {
+  for (size_t i = 0; i < keys.size(); ++i) {
+    ApiKey& key = keys[i];
     std::shared_ptr<RateLimit>& rate = rates[key.name];
     const auto before = rates_.find(key.name);
     rate = before == rates_.end() ? std::make_shared<RateLimit>() : before->second;
     rate->set_limits(key.requests_per_minute, key.tokens_per_minute);
-    table->push_back({std::make_shared<const ApiKey>(std::move(key)), rate});
+    Caller caller;
+    caller.key_ = std::make_shared<const ApiKey>(std::move(key));
+    caller.rate_ = rate;
+    caller.profile_ = std::move(profiles_of_keys[i]);
+    table->push_back(std::move(caller));
   }
   rates_.swap(rates);
   table_ = std::move(table);
@@ -95,18 +118,18 @@ size_t AccessControl::num_keys() const { return has_keys() ? table()->size() : 0
 
 Result<Caller> AccessControl::authorize(std::string_view credentials) const {
   const std::shared_ptr<const Table> keys = table();
-  if (!has_keys()) return Caller(keys->front().key, keys->front().rate);
+  if (!has_keys()) return keys->front();
   const std::string_view key = without_scheme(credentials);
   if (key.empty()) {
     return Status(StatusCode::kUnauthenticated, "an API key is needed: Authorization: Bearer KEY")
         .with_reason("invalid_api_key");
   }
   const KeyHash hash = hash_of_key(key.substr(0, kMaxKeyBytes + 1));
-  const Entry* found = nullptr;
-  for (const Entry& entry : *keys) {  // all of them, whichever matches
-    if (CRYPTO_memcmp(entry.key->hash.data(), hash.data(), hash.size()) == 0) found = &entry;
+  const Caller* found = nullptr;
+  for (const Caller& entry : *keys) {  // all of them, whichever matches
+    if (CRYPTO_memcmp(entry.key().hash.data(), hash.data(), hash.size()) == 0) found = &entry;
   }
-  if (found) return Caller(found->key, found->rate);
+  if (found) return *found;
   return Status(StatusCode::kUnauthenticated, "this server does not know the API key that was sent")
       .with_reason("invalid_api_key");
 }

@@ -12,6 +12,8 @@
 
 #include "server/access/key_file.h"
 #include "server/access/rate_limit.h"
+#include "server/config/cache_profiles.h"
+#include "server/config/file_version.h"
 
 namespace restkv {
 
@@ -21,13 +23,15 @@ class Caller {
   const std::string& name() const { return key_->name; }  // empty: there are no keys
   const ApiKey& key() const { return *key_; }
   RateLimit& rate() const { return *rate_; }
+  // Cache settings under its requests' own; null: the key has none.
+  const std::shared_ptr<const CacheProfile>& profile() const { return profile_; }
 
  private:
   friend class AccessControl;
-  Caller(std::shared_ptr<const ApiKey> key, std::shared_ptr<RateLimit> rate)
-      : key_(std::move(key)), rate_(std::move(rate)) {}
+  Caller() = default;
   std::shared_ptr<const ApiKey> key_;
   std::shared_ptr<RateLimit> rate_;
+  std::shared_ptr<const CacheProfile> profile_;
 };
 
 class AccessControl {
@@ -35,8 +39,9 @@ class AccessControl {
   // `source`: a file's path, "env:NAME" or "" (no keys). load() reads it.
   explicit AccessControl(std::string source);
 
-  // The first reading and every later one. Errors (with places, never a key): the keys before stay.
-  std::vector<std::string> load();
+  // The first reading and every later one; keys may name `profiles` (null: there are none). Errors (with places, never a key):
+  // the keys before stay, each with the profile it had.
+  std::vector<std::string> load(const std::shared_ptr<const CacheProfiles>& profiles = nullptr);
   // Whether the file is not the one that was read last.
   bool has_changed() const;
   bool has_keys() const { return !source_.empty(); }
@@ -46,24 +51,15 @@ class AccessControl {
   Result<Caller> authorize(std::string_view credentials) const;
 
  private:
-  struct Entry {
-    std::shared_ptr<const ApiKey> key;
-    std::shared_ptr<RateLimit> rate;
-  };
-  using Table = std::vector<Entry>;
-  struct FileState {
-    int64_t mtime_ns = -1, size = -1;
-    uint64_t inode = 0;
-    bool operator==(const FileState&) const = default;
-  };
-  FileState file_state() const;
+  using Table = std::vector<Caller>;
+  FileVersion version() const;
   Result<std::string> read_source() const;
   std::shared_ptr<const Table> table() const;
 
   const std::string source_;
   mutable std::mutex mutex_;  // guards what follows
   std::shared_ptr<const Table> table_;
-  FileState loaded_;
+  FileVersion loaded_;
   std::map<std::string, std::shared_ptr<RateLimit>> rates_;  // by name: a reload forgets no use
 };
 

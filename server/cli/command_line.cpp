@@ -164,6 +164,7 @@ CommandLine parse_command_line(std::span<const std::string> arguments, const Env
   }
   // `config` reports the errors of its files itself.
   line.invocation.loaded = load_settings(static_cast<Verb>(line.verb->bit), parser.flags(), environment);
+  line.invocation.flags = parser.flags();
   LoadedSettings& loaded = line.invocation.loaded;
   if (line.verb->bit == kDoctor) return line;  // it reports them itself, as one of its findings
   line.errors.insert(line.errors.end(), loaded.errors.begin(), loaded.errors.end());

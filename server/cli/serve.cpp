@@ -1,6 +1,6 @@
 // restkv serve MODEL: load, listen, wait for a signal, drain. This thread only waits; SIGINT and SIGTERM are blocked in
 // all threads and taken here.
-//   SIGHUP, or a key file that changed: keys are read again
+//   SIGHUP, or a file that changed: API keys and cache.profiles are read again, both or neither
 //   first signal: no new work, running requests get drain-timeout -> exit 0 | second signal: exit at once, 128 + signal
 //   engine broken: the streams have their error, exit 1
 #include <algorithm>
@@ -29,7 +29,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kPollInterval{20};
-constexpr milliseconds kLookInterval{1'000};  // whether the key file has changed
+constexpr milliseconds kLookInterval{1'000};  // whether a file has changed
 constexpr milliseconds kBrokenGrace{2'000};  // for the error events of a broken engine to reach their clients
 
 sigset_t handled_signals() {
@@ -113,18 +113,55 @@ struct Servers {
   }
 };
 
-// All or nothing: with an error the keys before stay. Requests that run go on with the key they came with.
-bool load_keys(Serving& serving) {
-  const std::vector<std::string> errors = serving.access.load();
-  for (const std::string& error : errors) log_event(LogLevel::kError, "API keys: " + error);
-  if (errors.empty() && serving.access.has_keys())
-    log_event(LogLevel::kInfo, "API keys loaded", {{"keys", serving.access.num_keys()}});
+bool load_access(Serving& serving, CacheProfiles profiles) {
+  const size_t num_profiles = profiles.size();
+  const std::vector<std::string> errors = serving.load_access(std::move(profiles));
+  for (const std::string& error : errors) log_event(LogLevel::kError, "API keys and profiles: " + error);
+  if (errors.empty() && (serving.access.has_keys() || num_profiles > 0)) {
+    log_event(LogLevel::kInfo, "API keys loaded",
+              {{"keys", serving.access.num_keys()}, {"profiles", num_profiles}});
+  }
   return errors.empty();
 }
 
-void reload(Serving& serving) {
-  if (!load_keys(serving)) log_event(LogLevel::kError, "API keys: nothing was changed, the ones before stay");
-}
+// What a reload reads: the key file and the YAML.
+class Reloader {
+ public:
+  Reloader(Serving& serving, const Invocation& invocation)
+      : serving_(serving), invocation_(invocation), loaded_(version()) {}
+
+  bool has_changed() const { return serving_.access.has_changed() || version() != loaded_; }
+
+  // All or nothing: with an error the keys and profiles before stay.
+  void reload() {
+    loaded_ = version();  // a file with errors is not read again until it changes
+    LoadedSettings now = load_settings(kServe, invocation_.flags, process_environment());
+    for (const std::string& error : now.errors) log_event(LogLevel::kError, "configuration: " + error);
+    if (!now.errors.empty() || !load_access(serving_, std::move(now.settings.cache.profiles))) {
+      log_event(LogLevel::kError, "nothing was changed: the API keys and profiles before stay");
+      return;
+    }
+    std::string others;
+    for (const Option& option : option_table()) {
+      if (option.section.empty() ||
+          option_text(option, now.settings) == option_text(option, invocation_.settings()))
+        continue;
+      others += (others.empty() ? "" : ", ") + std::string(option.section) + "." + std::string(option.key);
+    }
+    if (!others.empty()) {
+      log_event(LogLevel::kWarning,
+                "a reload changes API keys and cache.profiles alone; this needs a restart",
+                {{"settings", others}});
+    }
+  }
+
+ private:
+  FileVersion version() const { return file_version(invocation_.settings().config_file); }
+
+  Serving& serving_;
+  const Invocation& invocation_;
+  FileVersion loaded_;
+};
 
 // Waits until no request runs. A second signal ends the program here.
 void drain(Servers& server, milliseconds timeout) {
@@ -188,7 +225,9 @@ int run_serve(const Invocation& invocation) {
   }
 
   const auto serving = std::make_shared<Serving>(settings, model);
-  if (!load_keys(*serving)) return fail("the API keys could not be loaded", kExitUsage);
+  Reloader reloader(*serving, invocation);
+  if (!load_access(*serving, settings.cache.profiles))
+    return fail("the API keys and profiles could not be loaded", kExitUsage);
   Result<std::unique_ptr<HttpServer>> listening = HttpServer::start(serving);
   if (!listening.ok()) return fail(listening.status());
   Result<std::unique_ptr<GrpcServer>> grpc = start_grpc(serving);
@@ -206,7 +245,7 @@ int run_serve(const Invocation& invocation) {
   Clock::time_point next_look = Clock::now() + kLookInterval;
   while (engine->is_healthy()) {
     const std::optional<int> signal = poll_signal();
-    if (signal == SIGHUP || (Clock::now() >= next_look && serving->access.has_changed())) reload(*serving);
+    if (signal == SIGHUP || (Clock::now() >= next_look && reloader.has_changed())) reloader.reload();
     if (Clock::now() >= next_look) next_look = Clock::now() + kLookInterval;
     if (!signal || signal == SIGHUP) continue;
     drain(server, settings.server.drain_timeout);

@@ -17,6 +17,7 @@ inline constexpr int kExitInterrupted = 130;  // Ctrl-C, as shells count it
 
 struct Invocation {
   LoadedSettings loaded;
+  std::vector<FlagValue> flags;        // what `loaded` was made of, beside the file and the environment
   std::vector<std::string> arguments;  // without MODEL, which is settings().model.path
   const Settings& settings() const { return loaded.settings; }
 };

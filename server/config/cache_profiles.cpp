@@ -21,6 +21,7 @@ Result<const CacheProfile*> choose_profile(std::span<const CacheProfile> profile
                                            const std::optional<std::string>& named,
                                            const PromptOrigin& origin) {
   if (!named) {
+    if (origin.key_profile) return origin.key_profile;
     for (const CacheProfile& profile : profiles)
       if (profile.has_conditions() && fits(profile, origin)) return &profile;
     return static_cast<const CacheProfile*>(nullptr);

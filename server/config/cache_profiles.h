@@ -30,13 +30,17 @@ struct CacheProfile {
   }
 };
 
+using CacheProfiles = std::vector<CacheProfile>;
+
 struct PromptOrigin {
-  std::string_view owner;  // name of the API key
+  std::string_view owner;                     // name of the API key
+  const CacheProfile* key_profile = nullptr;  // that the key file gives it; null: none
   std::string_view model;
   int64_t prompt_len = 0;
 };
 
-// The profile that was named, or the first one whose conditions all hold; null: none. Error: no such profile for this owner.
+// The profile that was named, else the key's, else the first one whose conditions all hold; null: none. Error: no such profile
+// for this owner.
 Result<const CacheProfile*> choose_profile(std::span<const CacheProfile> profiles,
                                            const std::optional<std::string>& named,
                                            const PromptOrigin& origin);

@@ -106,7 +106,7 @@ std::string escape_text(std::string_view text) {
 }
 
 std::string log_line(LogFormat format, LogLevel level, std::string_view time, std::string_view event,
-                     std::initializer_list<LogField> fields) {
+                     std::span<const LogField> fields) {
   std::string out;
   const auto row = static_cast<size_t>(level);
   if (format == LogFormat::kJson) {
@@ -142,6 +142,10 @@ void set_up_logging(const LoggingSettings& settings) {
 bool logs(LogLevel level) { return level >= the_log().level.load(std::memory_order_relaxed); }
 
 void log_event(LogLevel level, std::string_view event, std::initializer_list<LogField> fields) {
+  log_event(level, event, std::span<const LogField>(fields.begin(), fields.size()));
+}
+
+void log_event(LogLevel level, std::string_view event, std::span<const LogField> fields) {
   if (!logs(level)) return;
   Log& log = the_log();
   log.logger.log(spdlog::level::info,

@@ -9,6 +9,7 @@
 #include <concepts>
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -36,10 +37,11 @@ void set_up_logging(const LoggingSettings& settings);
 bool logs(LogLevel level);
 // `event` is a fixed sentence, what varies goes into fields. Thread-safe.
 void log_event(LogLevel level, std::string_view event, std::initializer_list<LogField> fields = {});
+void log_event(LogLevel level, std::string_view event, std::span<const LogField> fields);
 
 // The line itself without the newline; log_event writes it.
 std::string log_line(LogFormat format, LogLevel level, std::string_view time, std::string_view event,
-                     std::initializer_list<LogField> fields);
+                     std::span<const LogField> fields);
 
 // `text` with control characters, quotes and backslashes as \n, \x1b, \", \\: safe in one line of a terminal
 // or a log.

@@ -99,6 +99,8 @@ struct LoggingSettings {
   LogLevel level = LogLevel::kInfo;
   LogFormat format = LogFormat::kText;
   bool log_content = false;  // the bodies of requests go to the log
+  milliseconds slow_request{
+      30'000};  // requests that take longer are logged with where the time went; 0: none
 };
 
 // What the verbs besides `serve` take; flags only, no YAML. Answers of `complete` and `chat`: what is not given is the

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 
-#include "server/config/logging.h"
-
 namespace restkv {
 
 std::chrono::nanoseconds time_left(const grpc::CallbackServerContext& context, const Settings& settings) {
@@ -37,17 +35,25 @@ std::string request_id_of(const grpc::CallbackServerContext& context, Serving& s
   return serving.new_id("req-");
 }
 
-void log_call(const char* method, const std::string& id, const std::string& caller,
-              const grpc::Status& status, Clock::time_point arrival) {
-  if (!logs(LogLevel::kInfo)) return;
-  const double ms = std::chrono::duration<double, std::milli>(Clock::now() - arrival).count();
-  log_event(LogLevel::kInfo, "request",
-            {{"method", "gRPC"},
-             {"path", method},
-             {"status", static_cast<int64_t>(status.error_code())},
-             {"ms", ms},
-             {"key", caller},
-             {"id", id}});
+TraceContext trace_of(const grpc::CallbackServerContext& context) {
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find("traceparent");
+  if (found == metadata.end()) return {};
+  return parse_traceparent(std::string_view(found->second.data(), found->second.size()));
+}
+
+void log_call(const Serving& serving, const CallLog& call) {
+  const double ms = std::chrono::duration<double, std::milli>(Clock::now() - call.arrival).count();
+  log_request(LogLevel::kInfo,
+              {.method = "gRPC",
+               .path = call.method,
+               .status = static_cast<int64_t>(call.status.error_code()),
+               .ms = ms,
+               .id = call.id,
+               .key = call.caller,
+               .trace = call.trace,
+               .usage = call.usage},
+              serving.settings.logging.slow_request);
 }
 
 }  // namespace restkv

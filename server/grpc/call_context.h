@@ -3,9 +3,11 @@
 
 #include <grpcpp/server_context.h>
 
+#include <optional>
 #include <string>
 
 #include "server/grpc/ready_queue.h"
+#include "server/serving/request_log.h"
 #include "server/serving/serving.h"
 
 namespace restkv {
@@ -24,7 +26,19 @@ std::chrono::nanoseconds time_left(const grpc::CallbackServerContext& context, c
 Result<Caller> caller_of(const grpc::CallbackServerContext& context, const Serving& serving);
 // Metadata x-request-id of the client, or a new one.
 std::string request_id_of(const grpc::CallbackServerContext& context, Serving& serving);
-void log_call(const char* method, const std::string& id, const std::string& caller,
-              const grpc::Status& status, Clock::time_point arrival);
+// Metadata traceparent of the client, if any.
+TraceContext trace_of(const grpc::CallbackServerContext& context);
+
+// For the log's line of a call.
+struct CallLog {
+  const char* method;
+  const std::string& id;
+  const std::string& caller;
+  const grpc::Status& status;
+  Clock::time_point arrival;
+  TraceContext trace = {};
+  std::optional<OutputUsage> usage = {};
+};
+void log_call(const Serving& serving, const CallLog& call);
 
 }  // namespace restkv

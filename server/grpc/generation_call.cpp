@@ -1,6 +1,8 @@
 // The states of a generating call.
 #include "server/grpc/generation_call.h"
 
+#include <utility>
+
 #include "server/config/logging.h"
 
 namespace restkv {
@@ -16,7 +18,8 @@ GenerationCall::GenerationCall(GrpcShared& shared, grpc::CallbackServerContext& 
       context_(context),
       method_(method),
       request_id_(request_id_of(context, *shared.serving)),
-      arrival_(Clock::now()) {
+      arrival_(Clock::now()),
+      trace_(trace_of(context)) {
   context.AddInitialMetadata("x-request-id", request_id_);
 }
 
@@ -26,6 +29,8 @@ void GenerationCall::start(CompletionApi api, Read read) {
   Status refusal = caller.ok() ? serving.check_room() : caller.status();
   {
     const std::lock_guard lock(mutex_);
+    is_logged_ = false;
+    usage_.reset();
     if (!refusal.ok()) return fail(refusal);
     caller_ = *std::move(caller);
   }
@@ -72,6 +77,7 @@ void GenerationCall::pump_locked() {
   bool has_some = false;
   while ((size < kMessageBytes || !sends_parts()) && generation_->take(index, delta)) {
     if (const Status error = Generation::fatal_error(delta); !error.ok()) {
+      usage_ = generation_->usage();
       generation_.reset();
       return fail(error);
     }
@@ -83,8 +89,8 @@ void GenerationCall::pump_locked() {
   if (!is_last && (!has_some || !sends_parts())) return;
   begin_write(is_last);
   if (is_last) {
-    const OutputUsage usage = generation_->usage();
-    send(&usage);
+    usage_ = generation_->usage();
+    send(&*usage_);
   } else {
     send(nullptr);
   }
@@ -135,10 +141,24 @@ void GenerationCall::end_of_life() {
   const std::shared_ptr<GenerationCall> self = shared_from_this();
   {
     const std::lock_guard lock(mutex_);
-    if (generation_) generation_->cancel();
-    log_call(method_, request_id_, caller_ ? caller_->name() : std::string(), final_, arrival_);
+    if (generation_) {
+      generation_->cancel();
+      if (!usage_) usage_ = generation_->usage();
+    }
+    log(final_);
   }
   shared_.ready->remove(self);
+}
+
+void GenerationCall::log(const grpc::Status& status) {
+  if (std::exchange(is_logged_, true)) return;
+  log_call(*shared_.serving, {.method = method_,
+                              .id = request_id_,
+                              .caller = caller_ ? caller_->name() : std::string(),
+                              .status = status,
+                              .arrival = arrival_,
+                              .trace = trace_,
+                              .usage = usage_});
 }
 
 }  // namespace restkv

@@ -49,6 +49,8 @@ class GenerationCall : public Pumped, public std::enable_shared_from_this<Genera
   void write_done(bool ok);
   void cancelled();
   void end_of_life();  // OnDone: the object goes when the last thread lets go
+  // The line of the request that ran last, unless it has one. With the lock held.
+  void log(const grpc::Status& status);
 
   GrpcShared& shared_;
   grpc::CallbackServerContext& context_;
@@ -66,7 +68,9 @@ class GenerationCall : public Pumped, public std::enable_shared_from_this<Genera
   void pump_locked();
 
   grpc::Status final_;
-  bool is_writing_ = false, is_cancelled_ = false, is_last_ = false;
+  bool is_writing_ = false, is_cancelled_ = false, is_last_ = false, is_logged_ = false;
+  const TraceContext trace_;
+  std::optional<OutputUsage> usage_;  // of the request that ran last
   Clock::time_point write_begin_{};
 };
 

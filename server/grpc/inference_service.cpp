@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "engine/model/json_reader.h"
+#include "server/grpc/cache_trace_message.h"
 #include "server/grpc/generation_call.h"
 #include "server/grpc/message_json.h"
 #include "server/grpc/unary_call.h"
@@ -20,9 +21,25 @@ namespace {
 using grpc::CallbackServerContext;
 using json = RequestJson;
 
+// What has types of its own here is one field over HTTP: cache.probe as token ids, cache.trace as "bins".
+json body_of(const google::protobuf::Message& request) {
+  json body = json_of(request);
+  const auto cache = body.find("cache");
+  if (cache == body.end()) return body;
+  if (const auto ids = cache->find("probe_token_ids"); ids != cache->end()) {
+    (*cache)["probe"] = ids->contains("ids") ? std::move((*ids)["ids"]) : json::array();
+    cache->erase("probe_token_ids");
+  }
+  if (const auto bins = cache->find("trace_bins"); bins != cache->end()) {
+    if (*bins == true) (*cache)["trace"] = "bins";
+    cache->erase("trace_bins");
+  }
+  return body;
+}
+
 // The prompt's three ways are one field over HTTP.
 json completion_body_of(const v1::GenerateRequest& request) {
-  json body = json_of(request);
+  json body = body_of(request);
   for (const char* name : {"prompt_token_ids", "prompts"}) {
     const auto found = body.find(name);
     if (found == body.end()) continue;
@@ -48,8 +65,8 @@ Status unfold(json& object, const char* name, const std::string& path) {
 }
 
 Result<json> chat_body_of(const v1::ChatRequest& request) {
-  json body = json_of(request);
-  for (const char* name : {"tools", "chat_template_kwargs"}) {
+  json body = body_of(request);
+  for (const char* name : {"tools", "chat_template_kwargs", "documents"}) {
     if (Status status = unfold(body, name, name); !status.ok()) return status;
   }
   if (!body.contains("messages")) return body;
@@ -180,7 +197,8 @@ class InferenceService final : public v1::Inference::CallbackService {
   grpc::ServerUnaryReactor* Tokenize(CallbackServerContext* context, const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
     return run_unary(
-        shared_, *context, "restkv.v1.Inference/Tokenize", [this, request, response]() -> Status {
+        shared_, *context, "restkv.v1.Inference/Tokenize",
+        [this, request, response](const Caller&) -> Status {
           const ServedModel& model = shared_.serving->model;
           if (Status status = check_model_name(request->model(), model.name); !status.ok()) return status;
           const bool parses = !request->has_parse_special() || request->parse_special();
@@ -197,7 +215,8 @@ class InferenceService final : public v1::Inference::CallbackService {
   grpc::ServerUnaryReactor* Detokenize(CallbackServerContext* context, const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override {
     return run_unary(
-        shared_, *context, "restkv.v1.Inference/Detokenize", [this, request, response]() -> Status {
+        shared_, *context, "restkv.v1.Inference/Detokenize",
+        [this, request, response](const Caller&) -> Status {
           const ServedModel& model = shared_.serving->model;
           if (Status status = check_model_name(request->model(), model.name); !status.ok()) return status;
           std::vector<int32_t> ids;
@@ -212,7 +231,7 @@ class InferenceService final : public v1::Inference::CallbackService {
 
   grpc::ServerUnaryReactor* ListModels(CallbackServerContext* context, const v1::ListModelsRequest*,
                                        v1::ListModelsResponse* response) override {
-    return run_unary(shared_, *context, "restkv.v1.Inference/ListModels", [this, response] {
+    return run_unary(shared_, *context, "restkv.v1.Inference/ListModels", [this, response](const Caller&) {
       fill_model(*response->add_models());
       return Status();
     });
@@ -220,17 +239,28 @@ class InferenceService final : public v1::Inference::CallbackService {
 
   grpc::ServerUnaryReactor* GetModel(CallbackServerContext* context, const v1::GetModelRequest* request,
                                      v1::Model* response) override {
-    return run_unary(
-        shared_, *context, "restkv.v1.Inference/GetModel", [this, request, response]() -> Status {
-          if (request->id().empty())
-            return invalid_argument("'id' is required")
-                .with_param("id")
-                .with_reason("missing_required_parameter");
-          if (Status status = check_model_name(request->id(), shared_.serving->model.name); !status.ok())
-            return std::move(status).with_param("id");
-          fill_model(*response);
-          return {};
-        });
+    return run_unary(shared_, *context, "restkv.v1.Inference/GetModel",
+                     [this, request, response](const Caller&) -> Status {
+                       if (request->id().empty())
+                         return invalid_argument("'id' is required")
+                             .with_param("id")
+                             .with_reason("missing_required_parameter");
+                       if (Status status = check_model_name(request->id(), shared_.serving->model.name);
+                           !status.ok())
+                         return std::move(status).with_param("id");
+                       fill_model(*response);
+                       return {};
+                     });
+  }
+
+  grpc::ServerUnaryReactor* GetCacheTrace(CallbackServerContext* context,
+                                          const v1::GetCacheTraceRequest* request,
+                                          v1::CacheTrace* response) override {
+    return run_unary(shared_, *context, "restkv.v1.Inference/GetCacheTrace",
+                     [this, request, response](const Caller& caller) {
+                       return fill_cache_trace(*request, shared_.serving->model.engine->traces(),
+                                               caller.name(), *response);
+                     });
   }
 
  private:

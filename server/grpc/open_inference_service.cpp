@@ -167,12 +167,16 @@ class StreamInferCall final : public GenerationCall,
     (*answer.mutable_parameters())["triton_final_response"].set_bool_param(usage != nullptr);
     StartWrite(&response_);
   }
-  void after_last() override { read_next(); }
+  void after_last() override {
+    log(std::exchange(outcome_, grpc::Status::OK));
+    read_next();
+  }
   void read_next() {
     ++shared_.num_waiting;
     StartRead(&request_);
   }
   void fail(const Status& status, int64_t) override {
+    outcome_ = grpc_error(status);
     text_.clear();
     reason_.clear();
     response_.set_error_message(status.message());
@@ -187,6 +191,7 @@ class StreamInferCall final : public GenerationCall,
   ModelInferRequest request_;
   ModelStreamInferResponse response_;
   InferHead head_;
+  grpc::Status outcome_;  // of the request that runs
   std::string text_, reason_;
 };
 
@@ -208,7 +213,7 @@ class OpenInferenceService final : public inference::GRPCInferenceService::Callb
                                        const inference::ModelReadyRequest* request,
                                        inference::ModelReadyResponse* response) override {
     return run_unary(shared_, *context, "inference.GRPCInferenceService/ModelReady",
-                     [this, request, response] {
+                     [this, request, response](const Caller&) {
                        response->set_ready(check_model(request->name(), request->version()).ok() &&
                                            shared_.serving->is_ready());
                        return Status();
@@ -217,17 +222,18 @@ class OpenInferenceService final : public inference::GRPCInferenceService::Callb
   grpc::ServerUnaryReactor* ServerMetadata(CallbackServerContext* context,
                                            const inference::ServerMetadataRequest*,
                                            inference::ServerMetadataResponse* response) override {
-    return run_unary(shared_, *context, "inference.GRPCInferenceService/ServerMetadata", [response] {
-      response->set_name("restkv");
-      response->set_version(std::string(build_version()));
-      return Status();
-    });
+    return run_unary(shared_, *context, "inference.GRPCInferenceService/ServerMetadata",
+                     [response](const Caller&) {
+                       response->set_name("restkv");
+                       response->set_version(std::string(build_version()));
+                       return Status();
+                     });
   }
   grpc::ServerUnaryReactor* ModelMetadata(CallbackServerContext* context,
                                           const inference::ModelMetadataRequest* request,
                                           inference::ModelMetadataResponse* response) override {
     return run_unary(shared_, *context, "inference.GRPCInferenceService/ModelMetadata",
-                     [this, request, response]() -> Status {
+                     [this, request, response](const Caller&) -> Status {
                        if (Status status = check_model(request->name(), request->version()); !status.ok())
                          return status;
                        fill_metadata(*response);
@@ -250,7 +256,7 @@ class OpenInferenceService final : public inference::GRPCInferenceService::Callb
                                             const inference::RepositoryIndexRequest* request,
                                             inference::RepositoryIndexResponse* response) override {
     return run_unary(shared_, *context, "inference.GRPCInferenceService/RepositoryIndex",
-                     [this, request, response] {
+                     [this, request, response](const Caller&) {
                        if (request->ready() && !shared_.serving->is_ready()) return Status();
                        auto& model = *response->add_models();
                        model.set_name(shared_.serving->model.name);

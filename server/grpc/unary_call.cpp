@@ -17,14 +17,14 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     context.AddInitialMetadata("x-request-id", id_);
   }
 
-  void run(std::function<Status()> work) {
+  void run(std::function<Status(const Caller&)> work) {
     Serving& serving = *shared_.serving;
     const Result<Caller> caller = caller_of(context_, serving);
     if (!caller.ok()) return end(caller.status());
     caller_ = caller->name();
     if (const Status busy = serving.check_room(); !busy.ok()) return end(busy);
-    serving.post([this, work = std::move(work)] {
-      const Status status = work();
+    serving.post([this, caller = *caller, work = std::move(work)] {
+      const Status status = work(caller);
       end(status);
     });
   }
@@ -34,7 +34,12 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
  private:
   void end(const Status& status) {
     const grpc::Status result = grpc_error(status);
-    log_call(method_, id_, caller_, result, arrival_);
+    log_call(*shared_.serving, {.method = method_,
+                                .id = id_,
+                                .caller = caller_,
+                                .status = result,
+                                .arrival = arrival_,
+                                .trace = trace_of(context_)});
     Finish(result);
   }
 
@@ -49,7 +54,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 }  // namespace
 
 grpc::ServerUnaryReactor* run_unary(GrpcShared& shared, grpc::CallbackServerContext& context,
-                                    const char* method, std::function<Status()> work) {
+                                    const char* method, std::function<Status(const Caller&)> work) {
   auto* call = new UnaryCall(shared, context, method);  // deletes itself when done
   call->run(std::move(work));
   return call;

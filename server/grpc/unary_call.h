@@ -9,6 +9,6 @@
 namespace restkv {
 
 grpc::ServerUnaryReactor* run_unary(GrpcShared& shared, grpc::CallbackServerContext& context,
-                                    const char* method, std::function<Status()> work);
+                                    const char* method, std::function<Status(const Caller&)> work);
 
 }  // namespace restkv

@@ -109,6 +109,7 @@ asio::awaitable<void> Completion::stream() {
       events_.append_usage(connection_.stream(), generation_.usage());
     if (header_.api != CompletionApi::kLlama) CompletionEvents::append_done(connection_.stream());
   }
+  connection_.note_usage(generation_.usage());
   co_await connection_.end_stream();
 }
 
@@ -122,7 +123,10 @@ asio::awaitable<void> Completion::answer() {
   int32_t index = 0;
   while (!generation_.is_finished()) {
     co_await connection_.event()->wait();
-    if (connection_.is_gone()) co_return;
+    if (connection_.is_gone()) {
+      connection_.note_usage(generation_.usage());
+      co_return;
+    }
     while (generation_.take(index, delta)) {
       const Status error = Generation::fatal_error(delta);
       choices[static_cast<size_t>(index)].output.append(std::move(delta));
@@ -132,14 +136,15 @@ asio::awaitable<void> Completion::answer() {
       co_return;
     }
   }
+  const OutputUsage used = generation_.usage();
+  connection_.note_usage(used);
   if (header_.api == CompletionApi::kLlama) {
     std::string body;
-    append_llama_final(body, llama_answer(), choices[0].output, false, generation_.usage());
+    append_llama_final(body, llama_answer(), choices[0].output, false, used);
     co_await connection_.respond(200, "application/json", std::move(body));
     co_return;
   }
-  co_await connection_.respond(200, "application/json",
-                               completion_body(header_, choices, generation_.usage(), tokenizer_));
+  co_await connection_.respond(200, "application/json", completion_body(header_, choices, used, tokenizer_));
 }
 
 asio::awaitable<void> handle(Connection& connection, CompletionApi api) {

@@ -5,9 +5,7 @@
 #include <array>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/bind_cancellation_slot.hpp>
-#include <boost/asio/write.hpp>
 
-#include "server/config/logging.h"
 #include "server/http/routes.h"
 
 namespace restkv {
@@ -19,9 +17,11 @@ constexpr auto kAwaitTuple = asio::as_tuple(asio::use_awaitable);
 
 namespace {
 
-double milliseconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+double milliseconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double, std::milli>(end - begin).count();
 }
+
+double milliseconds_since(Clock::time_point begin) { return milliseconds_between(begin, Clock::now()); }
 
 std::string hex_text(size_t value) {
   constexpr char kHex[] = "0123456789abcdef";
@@ -66,7 +66,10 @@ asio::awaitable<void> Connection::run() {
     co_await handle_request(*this);
     stop_watch();
     --server_.num_active;
-    if (!has_answered_) break;  // the client went first
+    if (!has_answered_) {  // the client went first
+      log_answer(499);
+      break;
+    }
   }
   phase_ = Phase::kClosing;
   is_gone_ = true;
@@ -78,6 +81,9 @@ void Connection::reset_request() {
   body_ = BodyReader();
   request_id_.clear();
   caller_.reset();
+  trace_ = {};
+  usage_.reset();
+  arrival_ = {};
   scanned_ = 0;
   has_answered_ = has_timed_out_ = false;
 }
@@ -121,6 +127,7 @@ asio::awaitable<bool> Connection::read_head(bool is_first) {
 asio::awaitable<bool> Connection::read_body() {
   const std::string_view given_id = head_.header("x-request-id");
   request_id_ = is_request_id(given_id) ? std::string(given_id) : server_.new_id("req-");
+  trace_ = parse_traceparent(head_.header("traceparent"));
   phase_ = Phase::kBody;
   body_begin_ = Clock::now();
   if (std::optional<HttpFailure> bad = body_.start(head_, limits_)) {
@@ -175,15 +182,25 @@ asio::awaitable<bool> Connection::read_some() {
 }
 
 asio::awaitable<bool> Connection::write(std::string_view head, std::string_view body) {
-  const std::array<asio::const_buffer, 2> buffers{asio::buffer(head), asio::buffer(body)};
-  const auto on_progress = [this](const error_code& error, size_t) -> size_t {
-    deadline_ = Clock::now() + limits_.write_timeout;
-    return error ? 0 : IoThread::kScratchSize;
-  };
-  const auto [error, len] = co_await asio::async_write(socket_, buffers, on_progress, kAwaitTuple);
+  while (!head.empty() || !body.empty()) {
+    const std::array<asio::const_buffer, 2> buffers{asio::buffer(head), asio::buffer(body)};
+    error_code error;
+    const size_t sent = socket_.write_some(buffers, error);
+    const size_t of_head = std::min(sent, head.size());
+    head.remove_prefix(of_head);
+    body.remove_prefix(sent - of_head);
+    if (error == asio::error::would_block) {
+      deadline_ = Clock::now() + limits_.write_timeout;
+      const auto [wait_error] = co_await socket_.async_wait(tcp::socket::wait_write, kAwaitTuple);
+      error = wait_error;
+    }
+    if (error) {
+      is_gone_ = true;
+      break;
+    }
+  }
   deadline_ = Clock::time_point::max();
-  if (error) is_gone_ = true;
-  co_return !error;
+  co_return !is_gone_;
 }
 
 HeaderList Connection::answer_headers() const {
@@ -325,7 +342,8 @@ bool Connection::is_full() {
   return wants_room_;
 }
 
-// Appends while a write is in flight go out together with the next one.
+// Sends what there is at once, as far as the socket takes it, which is nearly always all. Appends while the rest waits for room
+// go out together with the next one.
 void Connection::flush() {
   if (is_writing_ || is_gone_) return;
   const bool is_last = is_ending_ && is_streaming_;
@@ -344,22 +362,45 @@ void Connection::flush() {
   is_writing_ = true;
   sent_ = 0;
   last_event_ = Clock::now();
-  deadline_ = last_event_ + limits_.write_timeout;
-  const std::array<asio::const_buffer, 2> buffers{asio::buffer(framing_), asio::buffer(sending_)};
-  const auto on_progress = [this](const error_code& error, size_t len) -> size_t {
-    if (len > sent_) deadline_ = Clock::now() + limits_.write_timeout;
-    sent_ = len;
-    return error ? 0 : IoThread::kScratchSize;
-  };
-  asio::async_write(socket_, buffers, on_progress, [self = shared_from_this()](error_code error, size_t) {
-    self->is_writing_ = false;
-    self->framing_.clear();
-    self->deadline_ = Clock::time_point::max();
-    if (error) return self->go();
-    self->flush();
-    if (self->wants_room_ && !self->is_full()) self->event_->notify();
-    if (self->is_ending_) self->event_->notify();
-  });
+  write_on();
+  if (wants_room_ && !is_writing_ && !is_full()) event_->notify();
+}
+
+// The rest of framing_ and sending_. Afterwards is_writing_ says whether some of it waits for room.
+void Connection::write_on() {
+  const size_t total = framing_.size() + sending_.size();
+  while (sent_ < total) {
+    const size_t of_framing = std::min(sent_, framing_.size());
+    const std::array<asio::const_buffer, 2> buffers{asio::buffer(framing_) + of_framing,
+                                                    asio::buffer(sending_) + (sent_ - of_framing)};
+    error_code error;
+    sent_ += socket_.write_some(buffers, error);
+    if (error == asio::error::would_block) {
+      deadline_ = Clock::now() + limits_.write_timeout;
+      socket_.async_wait(tcp::socket::wait_write, [self = shared_from_this()](error_code wait_error) {
+        self->on_writable(wait_error);
+      });
+      return;
+    }
+    if (error) {
+      is_writing_ = false;
+      return go();
+    }
+  }
+  is_writing_ = false;
+  framing_.clear();
+  deadline_ = Clock::time_point::max();
+}
+
+void Connection::on_writable(const error_code& error) {
+  if (error) {
+    is_writing_ = false;
+    return go();
+  }
+  write_on();
+  if (is_writing_ || is_gone_) return;
+  flush();
+  if (is_ending_ || (wants_room_ && !is_full())) event_->notify();
 }
 
 asio::awaitable<void> Connection::end_stream() {
@@ -376,16 +417,18 @@ void Connection::log_answer(int status) {
   const bool is_probe = status == 200 && (head_.path.starts_with("/health") || head_.path == "/ping" ||
                                           head_.path == "/metrics");
   const LogLevel level = status >= 500 ? LogLevel::kWarning : is_probe ? LogLevel::kDebug : LogLevel::kInfo;
-  if (!logs(level)) return;
-  constexpr size_t kMaxShown = 128;
-  const double ms = arrival_ == Clock::time_point{} ? 0.0 : milliseconds_since(arrival_);
-  log_event(level, "request",
-            {{"method", head_.method.substr(0, 16)},
-             {"path", head_.path.substr(0, kMaxShown)},
-             {"status", status},
-             {"ms", ms},
-             {"id", request_id_},
-             {"key", caller_ ? std::string_view(caller_->name()) : std::string_view()}});
+  const bool is_whole = arrival_ != Clock::time_point{};
+  log_request(level,
+              {.method = head_.method,
+               .path = head_.path,
+               .status = status,
+               .ms = is_whole ? milliseconds_since(arrival_) : 0.0,
+               .receive_ms = is_whole ? milliseconds_between(body_begin_, arrival_) : 0.0,
+               .id = request_id_,
+               .key = caller_ ? std::string_view(caller_->name()) : std::string_view(),
+               .trace = trace_,
+               .usage = usage_},
+              server_.settings.logging.slow_request);
 }
 
 }  // namespace restkv

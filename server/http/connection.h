@@ -17,6 +17,7 @@
 #include "server/http/response_head.h"
 #include "server/http/server_state.h"
 #include "server/openai/api_error.h"
+#include "server/serving/request_log.h"
 
 namespace restkv {
 
@@ -39,6 +40,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Who sent it; set by handle_request on routes that are not public.
   const Caller& caller() const { return *caller_; }
   void set_caller(Caller caller) { caller_ = std::move(caller); }
+
+  // What the answer's tokens and time were, for the log; before its last byte.
+  void note_usage(const OutputUsage& usage) { usage_ = usage; }
 
   boost::asio::awaitable<void> respond(int status, std::string_view content_type, std::string body,
                                        HeaderList headers = {});
@@ -76,6 +80,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void set_body_deadline();
   void on_readable();
   void stop_watch();
+  void write_on();
+  void on_writable(const boost::system::error_code& error);
   void go();  // the client is gone
   void log_answer(int status);
   HeaderList answer_headers() const;
@@ -97,6 +103,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   BodyReader body_;
   std::string request_id_;
   std::optional<Caller> caller_;
+  TraceContext trace_;                // of the caller
+  std::optional<OutputUsage> usage_;  // of an answer with tokens
   Clock::time_point arrival_{}, body_begin_{};
   bool has_answered_ = false;
 

@@ -11,12 +11,16 @@ namespace restkv {
 constexpr std::chrono::milliseconds kTick{50};
 
 void WakeList::wake(const std::shared_ptr<Event>& event) {
-  const std::lock_guard lock(mutex_);
-  if (!context_) return;
-  ready_.push_back(event);
-  if (is_posted_) return;
-  is_posted_ = true;
-  boost::asio::post(*context_, [this] { deliver(); });
+  {
+    const std::lock_guard lock(mutex_);
+    if (is_closed_) return;
+    ready_.push_back(event);
+    if (is_posted_) return;
+    is_posted_ = true;
+  }
+  // Not under `mutex_`: the thread that this wakes would wait for it first.
+  const std::lock_guard lock(post_mutex_);
+  if (context_) boost::asio::post(*context_, [this] { deliver(); });
 }
 
 void WakeList::deliver() {
@@ -30,8 +34,12 @@ void WakeList::deliver() {
 }
 
 void WakeList::close() {
+  {
+    const std::lock_guard lock(post_mutex_);
+    context_ = nullptr;
+  }
   const std::lock_guard lock(mutex_);
-  context_ = nullptr;
+  is_closed_ = true;
   ready_.clear();
 }
 

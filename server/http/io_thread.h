@@ -28,11 +28,12 @@ class WakeList {
 
  private:
   void deliver();
-  std::mutex mutex_;
+  std::mutex post_mutex_;                      // guards context_; never taken with mutex_ held
   boost::asio::io_context* context_;           // null: closed
+  std::mutex mutex_;                           // guards ready_, is_posted_ and is_closed_
   std::vector<std::shared_ptr<Event>> ready_;  // since the last post
   std::vector<std::shared_ptr<Event>> taken_;  // I/O thread
-  bool is_posted_ = false;
+  bool is_posted_ = false, is_closed_ = false;
 };
 
 class IoThread {

@@ -1,6 +1,7 @@
 // Bodies written by hand: a few fields a request.
 #include "server/http/request_handlers.h"
 
+#include <algorithm>
 #include <string>
 
 #include "server/http/connection.h"
@@ -54,6 +55,44 @@ asio::awaitable<void> handle_requests(Connection& c) {
     is_first = false;
   }
   body += "]}";
+  co_await c.respond(200, kJson, std::move(body));
+}
+
+asio::awaitable<void> handle_slots(Connection& c) {
+  const Engine& engine = *c.server().model.engine;
+  const int64_t running = engine.stats().running,
+                total = std::max<int64_t>(engine.options().max_num_seqs, running);
+  if (c.head().query == "fail_on_no_slot=1" && running == total) {
+    co_await c.respond_error(http_error(503, "all slots are taken", "no_slot_available"));
+    co_return;
+  }
+  const std::string context = std::to_string(engine.memory_plan().max_model_len);
+  std::string body = "[";
+  int64_t id = 0;
+  const auto begin_slot = [&](bool is_processing) {
+    if (id > 0) body += ',';
+    body += "{\"id\":" + std::to_string(id++) + ",\"n_ctx\":" + context +
+            ",\"speculative\":false,\"is_processing\":" + (is_processing ? "true" : "false");
+  };
+  for (const RequestInfo& info : engine.requests(c.caller().name())) {
+    if (info.phase != RequestPhase::kPrefill && info.phase != RequestPhase::kDecode) continue;
+    for (int32_t choice = 0; choice < info.num_choices && id < total; ++choice) {
+      begin_slot(true);
+      body += ",\"request_id\":";
+      append_json_string(body, info.id);
+      const int64_t done = info.generated_tokens / info.num_choices;
+      body += ",\"n_prompt_tokens\":" + std::to_string(info.prompt_tokens) +
+              ",\"params\":{\"n_predict\":" + std::to_string(info.max_tokens) +
+              "},\"next_token\":[{\"has_next_token\":true,\"n_remain\":" +
+              std::to_string(std::max<int64_t>(0, info.max_tokens - done)) +
+              ",\"n_decoded\":" + std::to_string(done) + "}]}";
+    }
+  }
+  while (id < total) {
+    begin_slot(id < running);
+    body += '}';
+  }
+  body += ']';
   co_await c.respond(200, kJson, std::move(body));
 }
 

@@ -1,4 +1,4 @@
-// GET /v1/requests and DELETE /v1/requests/{id}: what the caller's own key has in flight.
+// GET /v1/requests, DELETE /v1/requests/{id} and GET /slots: what the caller's own key has in flight.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -12,5 +12,7 @@ inline constexpr std::string_view kRequestPath = "/v1/requests/";
 
 boost::asio::awaitable<void> handle_requests(Connection& connection);
 boost::asio::awaitable<void> handle_cancel_request(Connection& connection);
+// llama.cpp's GET /slots: a place for each sequence that may run. What runs for other keys is a taken place and nothing more.
+boost::asio::awaitable<void> handle_slots(Connection& connection);
 
 }  // namespace restkv

@@ -115,10 +115,7 @@ asio::awaitable<void> handle_cache_trace(Connection& c) {
   const auto trace =
       c.server().model.engine->traces().find(id, c.caller().name(), query->choice, Clock::now());
   if (!trace) {
-    co_await c.respond_error(http_error(404,
-                                        "there is no trace of this request: it was not asked for "
-                                        "(cache.trace), is still running or is too old",
-                                        "not_found"));
+    co_await c.respond_error(api_error(no_trace()));
     co_return;
   }
   std::string body = co_await c.offload([&] { return trace_body(id, *trace, *query); });
@@ -194,7 +191,9 @@ const Route kRoutes[] = {
     {"POST", "/v1/completions", RouteAccess::kKey, handle_completions},
     {"POST", "/v1/chat/completions", RouteAccess::kKey, handle_chat_completions},
     {"POST", "/completion", RouteAccess::kKey, handle_llama_completion},
+    {"POST", "/completions", RouteAccess::kKey, handle_llama_completion},
     {"GET", "/props", RouteAccess::kKey, handle_props},
+    {"GET", "/slots", RouteAccess::kKey, handle_slots},
     {"GET", "/v1/models", RouteAccess::kKey, handle_models},
     {"GET", "/v1/models/{id}", RouteAccess::kKey, handle_model},
     {"GET", "/v1/requests", RouteAccess::kKey, handle_requests},

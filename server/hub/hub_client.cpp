@@ -176,7 +176,8 @@ Result<HubReply> HubClient::get(const std::string& path, int64_t offset, const S
       return Status(
                  is_trust ? StatusCode::kFailedPrecondition : StatusCode::kUnavailable,
                  origin.text() + ": " +
-                     escape_text(connection.error[0] != '\0' ? connection.error : curl_easy_strerror(code)))
+                     escape_text(connection.error[0] != '\0' ? connection.error : curl_easy_strerror(code)) +
+                     (is_trust ? " (SSL_CERT_FILE names the certificates of an authority of your own)" : ""))
           .with_reason(code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST ? "no_connection"
                                                                                            : "");
     }

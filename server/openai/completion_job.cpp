@@ -36,14 +36,14 @@ void set_max_tokens(CompletionRequest& r, const CompletionContext& context, int6
   r.min_tokens = std::min(r.min_tokens, *r.max_tokens);
 }
 
-// truncate_prompt_tokens: the last tokens stay. True: something was cut.
+// truncate_prompt_tokens: the last tokens stay, or the first. True: something was cut.
 bool truncate_prompt(const CompletionRequest& r, const CompletionContext& context,
                      std::vector<int32_t>& ids) {
   if (r.truncate_prompt_tokens == 0) return false;
   const int64_t room = context.max_model_len - r.max_tokens.value_or(context.default_max_tokens);
   const int64_t len = r.truncate_prompt_tokens > 0 ? r.truncate_prompt_tokens : std::max<int64_t>(1, room);
   if (static_cast<int64_t>(ids.size()) <= len) return false;
-  ids.erase(ids.begin(), ids.end() - len);
+  r.truncates_left ? ids.erase(ids.begin(), ids.end() - len) : ids.erase(ids.begin() + len, ids.end());
   return true;
 }
 
@@ -107,9 +107,13 @@ Status tokenize_chat(CompletionRequest& r, const CompletionContext& context,
 
 Result<CacheSettings> cache_of(const CacheRequest& asked, const CompletionContext& context,
                                int64_t prompt_len) {
-  Result<CacheSettings> cache =
-      settings_of_prompt(asked, context.cache, context.cache_profiles, context.cache_limits,
-                         {.owner = context.owner, .model = context.served_name, .prompt_len = prompt_len});
+  std::span<const CacheProfile> profiles;
+  if (context.cache_profiles) profiles = *context.cache_profiles;
+  Result<CacheSettings> cache = settings_of_prompt(asked, context.cache, profiles, context.cache_limits,
+                                                   {.owner = context.owner,
+                                                    .key_profile = context.key_profile.get(),
+                                                    .model = context.served_name,
+                                                    .prompt_len = prompt_len});
   Status status = cache.status();
   if (cache.ok()) status = tokenize_probe(*cache, prompt_len, *context.tokenizer);
   if (!status.ok()) return std::move(status).with_reason("invalid_value");
@@ -166,7 +170,8 @@ Result<CompletionJob> make_completion_job(RequestJson body, CompletionApi api,
                 .echo = r.echo,
                 .prompt_logprobs = r.prompt_logprobs,
                 .return_token_ids = r.return_token_ids,
-                .tokens_as_ids = r.tokens_as_ids};
+                .tokens_as_ids = r.tokens_as_ids,
+                .timings_per_token = r.timings_per_token};
   r.sampling.seed = r.seed.value_or(0);
   r.sampling.num_logprobs = r.logprobs;
   if (!r.ignore_eos)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -31,8 +32,9 @@ struct CompletionContext {
   const ChatFormat* chat_format = nullptr;
   CacheRequest cache = {};  // the server's defaults, under the request's fields
   CacheLimits cache_limits = {};
-  std::span<const CacheProfile> cache_profiles = {};
-  std::string owner = {};  // name of the API key
+  std::shared_ptr<const CacheProfiles> cache_profiles = nullptr;  // null: none
+  std::string owner = {};                                         // name of the API key
+  std::shared_ptr<const CacheProfile> key_profile = nullptr;      // that its key has; null: none
 };
 
 struct CompletionJob {

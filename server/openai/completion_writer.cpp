@@ -1,6 +1,7 @@
 // Chunks and bodies of both routes; a choice looks different in each, all around it is the same.
 #include "server/openai/completion_writer.h"
 
+#include "server/config/build_info.h"
 #include "server/openai/json_text.h"
 
 namespace restkv {
@@ -213,6 +214,9 @@ void append_header(std::string& out, const CompletionHeader& header, std::string
   append_json_number(out, header.created);
   out += ",\"model\":";
   append_json_string(out, header.model);
+  out += ",\"system_fingerprint\":\"restkv-";
+  out += build_version();
+  out += '"';
 }
 
 void append_rate(std::string& out, int64_t count, double ms) {
@@ -288,6 +292,7 @@ OutputUsage& operator+=(OutputUsage& sum, const OutputUsage& usage) {
   sum.prompt_tokens += usage.prompt_tokens;
   sum.cached_tokens += usage.cached_tokens;
   sum.completion_tokens += usage.completion_tokens;
+  sum.queue_ms = std::max(sum.queue_ms, usage.queue_ms);
   sum.prefill_ms = std::max(sum.prefill_ms, usage.prefill_ms);
   sum.decode_ms = std::max(sum.decode_ms, usage.decode_ms);
   sum.cache.policy = usage.cache.policy;

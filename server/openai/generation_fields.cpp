@@ -112,6 +112,13 @@ Status set_truncation(json& value, CompletionRequest& r) {
   return {};
 }
 
+Status set_truncation_side(json& value, CompletionRequest& r) {
+  if (value != "left" && value != "right")
+    return invalid("'truncation_side' must be left or right", "truncation_side");
+  r.truncates_left = value == "left";
+  return {};
+}
+
 Status set_request_id(json& value, CompletionRequest& r) {
   auto& text = value.get_ref<std::string&>();
   if (!is_request_id(text)) {
@@ -359,7 +366,20 @@ const Field kFields[] = {
       .schema = R"("anyOf":[{"type":"object","required":["type"],"properties":{"type":{"const":"text"}}},
 {"type":"null"}])"},
      set_response_format},
+    {{.name = "truncation_side",
+      .type = FieldType::kString,
+      .max = 8,
+      .default_json = "\"left\"",
+      .help = "left: truncate_prompt_tokens keeps the last tokens; right: the first ones",
+      .schema = R"("enum":["left","right",null])"},
+     set_truncation_side},
+    {{.name = "session_id", .type = FieldType::kString, .max = 1024, .help = "taken and not used"},
+     [](json&, R&) { return Status(); }},
     {{.name = "logprob_token_ids"}},
+    {{.name = "return_prompt_text"}},
+    {{.name = "stream_interval"}},
+    {{.name = "thinking_token_budget"}},
+    {{.name = "vllm_xargs"}},
     {{.name = "use_beam_search"}},
     {{.name = "structured_outputs"}},
     {{.name = "guided_json"}},

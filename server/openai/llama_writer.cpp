@@ -95,6 +95,16 @@ void append_timing(std::string& out, std::string_view name, int64_t count, doubl
   append_json_fixed(out, ms > 0 ? static_cast<double>(count) * 1e3 / ms : 0.0);
 }
 
+// ,"timings":{...}
+void append_timings(std::string& out, const OutputUsage& usage) {
+  out += ",\"timings\":{";
+  append_timing(out, "prompt", usage.prompt_tokens - usage.cached_tokens, usage.prefill_ms);
+  out += ',';
+  append_timing(out, "predicted", usage.completion_tokens, usage.decode_ms);
+  append_member(out, "cache_n", usage.cached_tokens);
+  out += '}';
+}
+
 void append_begin(std::string& out, const OutputDelta& delta, std::string_view text, bool is_last) {
   out += "{\"index\":0,\"content\":";
   append_json_string(out, text);
@@ -111,6 +121,7 @@ void append_llama_chunk(std::string& out, const LlamaAnswer& answer, const Outpu
   append_member(out, "tokens_predicted", usage.completion_tokens);
   append_member(out, "tokens_evaluated", usage.prompt_tokens);
   append_probabilities(out, answer, delta);
+  if (answer.options->timings_per_token) append_timings(out, usage);
   out += '}';
 }
 
@@ -134,12 +145,8 @@ void append_llama_final(std::string& out, const LlamaAnswer& answer, const Outpu
   append_json_string(out,
                      is_word ? answer.options->stop[static_cast<size_t>(delta.stop_index)] : std::string());
   if (!is_streamed) append_probabilities(out, answer, delta);
-  out += ",\"timings\":{";
-  append_timing(out, "prompt", usage.prompt_tokens - usage.cached_tokens, usage.prefill_ms);
-  out += ',';
-  append_timing(out, "predicted", usage.completion_tokens, usage.decode_ms);
-  append_member(out, "cache_n", usage.cached_tokens);
-  out += "}}";
+  append_timings(out, usage);
+  out += '}';
 }
 
 }  // namespace restkv

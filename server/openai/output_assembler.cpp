@@ -179,6 +179,7 @@ OutputUsage OutputAssembler::usage() const {
     usage.cached_tokens = std::max<int64_t>(usage.cached_tokens, choice.counters.cached_tokens);
     // A choice that a stop string ended has no final counters; its own clock serves.
     const bool has_counters = choice.counters.prompt_tokens > 0;
+    usage.queue_ms = std::max<double>(usage.queue_ms, choice.counters.queue_ms);
     usage.prefill_ms = std::max(usage.prefill_ms, has_counters ? choice.counters.prefill_ms
                                                                : since(request.arrival, choice.first_token));
     usage.decode_ms = std::max(usage.decode_ms, has_counters ? choice.counters.decode_ms

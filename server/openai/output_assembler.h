@@ -25,7 +25,8 @@ struct OutputOptions {
   bool echo = false;
   int32_t prompt_logprobs = -1;  // -1: none
   bool return_token_ids = false;
-  bool tokens_as_ids = false;  // tokens of logprobs as "token_id:7"
+  bool tokens_as_ids = false;      // tokens of logprobs as "token_id:7"
+  bool timings_per_token = false;  // /completion: timings in each chunk
 };
 
 // One token with its log probabilities.
@@ -51,7 +52,17 @@ struct OutputDelta {
     return text.empty() && tokens.empty() && prompt.empty() && token_ids.empty() &&
            finish == FinishReason::kNone;
   }
-  void clear() { *this = {}; }
+  void clear() {  // the memory stays
+    text.clear();
+    tokens.clear();
+    prompt.clear();
+    token_ids.clear();
+    prompt_token_ids.clear();
+    if (finish == FinishReason::kNone) return;
+    finish = FinishReason::kNone;
+    stop_index = stop_token = -1;
+    error = {};
+  }
   void append(OutputDelta next);  // what came after this
 };
 
@@ -66,7 +77,7 @@ struct CacheUsage {
 
 struct OutputUsage {
   int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
-  double prefill_ms = 0, decode_ms = 0;  // of the choice that took longest
+  double queue_ms = 0, prefill_ms = 0, decode_ms = 0;  // of the choice that took longest
   CacheUsage cache;
 };
 

@@ -10,6 +10,7 @@ namespace restkv {
 namespace {
 
 constexpr size_t kMaxPageBytes = size_t{4} << 20;
+constexpr int64_t kMaxCuts = 1024;  // of a page
 
 template <class Items, class Append>
 void append_list(std::string& out, const Items& items, Append append) {
@@ -45,39 +46,54 @@ void append_head(std::string& out, const CacheTrace::Head& head, bool with_score
 
 }  // namespace
 
-Result<TraceQuery> parse_trace_query(std::string_view query) {
-  TraceQuery out;
-  const auto read = [](std::string_view name, std::string_view text, int64_t low, int64_t high,
-                       int64_t& value) -> Status {
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error == std::errc() && end == text.data() + text.size() && value >= low && value <= high) return {};
+Status check_trace_query(const TraceQuery& query) {
+  const auto check = [](const char* name, int64_t value, int64_t low, int64_t high) -> Status {
+    if (value >= low && value <= high) return {};
     return invalid_argument("'" + std::string(name) + "' must be an integer between " + std::to_string(low) +
                             " and " + std::to_string(high))
-        .with_param(std::string(name));
+        .with_param(name)
+        .with_reason("invalid_value");
   };
+  Status status = check("choice", query.choice, 0, INT32_MAX);
+  if (status.ok()) status = check("from", query.from, 0, INT32_MAX);
+  if (status.ok()) status = check("limit", query.limit, 1, kMaxCuts);
+  return status;
+}
+
+Result<TraceQuery> parse_trace_query(std::string_view query) {
+  TraceQuery out;
   while (!query.empty()) {
     const std::string_view part = query.substr(0, query.find('&'));
     query.remove_prefix(std::min(query.size(), part.size() + 1));
     const std::string_view name = part.substr(0, part.find('='));
     const std::string_view text = part.substr(std::min(part.size(), name.size() + 1));
-    int64_t value = 0;
-    Status status;
+    int64_t value = -1;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size() || value > INT32_MAX) value = -1;
     if (name == "choice") {
-      status = read(name, text, 0, INT32_MAX, value);
       out.choice = static_cast<int32_t>(value);
     } else if (name == "from") {
-      status = read(name, text, 0, INT32_MAX, out.from);
+      out.from = value;
     } else if (name == "limit") {
-      status = read(name, text, 1, 1024, out.limit);
-    } else if (name == "scores") {
-      status = read(name, text, 0, 1, value);
-      out.with_scores = value == 1;
+      out.limit = value;
+    } else if (name != "scores") {
+      return invalid_argument("a trace takes the parameters choice, from, limit and scores");
+    } else if (value != 0 && value != 1) {
+      return invalid_argument("'scores' must be 0 or 1").with_param("scores").with_reason("invalid_value");
     } else {
-      status = invalid_argument("a trace takes the parameters choice, from, limit and scores");
+      out.with_scores = value == 1;
     }
-    if (!status.ok()) return status;
   }
+  if (Status status = check_trace_query(out); !status.ok()) return status;
   return out;
+}
+
+Status no_trace() {
+  return not_found(
+             "there is no trace of this request: it was not asked for (cache.trace), is still running or is "
+             "too "
+             "old")
+      .with_reason("not_found");
 }
 
 std::string trace_body(std::string_view id, const CacheTrace& trace, const TraceQuery& query) {

@@ -18,6 +18,9 @@ struct TraceQuery {
 };
 // Errors name the parameter and what is allowed.
 Result<TraceQuery> parse_trace_query(std::string_view query);
+Status check_trace_query(const TraceQuery& query);
+// The answer where there is none.
+Status no_trace();
 
 // `cuts` [from, ..): at most `limit` of them, and no more than fit a few MiB; "next" is where the next page begins, or null.
 std::string trace_body(std::string_view id, const CacheTrace& trace, const TraceQuery& query);

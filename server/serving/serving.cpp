@@ -58,6 +58,7 @@ Serving::Serving(const Settings& settings, ServedModel model)
       sampling(default_sampling(this->model.engine->model().config.sampling)),
       end_tokens(end_tokens_of(this->model)),
       random_key_(random_bits()),
+      profiles_(std::make_shared<const CacheProfiles>(settings.cache.profiles)),
       workers_(std::make_unique<boost::asio::thread_pool>(kNumWorkers)) {}
 
 Serving::~Serving() { workers_->join(); }
@@ -103,6 +104,11 @@ Status Serving::check_room() const {
 }
 
 CompletionContext Serving::completion_context(const Caller& caller) const {
+  std::shared_ptr<const CacheProfiles> profiles;
+  {
+    const std::lock_guard lock(mutex_);
+    profiles = profiles_;
+  }
   return {.tokenizer = model.tokenizer.get(),
           .served_name = model.name,
           .max_model_len = model.engine->memory_plan().max_model_len,
@@ -114,8 +120,20 @@ CompletionContext Serving::completion_context(const Caller& caller) const {
           .chat_format = model.chat_format.get(),
           .cache = settings.cache.defaults,
           .cache_limits = settings.cache.limits(),
-          .cache_profiles = settings.cache.profiles,
-          .owner = caller.name()};
+          .cache_profiles = std::move(profiles),
+          .owner = caller.name(),
+          .key_profile = caller.profile()};
+}
+
+std::vector<std::string> Serving::load_access(CacheProfiles profiles) {
+  const auto loaded = std::make_shared<const CacheProfiles>(std::move(profiles));
+  const Status status = check_profiles(*loaded, settings.cache.defaults, settings.cache.limits());
+  if (!status.ok()) return {status.message()};
+  std::vector<std::string> errors = access.load(loaded);
+  if (!errors.empty()) return errors;
+  const std::lock_guard lock(mutex_);
+  profiles_ = loaded;
+  return {};
 }
 
 void Serving::warn_unknown_fields(const std::vector<std::string>& names) {

@@ -38,12 +38,15 @@ struct Serving {
   Status check_room() const;
   bool is_ready() const { return !is_draining && model.engine->is_healthy(); }
   CompletionContext completion_context(const Caller& caller) const;
+  // API keys and cache.profiles, both or neither: with errors what was in force stays. Requests that run go on with what they
+  // came with. The first time: before the first request.
+  std::vector<std::string> load_access(CacheProfiles profiles);
   // Runs `work` on a worker thread: parsing large bodies, tokenising.
   void post(std::function<void()> work);
 
   const Settings settings;
   const ServedModel model;
-  AccessControl access;                   // load() before the first request
+  AccessControl access;                   // load_access() loads it
   const int64_t created;                  // Unix seconds
   const size_t max_token_bytes;           // of the vocabulary's longest token
   const SamplingParams sampling;          // what requests leave open, as the model's files say
@@ -54,8 +57,9 @@ struct Serving {
  private:
   const uint64_t random_key_;
   std::atomic<uint64_t> counter_{0};
-  std::mutex mutex_;
+  mutable std::mutex mutex_;  // guards what follows
   std::unordered_set<std::string> warned_fields_;
+  std::shared_ptr<const CacheProfiles> profiles_;
   std::unique_ptr<boost::asio::thread_pool> workers_;  // last: its jobs use the others
 };
 

@@ -25,6 +25,7 @@
 #include "server/grpc/grpc_server.h"
 #include "server/http/server.h"
 #include "tests/bench/grpc_reader.h"
+#include "tests/bench/sse_reader.h"
 #include "tests/server/fake_engine.h"
 #include "tests/server/raw_client.h"
 
@@ -135,20 +136,9 @@ std::string post(const std::string& body) {
 }
 
 int read_sse(uint16_t port, int num_streams, int num_tokens) {
-  const std::string body =
-      "{\"prompt\":\"a\",\"ignore_eos\":true,\"stream\":true,\"max_tokens\":" + std::to_string(num_tokens) +
-      "}";
-  std::vector<std::unique_ptr<RawClient>> clients;
-  for (int i = 0; i < num_streams; ++i) {
-    clients.push_back(std::make_unique<RawClient>(port));
-    clients.back()->send(post(body));
-  }
-  int failures = 0;
-  for (const auto& client : clients) {
-    failures +=
-        !client->receive_until("data: [DONE]", 600).ends_with("\r\n0\r\n\r\n") && !client->is_closed();
-  }
-  return failures;
+  return read_event_streams(port, num_streams,
+                            post("{\"prompt\":\"a\",\"ignore_eos\":true,\"stream\":true,\"max_tokens\":" +
+                                 std::to_string(num_tokens) + "}"));
 }
 
 // /health every 5 ms until told to stop; prints the percentiles.

@@ -7,20 +7,25 @@
 namespace restkv {
 namespace {
 
+std::string line_of(LogFormat format, LogLevel level, std::string_view event,
+                    std::initializer_list<LogField> fields) {
+  return log_line(format, level, "T", event, std::span<const LogField>(fields.begin(), fields.size()));
+}
+
 TEST(Logging, TextLine) {
-  EXPECT_EQ(log_line(LogFormat::kText, LogLevel::kInfo, "T", "request finished",
-                     {{"id", "cmpl-1"},
-                      {"status", 200},
-                      {"ms", 1.5},
-                      {"stream", true},
-                      {"path", "/v1 x"},
-                      {"none", ""}}),
+  EXPECT_EQ(line_of(LogFormat::kText, LogLevel::kInfo, "request finished",
+                    {{"id", "cmpl-1"},
+                     {"status", 200},
+                     {"ms", 1.5},
+                     {"stream", true},
+                     {"path", "/v1 x"},
+                     {"none", ""}}),
             "T INFO  request finished id=cmpl-1 status=200 ms=1.5 stream=true path=\"/v1 x\" none=\"\"");
 }
 
 TEST(Logging, JsonLineIsJson) {
-  const std::string line = log_line(LogFormat::kJson, LogLevel::kWarning, "T", "a \"b\"",
-                                    {{"text", "x\ny\x1b[31m\x7f\\"}, {"n", -3}, {"nan", 0.0 / 0.0}});
+  const std::string line = line_of(LogFormat::kJson, LogLevel::kWarning, "a \"b\"",
+                                   {{"text", "x\ny\x1b[31m\x7f\\"}, {"n", -3}, {"nan", 0.0 / 0.0}});
   const auto json = nlohmann::json::parse(line);
   EXPECT_EQ(json["level"], "warning");
   EXPECT_EQ(json["event"], "a \"b\"");
@@ -33,7 +38,7 @@ TEST(Logging, NoControlCharacterGetsOut) {
   std::string all;
   for (int c = 0; c < 256; ++c) all += static_cast<char>(c);
   for (const LogFormat format : {LogFormat::kText, LogFormat::kJson}) {
-    const std::string line = log_line(format, LogLevel::kError, "T", all, {{all, all}});
+    const std::string line = line_of(format, LogLevel::kError, all, {{all, all}});
     for (const char c : line) {
       const auto byte = static_cast<unsigned char>(c);
       EXPECT_TRUE(byte >= 0x20 && byte != 0x7f) << int{byte};

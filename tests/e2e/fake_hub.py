@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -205,7 +206,8 @@ class QuietServer(ThreadingHTTPServer):
 
 
 class FakeHub:
-    def __init__(self) -> None:
+    def __init__(self, certificate: tuple[str, str] | None = None) -> None:
+        """`certificate`: files of a certificate and its key; both servers speak TLS then."""
         self.repos: dict[str, Repo] = {}
         self.renamed: dict[str, str] = {}
         self.token = "hf_testtoken"
@@ -221,8 +223,13 @@ class FakeHub:
         self.lock = threading.Lock()
         self.stop = threading.Event()
         self.server, self.store_server = (QuietServer(("127.0.0.1", 0), Handler) for _ in range(2))
-        self.url, self.store_url = (f"http://127.0.0.1:{s.server_address[1]}" for s in (self.server, self.store_server))
+        scheme = "https" if certificate else "http"
+        self.url, self.store_url = (f"{scheme}://127.0.0.1:{s.server_address[1]}" for s in (self.server, self.store_server))
         for server in (self.server, self.store_server):
+            if certificate:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(*certificate)
+                server.socket = context.wrap_socket(server.socket, server_side=True)
             server.hub = self
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 

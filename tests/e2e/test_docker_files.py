@@ -138,7 +138,7 @@ def test_environment_of_the_images_is_understood(binary):
     """Every RESTKV_ variable of images, compose and manifests is one of the option table's."""
     texts = "".join((DOCKER / name).read_text() for name in (*DOCKERFILES, "compose.yaml", "k8s/restkv.yaml"))
     names = set(re.findall(r"(?<![A-Z_])RESTKV_[A-Z_]+", re.sub(r"-D\S+", "", re.sub(r"#.*", "", texts))))
-    assert {"RESTKV_HOST", "RESTKV_INSECURE", "RESTKV_LOG_FORMAT", "RESTKV_DRAIN_TIMEOUT"} <= names
+    assert {"RESTKV_HOST", "RESTKV_API_KEY", "RESTKV_METRICS_PREFIX", "RESTKV_LOG_FORMAT", "RESTKV_DRAIN_TIMEOUT"} <= names
     flags = run_restkv("serve", "--help").stdout
     for name in names:
         assert "--" + name.removeprefix("RESTKV_").lower().replace("_", "-") in flags, name
@@ -158,6 +158,8 @@ def test_compose():
     services = compose["services"]
     assert set(services) == {"restkv", "prometheus", "grafana"}
     restkv = services["restkv"]
+    assert "RESTKV_INSECURE" not in restkv["environment"]
+    assert restkv["environment"]["RESTKV_API_KEY"].startswith("${RESTKV_API_KEY:?"), "compose refuses to start without a key"
     assert restkv["read_only"] is True and restkv["cap_drop"] == ["ALL"] and "no-new-privileges:true" in restkv["security_opt"]
     assert (DOCKER / restkv["build"]["context"] / restkv["build"]["dockerfile"]).is_file()
     volumes = set(compose["volumes"])
@@ -278,6 +280,12 @@ def test_manifests_fit_together():
     assert {volume["name"] for volume in pod["volumes"]} == {mount["name"] for mount in container["volumeMounts"]}
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     secret = found["Secret"]
+    values = {variable["name"]: variable.get("value") for variable in container["env"]}
+    (keys,) = (volume for volume in pod["volumes"] if volume["name"] == "keys")
+    (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "keys")
+    assert "RESTKV_INSECURE" not in values and keys["secret"]["secretName"] == secret["metadata"]["name"]
+    (item,) = keys["secret"]["items"]
+    assert item["key"] in secret["stringData"] and values["RESTKV_API_KEY"] == f"{mount['mountPath']}/{item['path']}"
     for variable in container["env"]:
         reference = variable.get("valueFrom", {}).get("secretKeyRef")
         if reference:

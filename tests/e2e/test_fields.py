@@ -1,6 +1,7 @@
 """Request fields beside the plain ones, on both completion routes: each changes what it says, or is refused by name."""
 
 import json
+import threading
 
 import pytest
 
@@ -85,6 +86,15 @@ def test_truncate_prompt_tokens(server, chat_server):
     echoed = server.complete(PROMPT, max_tokens=0, echo=True, truncate_prompt_tokens=3)["choices"][0]["text"]
     assert PROMPT.endswith(echoed.strip()) and len(echoed) < len(PROMPT)
     assert chat(chat_server, truncate_prompt_tokens=2)["usage"]["prompt_tokens"] == 2
+
+
+def test_truncation_side(server):
+    ids = server.post_json("/tokenize", {"prompt": PROMPT})["tokens"]
+    for side, kept in (("left", ids[-3:]), ("right", ids[:3])):
+        answer = server.complete(PROMPT, max_tokens=1, truncate_prompt_tokens=3, truncation_side=side, return_token_ids=True)
+        assert answer["choices"][0]["prompt_token_ids"] == kept
+    error = server.post_json("/v1/completions", {"prompt": PROMPT, "truncation_side": "middle"}, expected=400)["error"]
+    assert error["param"] == "truncation_side"
 
 
 def test_request_id(server):
@@ -214,6 +224,38 @@ def test_llama_end_of_context_and_props(server):
     assert llama(server, n_predict=-1, ignore_eos=True)["tokens_predicted"] == 512 - len(server.post_json("/tokenize", {"prompt": PROMPT})["tokens"])
     props = server.get_json("/props")
     assert props["default_generation_settings"]["n_ctx"] == 512 and "/" not in props["model_alias"]
+
+
+def test_llama_slots(server):
+    """A place for each sequence; one's own requests show there, one's answers have the same shape at /completions."""
+    idle = server.get_json("/slots")
+    assert len(idle) == server.get_json("/props")["total_slots"]
+    assert [slot["id"] for slot in idle] == list(range(len(idle))) and not any(slot["is_processing"] for slot in idle)
+    assert server.request("GET", "/slots?fail_on_no_slot=1")[0] == 200
+    body = {"prompt": PROMPT, "max_tokens": 480, "n": 2, "ignore_eos": True, "request_id": "slots"}
+    busy = []
+    for _ in range(20):  # until it was seen while it ran
+        thread = threading.Thread(target=server.post_json, args=("/v1/completions", body))
+        thread.start()
+        while not busy and thread.is_alive():
+            busy = [slot for slot in server.get_json("/slots") if "request_id" in slot]
+        thread.join()
+        if busy:
+            break
+    assert {slot["request_id"] for slot in busy} == {"cmpl-slots"} and all(slot["is_processing"] for slot in busy)
+    assert len(busy) == 2 and busy[0]["params"]["n_predict"] == 480
+    assert busy[0]["next_token"][0]["n_decoded"] + busy[0]["next_token"][0]["n_remain"] == 480
+    fields = {"prompt": PROMPT, "n_predict": 8, "temperature": 0}
+    assert server.post_json("/completions", fields)["content"] == server.post_json("/completion", fields)["content"]
+
+
+def test_llama_timings_per_token(server):
+    for asked in (False, True):
+        _, _, body = server.request("POST", "/completion", {"prompt": PROMPT, "n_predict": 8, "temperature": 0, "stream": True,
+                                                            "timings_per_token": asked})
+        events = [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: ")]
+        assert all(("timings" in event) == (asked or event["stop"]) for event in events)
+        assert events[-1]["timings"]["predicted_n"] == 8
 
 
 @pytest.mark.parametrize(("fields", "param"), [

@@ -2,10 +2,14 @@
 
 The stubs are made from proto/ at run time, as a user would make them."""
 
+import atexit
+import functools
 import json
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,11 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "Once upon a time"
 
 
-@pytest.fixture(scope="session")
-def stubs(tmp_path_factory):
+@functools.cache
+def make_stubs():
     """Modules (restkv messages, restkv service, inference messages, inference service)."""
     pytest.importorskip("grpc_tools", reason="grpcio-tools is not installed")
-    folder = tmp_path_factory.mktemp("stubs")
+    folder = Path(tempfile.mkdtemp(prefix="restkv-stubs-"))
+    atexit.register(shutil.rmtree, folder, True)
     files = ["restkv/v1/inference.proto", "inference/open_inference_grpc.proto"]
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={ROOT / 'proto'}", f"--python_out={folder}",
                     f"--grpc_python_out={folder}", *(str(ROOT / "proto" / name) for name in files)], check=True, timeout=120)
@@ -29,6 +34,11 @@ def stubs(tmp_path_factory):
     from inference import open_inference_grpc_pb2, open_inference_grpc_pb2_grpc
     from restkv.v1 import inference_pb2, inference_pb2_grpc
     return inference_pb2, inference_pb2_grpc, open_inference_grpc_pb2, open_inference_grpc_pb2_grpc
+
+
+@pytest.fixture(scope="session")
+def stubs():
+    return make_stubs()
 
 
 @pytest.fixture
@@ -101,6 +111,45 @@ def test_every_field_is_read_as_over_http(server, client):
     texts, _, last = collect(stub.Generate(request))
     assert texts == {choice["index"]: choice["text"] for choice in expected["choices"]}
     assert last.usage.cache.budget == 64
+
+
+def test_messages_have_the_fields_of_http(server, stubs):
+    """Each field that a route takes is one of the message, but for those whose place is elsewhere in gRPC."""
+    paths = server.get_json("/openapi.json")["paths"]
+    elsewhere = {"stream", "stream_options", "best_of", "response_format", "length_penalty", "spaces_between_special_tokens",
+                 "return_tokens_as_token_ids", "session_id",  # meaningless, or asked for by the method
+                 "prompt",  # three types, three names
+                 "metadata", "store", "service_tier", "modalities", "parallel_tool_calls"}
+    for path, message in (("/v1/completions", "GenerateRequest"), ("/v1/chat/completions", "ChatRequest")):
+        properties = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        fields = set(getattr(stubs[0], message).DESCRIPTOR.fields_by_name)
+        assert set(properties) - fields - elsewhere == set(), message
+    cache = set(paths["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]["cache"]["properties"])
+    assert cache - set(stubs[0].CacheOptions.DESCRIPTOR.fields_by_name) == set()
+
+
+def test_cache_trace(server, client):
+    pb, stub = client
+    story = "Once upon a time there was a little girl. " * 8
+    options = pb.CacheOptions(budget=48, trace_bins=True, probe_token_ids=pb.TokenIds(ids=[5, 6, 7]))
+    messages = list(stub.Generate(pb.GenerateRequest(prompt=story, max_tokens=40, temperature=0, cache=options)))
+    name = messages[0].id
+    cuts, page = [], pb.CacheTrace(next=0)
+    while page.HasField("next"):
+        page = stub.GetCacheTrace(pb.GetCacheTraceRequest(id=name, **{"from": page.next}, limit=7))
+        cuts += page.cuts
+    assert len(cuts) == page.num_cuts > 7 and (page.policy, page.budget, page.truncated) == ("restkv", 48, False)
+    assert sum(len(head.evicted) for cut in cuts for head in cut.heads) == messages[-1].usage.cache.evicted > 0
+    assert all(len(head.bins) == len(head.evicted) and len(head.scores) == head.kept for cut in cuts for head in cut.heads)
+    over_http = server.get_json(f"/v1/cache/traces/{name}?limit=1")
+    first = over_http["cuts"][0]["heads"][0]
+    assert list(cuts[0].heads[0].evicted) == first["evicted"] and list(cuts[0].heads[0].bins) == first["bins"]
+    assert not stub.GetCacheTrace(pb.GetCacheTraceRequest(id=name, scores=False)).cuts[0].heads[0].scores
+    for request, code in (({"id": "cmpl-nobody"}, "NOT_FOUND"), ({"id": name, "choice": 1}, "NOT_FOUND"),
+                          ({"id": name, "limit": 1025}, "INVALID_ARGUMENT"), ({"id": name, "from": -1}, "INVALID_ARGUMENT")):
+        with pytest.raises(grpc.RpcError) as error:
+            stub.GetCacheTrace(pb.GetCacheTraceRequest(**request))
+        assert error.value.code().name == code, request
 
 
 def test_prompt_as_token_ids_and_as_a_list(server, client):

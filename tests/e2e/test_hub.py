@@ -293,6 +293,40 @@ def test_token_stays_with_the_hub(hub, tmp_path):
     assert hub.store_log and all("Authorization" not in headers for _, headers in hub.store_log)
 
 
+def test_https_needs_a_certificate_that_is_trusted(tmp_path):
+    if not shutil.which("openssl"):
+        pytest.skip("the program openssl is not installed")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                    "-subj", "/CN=hub", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+                   check=True, capture_output=True, timeout=60)
+    with FakeHub((str(certificate), str(key))) as hub:
+        hub.add("org/tiny", SMALL)
+        pull(hub, tmp_path / "good", "org/tiny", SSL_CERT_FILE=str(certificate), HF_TOKEN=hub.token)
+        assert_complete(hub, tmp_path / "good", "org/tiny", [name for name in SMALL if name not in ("README.md", "onnx/model.onnx")])
+        assert all(headers.get("Authorization") == f"Bearer {hub.token}" for _, headers in hub.log)
+        seen = len(hub.log)
+        done = pull(hub, tmp_path / "bad", "org/tiny", expected=1)
+        assert "certificate" in done.stderr and "SSL_CERT_FILE" in done.stderr
+        assert len(hub.log) == seen, "nothing is asked of a server that cannot be trusted"
+        # The store behind the hub must not be reached in the clear.
+        with FakeHub() as plain:
+            hub.redirect_override = f"{plain.store_url}/org/tiny/model.safetensors"
+            pull(hub, tmp_path / "down", "org/tiny", expected=1, SSL_CERT_FILE=str(certificate))
+            assert not plain.store_log
+
+
+def test_proxy(hub, tmp_path):
+    """The fake hub as its own proxy: what comes names an address that does not exist."""
+    hub.add("org/tiny", SMALL)
+    direct = {"HF_ENDPOINT": "http://hub.invalid", "HF_TOKEN": hub.token}
+    pull(hub, tmp_path, "org/tiny", http_proxy=hub.url, **direct)
+    assert_complete(hub, tmp_path, "org/tiny", [name for name in SMALL if name not in ("README.md", "onnx/model.onnx")])
+    assert hub.log and all(path.startswith("http://hub.invalid/") for path, _ in hub.log)
+    assert not any("Authorization" in headers for _, headers in hub.log + hub.store_log), "a token in the clear"
+    pull(hub, tmp_path / "none", "org/tiny", expected=1, http_proxy=hub.url, NO_PROXY="hub.invalid", no_proxy="hub.invalid", **direct)
+
+
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "LOOP"])
 def test_redirects_to_nowhere_good(hub, tmp_path, target):
     repo = hub.add("org/tiny", SMALL)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 import time
 
 import conftest
@@ -95,7 +96,7 @@ def test_reload_by_signal_and_by_change_is_all_or_nothing(keyed):
 
     path.write_text(KEYS + "  - name: alice\n    key: sk-alice-secret\n    ratee: 1\n")
     server.process.send_signal(signal.SIGHUP)
-    keyed.wait_for_log("the ones before stay")
+    keyed.wait_for_log("before stay")
     assert f"{path}:15:5: unknown key 'ratee'" in server.output()
     assert keyed.complete("erin")[0] == 200
     path.write_text("")
@@ -108,8 +109,123 @@ def test_reload_by_signal_and_by_change_is_all_or_nothing(keyed):
     assert server.stop() == 0
 
 
+PROFILES = """\
+version: 1
+cache:
+  budget: 512
+  max_budget: 600
+  profiles:
+    small: {budget: 48, window: 16, pin: 4}
+    rival: {policy: snapkv, budget: 64, api_keys: [bob]}
+    tight: {policy: snapkv, budget: 40, window: 16, api_keys: [carol]}
+"""
+PROFILE_KEYS = KEYS.replace("key: sk-alice-secret", "key: sk-alice-secret\n    profile: small").replace(
+    "    requests_per_minute: 2\n", "")
+
+
+def cache_of(keyed, name, **cache):
+    status, _, body = keyed.complete(name, cache=cache)
+    assert status == 200, body
+    usage = json.loads(body)["usage"]["cache"]
+    return usage["policy"], usage["budget"]
+
+
+@pytest.fixture
+def profiled(start_server, stories_model, tmp_path):
+    path, config = tmp_path / "keys.yaml", tmp_path / "serve.yaml"
+    path.write_text(PROFILE_KEYS)
+    config.write_text(PROFILES)
+    keyed = Keyed(start_server(stories_model, "--api-key", path, "--config", config), path)
+    keyed.config = config
+    return keyed
+
+
+def test_profile_of_a_key(profiled):
+    assert cache_of(profiled, "alice") == ("restkv", 48), "by the key file"
+    assert cache_of(profiled, "bob") == ("snapkv", 64), "by the profile's api_keys"
+    assert cache_of(profiled, "carol") == ("snapkv", 40)
+    assert cache_of(profiled, "dave") == ("restkv", 512)
+    assert cache_of(profiled, "alice", budget=60) == ("restkv", 60), "the request's own fields win"
+    assert cache_of(profiled, "dave", profile="small") == ("restkv", 48)
+    status, _, body = profiled.complete("alice", cache={"profile": "tight"})
+    error = json.loads(body)["error"]
+    assert status == 400 and error["param"] == "cache.profile" and "(small)" in error["message"], "not those of other keys"
+
+
+def test_profiles_reload_all_or_nothing(profiled):
+    server, config = profiled.server, profiled.config
+
+    def reload(text, expected):
+        config.write_text(text)
+        server.process.send_signal(signal.SIGHUP)
+        profiled.wait_for_log(expected)
+
+    def unchanged():
+        return cache_of(profiled, "alice") == ("restkv", 48) and cache_of(profiled, "bob") == ("snapkv", 64)
+
+    reload(PROFILES.replace("budget: 64,", "budget: 601,"), "cache.profiles.rival: cache.budget")
+    assert unchanged()
+    reload(PROFILES.replace("small:", "smaller:"), "the key 'alice': cache.profile: 'small' is not one of")
+    assert unchanged(), "a key whose profile would be gone"
+    reload(PROFILES.replace("window: 16, api_keys", "windo: 16, api_keys"), f"{config}:8:")
+    assert "unknown key 'windo' in cache.profiles.tight" in server.output() and unchanged()
+    profiled.path.write_text(PROFILE_KEYS.replace("profile: small", "profile: large"))
+    reload(PROFILES.replace("budget: 64,", "budget: 72,"), "'large' is not one of this server's profiles")
+    assert unchanged(), "the profiles were right, the keys were not"
+
+    profiled.path.write_text(PROFILE_KEYS)  # both are seen by themselves
+    config.write_text(PROFILES.replace("budget: 64,", "budget: 72,").replace("budget: 512", "budget: 500"))
+    deadline = time.monotonic() + 5
+    while cache_of(profiled, "bob") != ("snapkv", 72):
+        assert time.monotonic() < deadline, server.output()
+        time.sleep(0.1)
+    assert cache_of(profiled, "alice") == ("restkv", 48) and cache_of(profiled, "dave") == ("restkv", 512)
+    profiled.wait_for_log("settings=cache.budget")
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("profile, expected", [("small", "there are none"), ("a b", "1 to 64 letters")])
+def test_a_profile_that_is_not_there_is_refused_at_start(binary, stories_model, tmp_path, profile, expected):
+    path = tmp_path / "keys.yaml"
+    path.write_text(KEYS.replace("key: sk-alice-secret", f"key: sk-alice-secret\n    profile: {profile}"))
+    done = run_restkv("serve", stories_model, "--port", 0, "--api-key", path)
+    assert done.returncode == 2 and expected in done.stderr, done.stderr
+
+
+def test_a_key_sees_its_own_requests_and_traces_alone(keyed):
+    server = keyed.server
+
+    def get(path, name, method="GET"):
+        status, _, body = server.request(method, path, headers=bearer(name))
+        return status, json.loads(body)
+
+    status, _, body = keyed.complete("alice", prompt="Once upon a time there was a girl. " * 8, cache={"budget": 48, "trace": True})
+    trace = f"/v1/cache/traces/{json.loads(body)['id']}"
+    assert get(trace, "alice")[0] == 200
+    assert get(trace, "carol")[0] == 404 and get(trace, "carol")[1]["error"]["code"] == "not_found"
+
+    results = []
+    body = {**BODY, "max_tokens": 480, "n": 8, "ignore_eos": True, "request_id": "mine"}
+    for _ in range(20):  # until one was seen while it ran
+        thread = threading.Thread(target=lambda: results.append(
+            server.request("POST", "/v1/completions", body, bearer("alice"))[0]))
+        thread.start()
+        deadline = time.monotonic() + 5
+        own = []
+        while not own and thread.is_alive() and time.monotonic() < deadline:
+            own = get("/v1/requests", "alice")[1]["data"]
+        others = get("/v1/requests", "carol")[1]["data"]
+        foreign = get("/v1/requests/cmpl-mine", "carol", "DELETE")[0]
+        deleted = get("/v1/requests/cmpl-mine", "alice", "DELETE")[0]
+        thread.join()
+        assert others == [] and foreign == 404
+        if own and deleted == 200:
+            break
+    assert own[0]["id"] == "cmpl-mine" and deleted == 200 and results[-1] == 503
+    assert all(status == 200 for status in results[:-1]), "another key's DELETE ended one"
+
+
 def test_a_reload_drops_no_request(keyed):
-    import threading
     results = []
     body = {**BODY, "max_tokens": 480, "n": 8, "ignore_eos": True}
     threads = [threading.Thread(target=lambda: results.append(

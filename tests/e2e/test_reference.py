@@ -11,7 +11,7 @@ import make_reference  # noqa: E402
 
 def test_reference_pages_are_current(server):
     made = make_reference.pages(str(BINARY), server.url)
-    assert {"flags.md", "yaml.md", "metrics.md"} <= set(made)
+    assert {"flags.md", "yaml.md", "metrics.md", "http.md", "grpc.md"} == set(made)
     written = {path.name: path.read_text(encoding="utf-8") for path in make_reference.FOLDER.glob("*.md")}
     stale = sorted(name for name, text in made.items() if written.get(name) != text)
     if stale:
@@ -24,4 +24,10 @@ def test_pages_of_openapi():
         "X": {"properties": {"a|b": {"type": "integer", "minimum": 1, "maximum": 4, "description": "How many"},
                              "c": {"anyOf": [{"type": "string"}, {"enum": ["p", "q"]}]}}}}}})
     assert "| `POST /v1/x` | Does x |" in page
-    assert "| `a|b` | integer, 1 to 4 | How many |" in page and "| `c` | string or `p`, `q` |" in page
+    assert "| `a|b` | integer, 1 to 4 |  | How many |" in page and "| `c` | string or `p`, `q` |" in page
+
+
+def test_page_of_protos():
+    page = make_reference.grpc_page()
+    assert "| `Generate` | GenerateRequest | stream GenerateResponse |" in page and "| `ModelStreamInfer` |" in page
+    assert "### CacheTrace.Head" in page and "| `limit` | 4 | int64 |" in page

@@ -90,13 +90,12 @@ def test_openai_errors(chat_server, client, start_server, stories_model, tmp_pat
 
 # schemathesis: requests made from /openapi.json, good ones and broken ones
 
-def schemathesis(server, tmp_path, examples: int, seconds: int) -> str:
+def schemathesis(server, tmp_path, examples: int, seconds: int, *choice) -> str:
     program = Path(sys.executable).parent / "schemathesis"
     if not program.is_file():
         pytest.skip("schemathesis is not installed")
     done = subprocess.run([program, "run", server.url + "/openapi.json", "--checks", "not_a_server_error,content_type_conformance",
-                           "--include-method", "POST",
-                           "--mode", "all", "--max-examples", str(examples), "--phases", "coverage,fuzzing", "--seed", "1",
+                           *choice, "--mode", "all", "--max-examples", str(examples), "--phases", "coverage,fuzzing", "--seed", "1",
                            "--request-timeout", "30", "--no-color", "--suppress-health-check", "all",
                            "--generation-database", "none"],
                           cwd=tmp_path, capture_output=True, text=True, timeout=seconds, check=False)
@@ -114,22 +113,31 @@ SHORT = ("--max-model-len", 128, "--default-max-tokens", 8)
 def test_schemathesis(start_server, stories_model, tmp_path):
     template = tmp_path / "plain.jinja"
     template.write_text(TEMPLATE)
-    schemathesis(start_server(stories_model, "--chat-template", template, *SHORT), tmp_path, 50, 240)
+    schemathesis(start_server(stories_model, "--chat-template", template, *SHORT), tmp_path, 50, 240,
+                 "--include-method", "POST", "--exclude-path", "/completions")  # the same as /completion
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_schemathesis_long(start_server, stories_model, tmp_path):
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/completion", "/tokenize", "/detokenize", "/apply-template"])
+def test_schemathesis_long(start_server, stories_model, tmp_path, path):
     template = tmp_path / "plain.jinja"
     template.write_text(TEMPLATE)
-    schemathesis(start_server(stories_model, "--chat-template", template, *SHORT), tmp_path, 500, 3000)
+    schemathesis(start_server(stories_model, "--chat-template", template, *SHORT), tmp_path, 500, 800,
+                 "--include-method", "POST", "--include-path", path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_schemathesis_of_what_is_read(start_server, stories_model, tmp_path):
+    schemathesis(start_server(stories_model, *SHORT), tmp_path, 500, 800, "--exclude-method", "POST")
 
 
 # Slow: heavy packages
 
 @pytest.mark.slow
 def test_langchain(chat_server):
-    langchain = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
+    langchain = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed (tests/requirements-slow.txt)")
     model = langchain.ChatOpenAI(base_url=chat_server.url + "/v1", api_key="none", model=chat_server.model_id, temperature=0,
                                  max_tokens=12)
     answer = model.invoke("Hello")
@@ -141,7 +149,7 @@ def test_langchain(chat_server):
 @pytest.mark.timeout(600)
 def test_lm_eval(chat_server, tmp_path):
     if importlib.util.find_spec("lm_eval") is None:
-        pytest.skip("lm-eval is not installed")
+        pytest.skip("lm-eval is not installed (tests/requirements-slow.txt)")
     data = tmp_path / "tiny.jsonl"
     rows = [{"q": "Once upon a", "choices": [" time", " xyzzy"], "answer": 0},
             {"q": "The little girl was very", "choices": [" happy", " qqq"], "answer": 0}]

@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "kernels/base/check.h"
 
 namespace restkv {
@@ -36,7 +38,9 @@ void RawClient::send(std::string_view bytes) {
 std::string RawClient::receive_until(std::string_view end, double seconds) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   std::string all;
-  while (end.empty() || all.find(end) == std::string::npos) {
+  size_t looked_at = 0;  // `end` is not in all[0, looked_at)
+  while (end.empty() || all.find(end, looked_at) == std::string::npos) {
+    looked_at = all.size() - std::min(all.size(), end.size());
     const auto left =
         std::chrono::duration<double, std::milli>(deadline - std::chrono::steady_clock::now()).count();
     pollfd wait{socket_, POLLIN, 0};

@@ -1,0 +1,87 @@
+"""The log of a server: JSON lines, one a request, with ids and times and without content."""
+
+import json
+import socket
+import time
+
+import pytest
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.fixture(scope="module")
+def logged(binary, stories_model, server_logs):
+    from conftest import Server
+    running = Server(stories_model, server_logs / "logged.log", "--log-format", "json", "--slow-request", "1ms")
+    yield running
+    running.kill()
+
+
+def lines(server, event, request_id, seconds=5):
+    """The log's lines of that event and request; waits for the first."""
+    deadline = time.monotonic() + seconds
+    while True:
+        parsed = [json.loads(line) for line in server.output().splitlines()]
+        found = [line for line in parsed if line["event"] == event and line.get("id") == request_id]
+        if found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_line_of_a_request(logged, stream):
+    name = f"log-{stream}"
+    status, headers, body = logged.request("POST", "/v1/completions", {
+        "prompt": "A secret rabbit", "max_tokens": 20, "temperature": 0, "stream": stream}, {
+        "X-Request-Id": name, "traceparent": f"00-{TRACE}-{SPAN}-01"})
+    assert status == 200 and {key.lower(): value for key, value in headers.items()}["x-request-id"] == name
+    (line,) = lines(logged, "request", name)
+    assert (line["method"], line["path"], line["status"], line["level"]) == ("POST", "/v1/completions", 200, "info")
+    assert (line["trace_id"], line["parent_id"]) == (TRACE, SPAN)
+    assert line["completion_tokens"] == 20 and 0 < line["prompt_tokens"] < 30 and line["ms"] > 0
+    (slow,) = lines(logged, "slow request", name)
+    assert slow["level"] == "warning" and slow["trace_id"] == TRACE and slow["completion_tokens"] == 20
+    parts = [slow[part] for part in ("queue_ms", "prefill_ms", "decode_ms", "other_ms")]
+    assert min(parts) >= 0 and slow["decode_ms"] > 0 and slow["receive_ms"] >= 0
+    assert sum(parts) == pytest.approx(slow["ms"], rel=0.05, abs=0.5)
+    assert "rabbit" not in logged.output() and "secret" not in logged.output()
+
+
+def test_refused_request(logged):
+    logged.request("POST", "/v1/completions", {"prompt": 5}, {"X-Request-Id": "log-bad", "traceparent": "00-nonsense"})
+    (line,) = lines(logged, "request", "log-bad")
+    assert line["status"] == 400 and "trace_id" not in line and "completion_tokens" not in line
+
+
+def test_client_that_goes(logged):
+    body = json.dumps({"prompt": "Once", "max_tokens": 400, "ignore_eos": True})
+    with socket.create_connection(("127.0.0.1", logged.port)) as client:
+        client.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nX-Request-Id: log-gone\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        time.sleep(0.05)
+    found = lines(logged, "request", "log-gone")
+    assert [line["status"] for line in found] in ([499], [200]), "one line, whoever was faster"
+
+
+def test_probes_are_quiet_and_nothing_is_slow_by_default(server):
+    server.request("GET", "/health", headers={"X-Request-Id": "log-probe"})
+    server.complete("Once", max_tokens=2)
+    assert not [line for line in server.output().splitlines() if "log-probe" in line or "slow request" in line]
+
+
+def test_grpc_call(logged):
+    grpc = pytest.importorskip("grpc", reason="grpcio is not installed")
+    from test_grpc import make_stubs
+    pb, stub = make_stubs()[:2]
+    with grpc.insecure_channel(logged.grpc_address) as channel:
+        client = stub.InferenceStub(channel)
+        metadata = [("x-request-id", "log-grpc"), ("traceparent", f"00-{TRACE}-{SPAN}-01")]
+        list(client.Generate(pb.GenerateRequest(prompt="A secret rabbit", max_tokens=20, temperature=0), metadata=metadata))
+        client.Tokenize(pb.TokenizeRequest(prompt="x"), metadata=[("x-request-id", "log-unary"), metadata[1]])
+    (line,) = lines(logged, "request", "log-grpc")
+    assert (line["method"], line["path"], line["status"]) == ("gRPC", "restkv.v1.Inference/Generate", 0)
+    assert (line["trace_id"], line["parent_id"], line["completion_tokens"]) == (TRACE, SPAN, 20)
+    (slow,) = lines(logged, "slow request", "log-grpc")
+    assert slow["decode_ms"] > 0 and slow["trace_id"] == TRACE
+    (line,) = lines(logged, "request", "log-unary")
+    assert line["trace_id"] == TRACE and "completion_tokens" not in line
+    assert "rabbit" not in logged.output()
