@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Single-row and tiled products of every GGUF weight type beside Q4_1, in turns, as docs/measurements/gguf-types-<date>.md.
 
-Usage: gguf_types.py [--bench build/release/bin/kernel_bench] [--targets avx3,avx2] [--rounds 9] [--out FILE]
+Usage: gguf_types.py [--bench build/release/bin/kernel_bench] [--targets avx3,avx2] [--rounds 9] [--threads N] [--out FILE]
 
 A round runs `matmul` of kernel_bench for each type, in an order drawn anew, with Q4_1 right before or behind it: one row of
 x times weights of 64 MiB (1,536 x 768 for each layer); three rounds also 512 rows times one such weight. The table has
@@ -91,16 +91,18 @@ def main() -> int:
     parser.add_argument("--bench", default=str(ROOT / "build/release/bin/kernel_bench"))
     parser.add_argument("--targets", default="avx3,avx2")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
     commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
                             check=True).stdout.strip()
+    os.environ["RESTKV_BENCH_THREADS"] = str(options.threads)
     before = os.getloadavg()[0]
     tables = [line for target in options.targets.split(",") for line in table(options.bench, target, options.rounds)]
     today = datetime.date.today().isoformat()
     lines = [f"# Products of the GGUF types, {today}", "",
-             f"`tests/bench/gguf_types.py --rounds {options.rounds} --targets {options.targets}`", "",
-             f"- Processor: {processor()}, {os.cpu_count()} logical processors, all of them used; load average before "
+             f"`tests/bench/gguf_types.py --rounds {options.rounds} --targets {options.targets} --threads {options.threads}`", "",
+             f"- Processor: {processor()}, {os.cpu_count()} logical processors, {options.threads} used; load average before "
              f"{before:.1f}, after {os.getloadavg()[0]:.1f}.",
              f"- restkv: commit {commit}.",
              f"- One row of x, weights from memory; medians of {options.rounds} rounds, medians of the ratios to a Q4_1 measured right "

@@ -104,6 +104,11 @@ def test_all_parts_of_a_split_gguf(hub, tmp_path):
     done = pull(hub, tmp_path, "org/split:Q8_0")
     assert_complete(hub, tmp_path, "org/split", parts)
     assert done.stdout.endswith(f"/{parts[0]}\n")
+    (row,) = list_models(hub, tmp_path)["models"]
+    assert row["quants"] == ["Q8_0"] and len(row["files"]) == 3
+    done = run_restkv("rm", "org/split:Q8_0", "--yes", environment=hub.environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "hub").rglob("*.gguf"))
 
 
 @pytest.mark.parametrize("name, words", [
