@@ -349,6 +349,18 @@ Result<GgufFile> GgufFile::open(const std::string& path) {
   return parse(*std::move(file));
 }
 
+Status GgufFile::add_tensors(const GgufFile& part) {
+  const size_t base = tensors_.files.size();
+  for (FileTensor tensor : part.tensors_.tensors) {
+    tensor.file += base;
+    const std::string name = tensor.name;
+    if (!tensors_.add(std::move(tensor)))
+      return invalid_argument(part.path_ + ": tensor '" + name + "' is in an earlier part, too");
+  }
+  tensors_.files.insert(tensors_.files.end(), part.tensors_.files.begin(), part.tensors_.files.end());
+  return {};
+}
+
 const GgufValue* GgufFile::find(std::string_view key) const {
   const auto found = values_.find(key);
   return found == values_.end() ? nullptr : &found->second;

@@ -43,6 +43,8 @@ class GgufFile {
   static Result<GgufFile> parse(std::shared_ptr<const MappedFile> file);
   static Result<GgufFile> parse(std::span<const std::byte> bytes, const std::string& path);
   static Result<GgufFile> open(const std::string& path);
+  // Takes over the tensors of a further part of the model, with their files.
+  Status add_tensors(const GgufFile& part);
   static bool has_magic(std::span<const std::byte> bytes);
 
   const TensorIndex& tensors() const { return tensors_; }

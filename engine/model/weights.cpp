@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "engine/model/families.h"
+#include "engine/model/gguf_parts.h"
 #include "engine/model/safetensors.h"
 
 namespace restkv {
@@ -208,14 +209,8 @@ Result<std::optional<std::string>> read_file(const std::string& path) {
 }
 
 Status load_gguf(const LoadProgress& progress, Model* model) {
-  Result<GgufFile> file = GgufFile::open(model->path);
+  Result<GgufFile> file = open_gguf_parts(model->path);
   if (!file.ok()) return file.status();
-  Result<std::optional<int64_t>> splits = file->get_int("split.count");
-  if (!splits.ok()) return splits.status();
-  if (splits->value_or(1) > 1) {
-    return unimplemented(model->path + " is one of " + std::to_string(**splits) +
-                         " parts; join them with llama-gguf-split --merge");
-  }
   model->gguf = std::make_shared<const GgufFile>(*std::move(file));
   Result<ModelConfig> config = parse_gguf_config(*model->gguf);
   if (!config.ok()) return config.status();

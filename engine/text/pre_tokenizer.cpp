@@ -267,6 +267,8 @@ constexpr NamedPattern kNamedPatterns[] = {
     {"llama-bpe", kLlama3, nullptr, true, true},
     {"llama3", kLlama3, nullptr, true, true},
     {"llama-v3", kLlama3, nullptr, true, true},
+    {"falcon3", kLlama3, nullptr, true, true},  // LlamaForCausalLM
+    {"pixtral", kLlama3, nullptr, true, true},  // Mistral's, as llama.cpp's converter names some of them
     {"qwen2", kQwen2, nullptr, false, false},
     {"deepseek-r1-qwen", kQwen2, nullptr, false, false},
     {"tekken", kTekken, nullptr, true, true},

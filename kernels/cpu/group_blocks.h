@@ -1,13 +1,21 @@
-// Vector decoders of the remaining GGUF types, a block at a time (layouts: kernels/base/dequant.cpp). Every one of them makes
-// 16 codes as signed bytes, then value = scale * code - min; the product is exact in f32 (at most 17 bits of scale times
-// 5 of code where there is a minimum), so the floats are those of the scalar code, bit for bit. The values go to a sink,
-// sink(column in the block, vector), columns rising: into memory for the tile, into a sum for the product of few rows.
+// Vector decoders of the GGUF types whose blocks hold 256 values in groups with scales of their own (layouts:
+// kernels/base/dequant.cpp). value = scale * code - min; the product is exact in f32 (at most 17 bits of scale times 5 of
+// code where there is a minimum), so the floats are those of the scalar code, bit for bit.
+//
+// A decoder has: kBlock values in kBytes bytes; convert_scales(block, scales), which makes all kScales f32 of a block in a few
+// vector operations; and decode(block, scales, step, sink), which hands the kStep values from step * kStep on to
+// sink(column in the step, vector), columns rising. The scales go through memory because a broadcast from there costs a
+// load, where one from a register takes the shuffle unit, which the codes need. Codes are handled as bytes, 32 at a time
+// where vectors are that long, and widened last.
 #if defined(RESTKV_KERNELS_CPU_GROUP_BLOCKS_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef RESTKV_KERNELS_CPU_GROUP_BLOCKS_H_
 #undef RESTKV_KERNELS_CPU_GROUP_BLOCKS_H_
 #else
 #define RESTKV_KERNELS_CPU_GROUP_BLOCKS_H_
 #endif
+
+#include <type_traits>
+#include <utility>
 
 #include "kernels/base/dequant.h"
 #include "kernels/base/float16.h"
@@ -18,8 +26,12 @@ namespace restkv::cpu::HWY_NAMESPACE {
 
 #if RESTKV_VECTORS
 
-using DCodes = hn::Full128<uint8_t>;
-using Codes = hn::Vec<DCodes>;  // 16 codes
+using DBytes = hn::Rebind<uint8_t, DI>;  // kLanes bytes
+using DSignedBytes = hn::Rebind<int8_t, DI>;
+using DCodes = hn::CappedTag<uint8_t, 32>;
+using DSignedCodes = hn::RebindToSigned<DCodes>;
+using Codes = hn::Vec<DCodes>;
+inline constexpr int kCodes = HWY_MAX_BYTES >= 32 ? 32 : 16;  // of one vector
 
 HWY_INLINE float half_at(const uint8_t* p) {
   uint16_t bits;
@@ -34,196 +46,354 @@ HWY_INLINE float half_at(const uint8_t* p) {
 HWY_INLINE Codes codes_at(const uint8_t* p) { return hn::LoadU(DCodes(), p); }
 HWY_INLINE Codes byte_set(int value) { return hn::Set(DCodes(), static_cast<uint8_t>(value)); }
 
-// (byte >> shift) & mask; the mask keeps out the bits of the neighbour that 16-bit shifts bring in.
-HWY_INLINE Codes field(Codes bytes, int shift, int mask) {
-  const hn::Full128<uint16_t> d16;
-  const auto shifted = hn::ShiftRightSame(hn::BitCast(d16, bytes), shift);
-  return hn::And(hn::BitCast(DCodes(), shifted), byte_set(mask));
+// (byte >> kShift) & mask, to the left where kShift < 0; the mask keeps out the neighbour's bits that 16-bit shifts bring in.
+template <int kShift>
+HWY_INLINE Codes field(Codes bytes, int mask) {
+  const hn::Repartition<uint16_t, DCodes> d16;
+  if constexpr (kShift > 0) bytes = hn::BitCast(DCodes(), hn::ShiftRight<kShift>(hn::BitCast(d16, bytes)));
+  if constexpr (kShift < 0) bytes = hn::BitCast(DCodes(), hn::ShiftLeft<-kShift>(hn::BitCast(d16, bytes)));
+  return hn::And(bytes, byte_set(mask));
 }
 
-// `value` where the bits of `bit` are set in the byte, else 0.
-HWY_INLINE Codes value_if(Codes bytes, Codes bit, int value) {
-  return hn::IfThenElseZero(hn::Eq(hn::And(bytes, bit), bit), byte_set(value));
+// byte >> shift, with bits of the neighbour above.
+HWY_INLINE Codes shift_right(Codes bytes, int shift) {
+  const hn::Repartition<uint16_t, DCodes> d16;
+  return hn::BitCast(DCodes(), hn::ShiftRightSame(hn::BitCast(d16, bytes), shift));
 }
 
-// scale * code - min of 16 signed codes, the values of the columns from `at` on.
-template <class Sink>
-HWY_INLINE void write16(Codes codes, float scale, float min, const Sink& sink, int at) {
-  const hn::Full128<int8_t> d8;
-  const auto bytes = hn::BitCast(d8, codes);
+// sink(at + i, value(codes[i..] as f32, i / 16)) for kCodes signed codes.
+template <class Value, class Sink>
+HWY_INLINE void emit(Codes codes, int at, const Value& value, const Sink& sink) {
+#if HWY_MAX_BYTES >= 32
+  const auto bytes = hn::BitCast(DSignedCodes(), codes);
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+    const hn::Half<DSignedCodes> d16;
+    const auto part = half == 0 ? hn::LowerHalf(d16, bytes) : hn::UpperHalf(d16, bytes);
 #if HWY_MAX_BYTES == 64
-  sink(at, hn::MulSub(hn::ConvertTo(DF(), hn::PromoteTo(DI(), bytes)), set1(scale), set1(min)));
-#elif HWY_MAX_BYTES == 32
-  const V s = set1(scale), m = set1(min);
-  const hn::Half<hn::Full128<int8_t> > d8_half;
-  sink(at, hn::MulSub(hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LowerHalf(d8_half, bytes))), s, m));
-  sink(at + 8, hn::MulSub(hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::UpperHalf(d8_half, bytes))), s, m));
+    sink(at + half * 16, value(hn::ConvertTo(DF(), hn::PromoteTo(DI(), part)), half));
+#else
+    const hn::Half<decltype(d16)> d8;
+    const auto low = hn::PromoteTo(DI(), hn::LowerHalf(d8, part));
+    const auto high = hn::PromoteTo(DI(), hn::UpperHalf(d8, part));
+    sink(at + half * 16, value(hn::ConvertTo(DF(), low), half));
+    sink(at + half * 16 + 8, value(hn::ConvertTo(DF(), high), half));
+#endif
+  }
 #else
   alignas(16) int8_t lanes[16];
-  hn::Store(bytes, d8, lanes);
+  hn::Store(hn::BitCast(DSignedCodes(), codes), DSignedCodes(), lanes);
   for (int i = 0; i < 16; i += kLanes) {
-    alignas(64) float values[kLanes];
-    for (int k = 0; k < kLanes; ++k) values[k] = scale * static_cast<float>(lanes[i + k]) - min;
-    sink(at + i, load(values));
+    sink(at + i, value(hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LoadU(DSignedBytes(), lanes + i))), 0));
   }
 #endif
 }
 
-// 16 where bit i of the two bytes at p is set, for value i.
-HWY_INLINE Codes fifth_bits(const uint8_t* p) {
-  alignas(16) static constexpr uint8_t kBits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-  const Codes low = byte_set(p[0]), high = byte_set(p[1]);
-  return value_if(hn::ConcatUpperLower(DCodes(), high, low), hn::Load(DCodes(), kBits), 16);
+// p, of which the compiler no longer knows that it is p. On AVX-512 a broadcast into a register takes the shuffle unit (Zen 4),
+// one inside the instruction that uses it is free: so the second use of a scale reads memory anew.
+HWY_INLINE const float* another(const float* p) {
+#if HWY_TARGET == HWY_AVX3
+  asm("" : "+r"(p));
+#endif
+  return p;
 }
 
-template <class Sink>
-HWY_INLINE void q5_0(const uint8_t* b, const Sink& out) {
-  const float d = half_at(b);
-  const Codes bytes = codes_at(b + 6);
-  write16(hn::Sub(hn::Or(field(bytes, 0, 15), fifth_bits(b + 2)), byte_set(16)), d, 0.0f, out, 0);
-  write16(hn::Sub(hn::Or(field(bytes, 4, 15), fifth_bits(b + 4)), byte_set(16)), d, 0.0f, out, 16);
+// scale * code - min, where both serve one vector: the product is exact, so two instructions, with an operand from memory
+// each, round as one does.
+HWY_INLINE V scaled_minus(V code, const float* scale, const float* min) {
+#if HWY_TARGET == HWY_AVX3
+  return hn::Sub(hn::Mul(code, set1(*scale)), set1(*min));
+#else
+  return hn::MulSub(code, set1(*scale), set1(*min));
+#endif
 }
 
-template <class Sink>
-HWY_INLINE void q5_1(const uint8_t* b, const Sink& out) {
-  const float d = half_at(b), m = half_at(b + 2);
-  const Codes bytes = codes_at(b + 8);
-  write16(hn::Or(field(bytes, 0, 15), fifth_bits(b + 4)), d, -m, out, 0);
-  write16(hn::Or(field(bytes, 4, 15), fifth_bits(b + 6)), d, -m, out, 16);
-}
-
-template <class Sink>
-HWY_INLINE void q2_k(const uint8_t* b, const Sink& out) {
-  const float d = half_at(b + 80), dmin = half_at(b + 82);
-#pragma GCC unroll 16
-  for (int g = 0; g < 16; ++g) {
-    const Codes bytes = codes_at(b + 16 + g / 8 * 32 + g % 2 * 16);
-    write16(field(bytes, g % 8 / 2 * 2, 3), d * static_cast<float>(b[g] & 15),
-            dmin * static_cast<float>(b[g] >> 4), out, g * 16);
+// What emit() makes of a code.
+struct Scaled {
+  const float* scale;
+  HWY_INLINE V operator()(V code, int half) const {
+    return hn::Mul(code, set1(*(half == 0 ? scale : another(scale))));
   }
-}
-
-template <class Sink>
-HWY_INLINE void q3_k(const uint8_t* b, const Sink& out) {
-  const uint8_t* packed = b + 96;
-  const float d = half_at(b + 108);
-#pragma GCC unroll 16
-  for (int g = 0; g < 16; ++g) {
-    const int low = g < 8 ? packed[g] & 15 : packed[g - 8] >> 4;
-    const int high = (packed[8 + g % 4] >> (g / 4 * 2)) & 3;
-    const Codes bytes = codes_at(b + 32 + g / 8 * 32 + g % 2 * 16);
-    const Codes third = value_if(codes_at(b + g % 2 * 16), byte_set(1 << (g / 2)), 4);
-    write16(hn::Sub(hn::Or(field(bytes, g % 8 / 2 * 2, 3), third), byte_set(4)),
-            d * static_cast<float>((low | high << 4) - 32), 0.0f, out, g * 16);
+};
+struct ScaledByHalves {
+  const float* scales;  // one each of 16 codes
+  HWY_INLINE V operator()(V code, int half) const { return hn::Mul(code, set1(scales[half])); }
+};
+struct ScaledMinus {
+  const float* scale;
+  V min;
+  HWY_INLINE V operator()(V code, int half) const {
+    return hn::MulSub(code, set1(*(half == 0 ? scale : another(scale))), min);
   }
-}
-
-template <class Sink>
-HWY_INLINE void q4_k(const uint8_t* b, const Sink& out) {
-  const float d = half_at(b), dmin = half_at(b + 2);
-#pragma GCC unroll 16
-  for (int g = 0; g < 8; ++g) {
-    const ScaleMin group = k4_scale_min(b + 4, g);
-    const float scale = d * static_cast<float>(group.scale), min = dmin * static_cast<float>(group.min);
-    for (int i = 0; i < 32; i += 16) {
-      write16(field(codes_at(b + 16 + g / 2 * 32 + i), g % 2 * 4, 15), scale, min, out, g * 32 + i);
-    }
-  }
-}
-
-template <class Sink>
-HWY_INLINE void q5_k(const uint8_t* b, const Sink& out) {
-  const float d = half_at(b), dmin = half_at(b + 2);
-#pragma GCC unroll 16
-  for (int g = 0; g < 8; ++g) {
-    const ScaleMin group = k4_scale_min(b + 4, g);
-    const float scale = d * static_cast<float>(group.scale), min = dmin * static_cast<float>(group.min);
-    for (int i = 0; i < 32; i += 16) {
-      const Codes fifth = value_if(codes_at(b + 16 + i), byte_set(1 << g), 16);
-      write16(hn::Or(field(codes_at(b + 48 + g / 2 * 32 + i), g % 2 * 4, 15), fifth), scale, min, out,
-              g * 32 + i);
-    }
-  }
-}
-
-template <class Sink>
-HWY_INLINE void q6_k(const uint8_t* b, const Sink& out) {
-  const float d = half_at(b + 208);
-#pragma GCC unroll 16
-  for (int g = 0; g < 16; ++g) {
-    const int half = g / 8, quarter = g % 8 / 2, i = g % 2 * 16;
-    const Codes low = field(codes_at(b + half * 64 + quarter % 2 * 32 + i), quarter / 2 * 4, 15);
-    const Codes high = field(codes_at(b + 128 + half * 32 + i), quarter * 2, 3);
-    const Codes code =
-        hn::Or(low, hn::BitCast(DCodes(), hn::ShiftLeft<4>(hn::BitCast(hn::Full128<uint16_t>(), high))));
-    write16(hn::Sub(code, byte_set(32)), d * static_cast<float>(static_cast<int8_t>(b[192 + g])), 0.0f, out,
-            g * 16);
-  }
-}
-
-HWY_INLINE Codes iq4_values(Codes codes) {
-  const auto table = hn::BitCast(DCodes(), hn::LoadU(hn::Full128<int8_t>(), kIq4Values));
-  return hn::TableLookupBytes(table, codes);
-}
-
-template <class Sink>
-HWY_INLINE void iq4_nl(const uint8_t* b, const Sink& out) {
-  const float d = half_at(b);
-  const Codes bytes = codes_at(b + 2);
-  write16(iq4_values(field(bytes, 0, 15)), d, 0.0f, out, 0);
-  write16(iq4_values(field(bytes, 4, 15)), d, 0.0f, out, 16);
-}
-
-template <class Sink>
-HWY_INLINE void iq4_xs(const uint8_t* b, const Sink& out) {
-  const float d = half_at(b);
-  const int high = b[2] | b[3] << 8;
-#pragma GCC unroll 16
-  for (int g = 0; g < 8; ++g) {
-    const int scale = ((b[4 + g / 2] >> (g % 2 * 4)) & 15) | ((high >> (2 * g)) & 3) << 4;
-    const float group_d = d * static_cast<float>(scale - 32);
-    const Codes bytes = codes_at(b + 8 + g * 16);
-    write16(iq4_values(field(bytes, 0, 15)), group_d, 0.0f, out, g * 32);
-    write16(iq4_values(field(bytes, 4, 15)), group_d, 0.0f, out, g * 32 + 16);
-  }
-}
-
-// A type of this file as a block: kBlock values in kBytes bytes.
-template <DType kType, int kValues, int kSize>
-struct GroupBlock {
-  static constexpr DType kDType = kType;
-  static constexpr int kBlock = kValues;
-  static constexpr int kBytes = kSize;
-  static constexpr bool kIsGrouped = true;
-  template <class Sink>
-  static HWY_INLINE void decode(const uint8_t* b, const Sink& out) {
-    if constexpr (kType == DType::kQ5_0) q5_0(b, out);
-    if constexpr (kType == DType::kQ5_1) q5_1(b, out);
-    if constexpr (kType == DType::kQ2_K) q2_k(b, out);
-    if constexpr (kType == DType::kQ3_K) q3_k(b, out);
-    if constexpr (kType == DType::kQ4_K) q4_k(b, out);
-    if constexpr (kType == DType::kQ5_K) q5_k(b, out);
-    if constexpr (kType == DType::kQ6_K) q6_k(b, out);
-    if constexpr (kType == DType::kIQ4_NL) iq4_nl(b, out);
-    if constexpr (kType == DType::kIQ4_XS) iq4_xs(b, out);
+};
+struct ScaledPlus {
+  const float* scale;
+  V offset;
+  HWY_INLINE V operator()(V code, int half) const {
+    return hn::MulAdd(code, set1(*(half == 0 ? scale : another(scale))), offset);
   }
 };
 
-// Calls with_block(GroupBlock<...>()) for a type that has a decoder here; returns whether it has.
+// with_codes(codes, at) for the low nibbles of 16 bytes, which are the values from 0 on, and the high ones, from 16 on.
+template <class F>
+HWY_INLINE void for_nibble_codes(const uint8_t* p, const F& with_codes) {
+#if HWY_MAX_BYTES >= 32
+  const hn::Repartition<uint64_t, DCodes> d64;
+  alignas(32) static constexpr uint64_t kShifts[4] = {0, 0, 4, 4};
+  const auto both = hn::BitCast(d64, hn::LoadDup128(DCodes(), p));
+  with_codes(hn::And(hn::BitCast(DCodes(), hn::Shr(both, hn::Load(d64, kShifts))), byte_set(15)), 0);
+#else
+  with_codes(field<0>(codes_at(p), 15), 0);
+  with_codes(field<4>(codes_at(p), 15), 16);
+#endif
+}
+
+// The 32 values of IQ4 codes in 16 bytes, from column `at` on.
+template <class Sink>
+HWY_INLINE void iq4_group(const uint8_t* p, const float* scale, int at, const Sink& sink) {
+#if HWY_TARGET == HWY_AVX3
+  // one product for the 16 values of all codes, then look-ups, which ignore the bits above a code's four
+  const V values = hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LoadU(DSignedBytes(), kIq4Values)));
+  const V table = hn::Mul(values, set1(*scale));
+  const auto pairs = hn::PromoteTo(DI(), hn::LoadU(DBytes(), p));
+  sink(at, V{_mm512_permutexvar_ps(pairs.raw, table.raw)});
+  sink(at + 16, V{_mm512_permutexvar_ps(hn::ShiftRight<4>(pairs).raw, table.raw)});
+#else
+  const Codes table = hn::LoadDup128(DCodes(), reinterpret_cast<const uint8_t*>(kIq4Values));
+  for_nibble_codes(
+      p, [&](Codes codes, int i) HWY_ATTR __attribute__((always_inline)) {
+        emit(hn::TableLookupBytes(table, codes), at + i, Scaled{scale}, sink);
+      });
+#endif
+}
+
+// Sixteen 6-bit scales and minima of Q4_K and Q5_K: scales [8], then minima [8]. kInPlace: the odd scales are for codes times 16.
+template <bool kInPlace>
+HWY_INLINE void k4_scales(const uint8_t* b, float* scales) {
+  const hn::Full128<uint8_t> d8;
+  const hn::Full128<uint32_t> d32;
+  // d, dmin and three words, w0 w1 w2; four scales or minima in each word of: w0, (w2, w0), w1, (w2 / 16, w1)
+  alignas(16) static constexpr uint8_t kLow[16] = {4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15};
+  alignas(16) static constexpr uint8_t kTop[16] = {4, 5, 6, 7, 4, 5, 6, 7, 8, 9, 10, 11, 8, 9, 10, 11};
+  alignas(16) static constexpr uint32_t kShift[4] = {0, 0, 0, 4}, kTopShift[4] = {0, 2, 0, 2};
+  alignas(16) static constexpr uint32_t kMask[4] = {0x3F3F3F3F, 0x0F0F0F0F, 0x3F3F3F3F, 0x0F0F0F0F};
+  alignas(16) static constexpr uint32_t kTopMask[4] = {0, 0x30303030, 0, 0x30303030};
+  alignas(64) static constexpr float kPlaces[16] = {1, 1.0f / 16, 1, 1.0f / 16, 1, 1.0f / 16, 1, 1.0f / 16,
+                                                    1, 1,         1, 1,         1, 1,         1, 1};
+  const auto words = hn::LoadU(d8, b);
+  const auto low = hn::BitCast(d32, hn::TableLookupBytes(words, hn::Load(d8, kLow)));
+  const auto top = hn::BitCast(d32, hn::TableLookupBytes(words, hn::Load(d8, kTop)));
+  alignas(16) uint8_t unpacked[16];
+  hn::Store(hn::BitCast(d8, hn::Or(hn::And(hn::Shr(low, hn::Load(d32, kShift)), hn::Load(d32, kMask)),
+                                   hn::And(hn::Shr(top, hn::Load(d32, kTopShift)), hn::Load(d32, kTopMask)))),
+            d8, unpacked);
+#if HWY_TARGET == HWY_AVX3
+  // d in the lower half of the lanes, dmin in the upper one
+  const __m512i halves = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m512 both = _mm512_castps128_ps512(_mm_cvtph_ps(_mm_loadu_si32(b)));
+  V factor = V{_mm512_permutexvar_ps(halves, both)};
+  if constexpr (kInPlace) factor = hn::Mul(factor, load(kPlaces));
+  store(hn::Mul(hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LoadU(DBytes(), unpacked))), factor), scales);
+#else
+  const float d = half_at(b), dmin = half_at(b + 2);
+  for (int i = 0; i < 16; i += kLanes) {
+    V factor = set1(i < 8 ? d : dmin);
+    if constexpr (kInPlace) factor = hn::Mul(factor, load(kPlaces + i));
+    store(hn::Mul(hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LoadU(DBytes(), unpacked + i))), factor),
+          scales + i);
+  }
+#endif
+}
+
+// f(0), ..., f(N - 1), the numbers as types.
+template <int N, class F>
+HWY_INLINE void for_pieces(const F& f) {
+  [&]<int... kPiece>(std::integer_sequence<int, kPiece...>) HWY_ATTR __attribute__((always_inline)) {
+    (f(std::integral_constant<int, kPiece>()), ...);
+  }
+  (std::make_integer_sequence<int, N>());
+}
+
+struct Q2KBlock {
+  static constexpr DType kDType = DType::kQ2_K;
+  static constexpr int kBlock = 256, kBytes = 84, kScales = 32, kStep = 128;
+  // A code stays at its bits of the byte, so that no shift is needed: scale / 4^j for the pairs of bits 2j.
+  static HWY_INLINE void convert_scales(const uint8_t* b, float* scales /* scales [16], minima [16] */) {
+    alignas(64) static constexpr float kPlaces[16] = {
+        1, 1, 1.0f / 4, 1.0f / 4, 1.0f / 16, 1.0f / 16, 1.0f / 64, 1.0f / 64,
+        1, 1, 1.0f / 4, 1.0f / 4, 1.0f / 16, 1.0f / 16, 1.0f / 64, 1.0f / 64};
+    const V d = set1(half_at(b + 80)), dmin = set1(half_at(b + 82));
+    for (int i = 0; i < 16; i += kLanes) {
+      const auto pairs = hn::PromoteTo(DI(), hn::LoadU(DBytes(), b + i));
+      const V scale = hn::Mul(hn::ConvertTo(DF(), hn::And(pairs, hn::Set(DI(), 15))), d);
+      store(hn::Mul(scale, load(kPlaces + i)), scales + i);
+      store(hn::Mul(hn::ConvertTo(DF(), hn::ShiftRight<4>(pairs)), dmin), scales + 16 + i);
+    }
+  }
+  template <int kPiece, class Sink>
+  static HWY_INLINE void decode(const uint8_t* b, const float* scales, int step, const Sink& sink) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 32; i += kLanes) {
+      const auto quads = hn::PromoteTo(DI(), hn::LoadU(DBytes(), b + 16 + step * 32 + i));
+      const V code = hn::ConvertTo(DF(), hn::And(quads, hn::Set(DI(), 3 << (2 * kPiece))));
+      const float* group = scales + step * 8 + kPiece * 2 + i / 16;
+      sink(kPiece * 32 + i, scaled_minus(code, group, group + 16));
+    }
+  }
+};
+
+struct Q3KBlock {
+  static constexpr DType kDType = DType::kQ3_K;
+  static constexpr int kBlock = 256, kBytes = 110, kScales = 16, kStep = 128;
+  static HWY_INLINE void convert_scales(const uint8_t* b, float* scales) {
+    const hn::Full128<uint8_t> d8;
+    const hn::Full128<uint32_t> d32;
+    const hn::Full128<uint64_t> d64;
+    // the nibbles' bytes twice, the pairs' word four times
+    alignas(16) static constexpr uint8_t kLow[16] = {2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9};
+    alignas(16) static constexpr uint8_t kPairs[16] = {10, 11, 12, 13, 10, 11, 12, 13,
+                                                       10, 11, 12, 13, 10, 11, 12, 13};
+    alignas(16) static constexpr uint64_t kShift[2] = {0, 4};
+    alignas(16) static constexpr uint32_t kPairShift[4] = {0, 2, 4, 6};
+    const auto packed = hn::LoadU(d8, b + 94);  // the 12 bytes lie at 96
+    const auto low =
+        hn::Shr(hn::BitCast(d64, hn::TableLookupBytes(packed, hn::Load(d8, kLow))), hn::Load(d64, kShift));
+    const auto pairs = hn::Shr(hn::BitCast(d32, hn::TableLookupBytes(packed, hn::Load(d8, kPairs))),
+                               hn::Load(d32, kPairShift));
+    const auto high = hn::ShiftLeft<4>(hn::And(pairs, hn::Set(d32, 0x03030303)));
+    alignas(16) uint8_t unpacked[16];
+    hn::Store(hn::Or(hn::And(hn::BitCast(d8, low), hn::Set(d8, 15)), hn::BitCast(d8, high)), d8, unpacked);
+    const V d = set1(half_at(b + 108));
+    for (int i = 0; i < 16; i += kLanes) {
+      const auto codes = hn::LoadU(DBytes(), unpacked + i);
+      const auto scale = hn::Sub(hn::PromoteTo(DI(), codes), hn::Set(DI(), 32));
+      store(hn::Mul(hn::ConvertTo(DF(), scale), d), scales + i);
+    }
+  }
+  template <int kPiece, class Sink>
+  static HWY_INLINE void decode(const uint8_t* b, const float* scales, int step, const Sink& sink) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 32; i += kCodes) {
+      // a third bit that is missing takes 4 off
+      const Codes missing = shift_right(hn::Not(codes_at(b + i)), step * 4);
+      const Codes code =
+          hn::Sub(field<kPiece * 2>(codes_at(b + 32 + step * 32 + i), 3), field<kPiece - 2>(missing, 4));
+      emit(code, kPiece * 32 + i, ScaledByHalves{scales + step * 8 + kPiece * 2 + i / 16}, sink);
+    }
+  }
+};
+
+struct Q4KBlock {
+  static constexpr DType kDType = DType::kQ4_K;
+  static constexpr int kBlock = 256, kBytes = 144, kScales = 16, kStep = 64;
+  static HWY_INLINE void convert_scales(const uint8_t* b, float* scales) { k4_scales<true>(b, scales); }
+  template <int kPiece, class Sink>
+  static HWY_INLINE void decode(const uint8_t* b, const float* scales, int step, const Sink& sink) {
+#if HWY_TARGET == HWY_AVX3
+    if constexpr (kPiece == 0) {
+      // By a look-up in the 16 values, the other piece by arithmetic: so both the shuffle and the multiply-add units
+      // have work. It ignores the bits above a code's four.
+      const V codes = hn::ConvertTo(DF(), hn::Iota(DI(), 0));
+      const V table = hn::MulSub(codes, set1(scales[step * 2]), set1(scales[8 + step * 2]));
+#pragma GCC unroll 2
+      for (int i = 0; i < 32; i += kLanes) {
+        const auto pairs = hn::PromoteTo(DI(), hn::LoadU(DBytes(), b + 16 + step * 32 + i));
+        sink(i, V{_mm512_permutexvar_ps(pairs.raw, table.raw)});
+      }
+      return;
+    }
+#endif
+    const ScaledMinus value{scales + step * 2 + kPiece, set1(scales[8 + step * 2 + kPiece])};
+#pragma GCC unroll 8
+    for (int i = 0; i < 32; i += kLanes) {
+      const auto pairs = hn::PromoteTo(DI(), hn::LoadU(DBytes(), b + 16 + step * 32 + i));
+      const V code = hn::ConvertTo(DF(), hn::And(pairs, hn::Set(DI(), 15 << (4 * kPiece))));
+      sink(kPiece * 32 + i, value(code, i / 16));
+    }
+  }
+};
+
+struct Q5KBlock {
+  static constexpr DType kDType = DType::kQ5_K;
+  static constexpr int kBlock = 256, kBytes = 176, kScales = 16, kStep = 64;
+  static HWY_INLINE void convert_scales(const uint8_t* b, float* scales) { k4_scales<false>(b, scales); }
+  template <int kPiece, class Sink>
+  static HWY_INLINE void decode(const uint8_t* b, const float* scales, int step, const Sink& sink) {
+    const ScaledMinus value{scales + step * 2 + kPiece, set1(scales[8 + step * 2 + kPiece])};
+#pragma GCC unroll 2
+    for (int i = 0; i < 32; i += kCodes) {
+      const Codes low = field<kPiece * 4>(codes_at(b + 48 + step * 32 + i), 15);
+      const Codes fifth = field<kPiece - 4>(shift_right(codes_at(b + 16 + i), step * 2), 16);
+      emit(hn::Or(low, fifth), kPiece * 32 + i, value, sink);
+    }
+  }
+};
+
+struct Q6KBlock {
+  static constexpr DType kDType = DType::kQ6_K;
+  static constexpr int kBlock = 256, kBytes = 210, kScales = 16, kStep = 128;
+  static HWY_INLINE void convert_scales(const uint8_t* b, float* scales) {
+    const V d = set1(half_at(b + 208));
+    for (int i = 0; i < 16; i += kLanes) {
+      const auto codes = hn::LoadU(DSignedBytes(), reinterpret_cast<const int8_t*>(b) + 192 + i);
+      store(hn::Mul(hn::ConvertTo(DF(), hn::PromoteTo(DI(), codes)), d), scales + i);
+    }
+  }
+  template <int kPiece, class Sink>
+  static HWY_INLINE void decode(const uint8_t* b, const float* scales, int step, const Sink& sink) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 32; i += kCodes) {
+      const Codes low = field<kPiece / 2 * 4>(codes_at(b + step * 64 + kPiece % 2 * 32 + i), 15);
+      const Codes high = field<kPiece * 2 - 4>(codes_at(b + 128 + step * 32 + i), 48);
+      emit(hn::Sub(hn::Or(low, high), byte_set(32)), kPiece * 32 + i,
+           ScaledByHalves{scales + step * 8 + kPiece * 2 + i / 16}, sink);
+    }
+  }
+};
+
+struct Iq4XsBlock {
+  static constexpr DType kDType = DType::kIQ4_XS;
+  static constexpr int kBlock = 256, kBytes = 136, kScales = 16, kStep = 64;  // 8 scales are used
+  static HWY_INLINE void convert_scales(const uint8_t* b, float* scales) {
+    const hn::RebindToUnsigned<DI> du;
+    uint16_t pairs;
+    uint32_t nibbles;
+    std::memcpy(&pairs, b + 2, 2);
+    std::memcpy(&nibbles, b + 4, 4);
+    const V d = set1(half_at(b));
+    for (int i = 0; i < 8; i += kLanes) {
+      const auto group = hn::Iota(du, static_cast<uint32_t>(i));
+      const auto low = hn::And(hn::Shr(hn::Set(du, nibbles), hn::ShiftLeft<2>(group)), hn::Set(du, 15));
+      const auto high = hn::And(hn::Shr(hn::Set(du, pairs), hn::ShiftLeft<1>(group)), hn::Set(du, 3));
+      const auto scale = hn::Sub(hn::BitCast(DI(), hn::Or(low, hn::ShiftLeft<4>(high))), hn::Set(DI(), 32));
+      store(hn::Mul(hn::ConvertTo(DF(), scale), d), scales + i);
+    }
+  }
+  template <int kPiece, class Sink>
+  static HWY_INLINE void decode(const uint8_t* b, const float* scales, int step, const Sink& sink) {
+    iq4_group(b + 8 + (step * 2 + kPiece) * 16, scales + step * 2 + kPiece, kPiece * 32, sink);
+  }
+};
+
+// Calls with_block(Block()) for a type that has a decoder here; returns whether it has.
 template <class F>
 HWY_INLINE bool dispatch_group(DType dtype, const F& with_block) {
   switch (dtype) {
-    case DType::kQ5_0: with_block(GroupBlock<DType::kQ5_0, 32, 22>()); return true;
-    case DType::kQ5_1: with_block(GroupBlock<DType::kQ5_1, 32, 24>()); return true;
-    case DType::kQ2_K: with_block(GroupBlock<DType::kQ2_K, 256, 84>()); return true;
-    case DType::kQ3_K: with_block(GroupBlock<DType::kQ3_K, 256, 110>()); return true;
-    case DType::kQ4_K: with_block(GroupBlock<DType::kQ4_K, 256, 144>()); return true;
-    case DType::kQ5_K: with_block(GroupBlock<DType::kQ5_K, 256, 176>()); return true;
-    case DType::kQ6_K: with_block(GroupBlock<DType::kQ6_K, 256, 210>()); return true;
-    case DType::kIQ4_NL: with_block(GroupBlock<DType::kIQ4_NL, 32, 18>()); return true;
-    case DType::kIQ4_XS: with_block(GroupBlock<DType::kIQ4_XS, 256, 136>()); return true;
+    case DType::kQ2_K: with_block(Q2KBlock()); return true;
+    case DType::kQ3_K: with_block(Q3KBlock()); return true;
+    case DType::kQ4_K: with_block(Q4KBlock()); return true;
+    case DType::kQ5_K: with_block(Q5KBlock()); return true;
+    case DType::kQ6_K: with_block(Q6KBlock()); return true;
+    case DType::kIQ4_XS: with_block(Iq4XsBlock()); return true;
     default: return false;
   }
+}
+
+// The scales of `Block` in memory; the compiler must not see through it, or it would broadcast from registers again.
+template <class Block>
+HWY_INLINE void make_scales(const uint8_t* b, float* scales /* [kScales] */) {
+  Block::convert_scales(b, scales);
+  asm("" : "+m"(*reinterpret_cast<float(*)[Block::kScales]>(scales)));
 }
 
 // A row into memory. Whether the type has a decoder here.
@@ -231,8 +401,17 @@ inline bool decode_groups(DType dtype, const uint8_t* src, float* dst, int64_t c
   return dispatch_group(dtype, [&](auto block) HWY_ATTR {
     using Block = decltype(block);
     for (int64_t i = 0; i < cols; i += Block::kBlock, src += Block::kBytes) {
-      float* out = dst + i;
-      Block::decode(src, [out](int at, V values) HWY_ATTR { store(values, out + at); });
+      alignas(64) float scales[Block::kScales];
+      make_scales<Block>(src, scales);
+      for (int step = 0; step < Block::kBlock / Block::kStep; ++step) {
+        float* out = dst + i + step * Block::kStep;
+        for_pieces<Block::kStep / 32>([&](auto piece) HWY_ATTR __attribute__((always_inline)) {
+          Block::template decode<decltype(piece)::value>(
+              src, scales, step, [out](int at, V values) HWY_ATTR __attribute__((always_inline)) {
+                store(values, out + at);
+              });
+        });
+      }
     }
   });
 }

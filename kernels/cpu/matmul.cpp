@@ -108,15 +108,13 @@ HWY_INLINE void decode_tile(const float* const* xs, const uint8_t* const* ws, in
 #pragma GCC unroll 8
     for (int line = 0; line < NW * Block::kBytes; line += 64) __builtin_prefetch(ahead + line);
     ahead += NW * Block::kBytes;
-    [[maybe_unused]] alignas(32) float scales[8];  // [NW, kScales]
-    if constexpr (requires { Block::kScales; }) {
-      Block::template convert_scales<NW>(ws, b * Block::kBytes, scales);
-    }
+    [[maybe_unused]] alignas(64) float scales[4 * NW];  // [NW, 4]
+    if constexpr (requires { Block::kHasScales; }) convert_scales<NW>(ws, b * Block::kBytes, scales);
 #pragma GCC unroll 8
     for (int j = 0; j < NW; ++j) {
       V w[kVectors];
-      if constexpr (requires { Block::kScales; }) {
-        Block::decode(ws[j] + b * Block::kBytes, scales + j * Block::kScales, w);
+      if constexpr (requires { Block::kHasScales; }) {
+        Block::decode(ws[j] + b * Block::kBytes, scales + 4 * j, w);
       } else {
         Block::decode(ws[j] + b * Block::kBytes, w);
       }
@@ -146,32 +144,42 @@ HWY_INLINE void decode_tile(const float* const* xs, const uint8_t* const* ws, in
   for (int n = 0; n < MX * NW; n += 4) sum4(acc[n], acc[n + 1], acc[n + 2], acc[n + 3], sums + n);
 }
 
-// The same for the types of group_blocks.h, whose blocks are too large for registers: a row of weights goes straight from
-// its codes into the sums, one block at a time.
+// The same for the types of group_blocks.h, whose blocks are too large for registers: the scales of a block of each row go
+// into memory, then the rows go through it side by side, a step at a time.
 template <class Block, int MX, int NW>
 HWY_INLINE void group_tile(const float* const* xs, const uint8_t* const* ws, int64_t cols, float* sums) {
   static_assert(MX * NW % 4 == 0);
   V acc[NW][MX];
+#pragma GCC unroll 8
   for (int j = 0; j < NW; ++j) {
+#pragma GCC unroll 8
     for (int i = 0; i < MX; ++i) acc[j][i] = zero();
   }
+  alignas(64) float scales[NW][Block::kScales];
   const int64_t blocks = cols / Block::kBlock;
   const uint8_t* ahead = ws[NW - 1] + blocks * Block::kBytes + kPrefetchBytes;
   for (int64_t b = 0; b < blocks; ++b) {
     for (int line = 0; line < NW * Block::kBytes; line += 64) __builtin_prefetch(ahead + line);
     ahead += NW * Block::kBytes;
-#pragma GCC unroll 1
-    for (int j = 0; j < NW; ++j) {
-      V row[MX];
-      for (int i = 0; i < MX; ++i) row[i] = acc[j][i];
-      Block::decode(
-          ws[j] + b * Block::kBytes, [&](int at, V w) HWY_ATTR __attribute__((always_inline)) {
 #pragma GCC unroll 8
-            for (int i = 0; i < MX; ++i) row[i] = mul_add(load(xs[i] + b * Block::kBlock + at), w, row[i]);
-          });
-      for (int i = 0; i < MX; ++i) acc[j][i] = row[i];
+    for (int j = 0; j < NW; ++j) make_scales<Block>(ws[j] + b * Block::kBytes, scales[j]);
+#pragma GCC unroll 1
+    for (int step = 0; step < Block::kBlock / Block::kStep; ++step) {
+      const int64_t column = b * Block::kBlock + step * Block::kStep;
+      for_pieces<Block::kStep / 32>([&](auto piece) HWY_ATTR __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (int j = 0; j < NW; ++j) {
+          Block::template decode<decltype(piece)::value>(
+              ws[j] + b * Block::kBytes, scales[j],
+              step, [&](int at, V w) HWY_ATTR __attribute__((always_inline)) {
+#pragma GCC unroll 8
+                for (int i = 0; i < MX; ++i) acc[j][i] = mul_add(load(xs[i] + column + at), w, acc[j][i]);
+              });
+        }
+      });
     }
   }
+#pragma GCC unroll 16
   for (int n = 0; n < MX * NW; n += 4) {
     const auto at = [&](int k) HWY_ATTR { return acc[(n + k) % NW][(n + k) / NW]; };
     sum4(at(0), at(1), at(2), at(3), sums + n);
@@ -191,7 +199,7 @@ void decode_rows(const ConstTensor& x, const ConstTensor& weight, int64_t begin,
     for (int64_t j = 0; j < NW; ++j)
       ws[j] = static_cast<const uint8_t*>(weight.row(std::min(n + j, end - 1)));
     alignas(64) float sums[MX * NW];
-    if constexpr (requires { Block::kIsGrouped; }) {
+    if constexpr (requires { Block::kStep; }) {
       group_tile<Block, MX, NW>(xs, ws, weight.cols, sums);
     } else {
       decode_tile<Block, MX, NW>(xs, ws, weight.cols, sums);

@@ -16,10 +16,10 @@
 HWY_BEFORE_NAMESPACE();
 namespace restkv::cpu::HWY_NAMESPACE {
 
-// A decoder has: kBlock values in kBytes bytes, and decode(block, out) -> out[kBlock / kLanes] vectors. Where it also has
-// kScales f32 of a block in memory, convert_scales<N>(blocks, offset, scales) makes those of N rows at once for
-// decode(block, scales, out): several rows share the conversion, and broadcasts from memory cost a load where broadcasts from
-// a register take the shuffle unit, which the codes need (Q4_1, one row of x, Zen 4: 15 -> 17 GB/s).
+// A decoder has: kBlock values in kBytes bytes, and decode(block, out) -> out[kBlock / kLanes] vectors. Where its blocks begin with
+// f16 scales it may have kHasScales and decode(block, scales, out), scales being those f16 as f32 in memory
+// (convert_scales): several rows convert side by side, and broadcasts from memory cost a load where broadcasts from a
+// register take the shuffle unit, which the codes need.
 struct F32Block {
   static constexpr DType kDType = DType::kF32;
   static constexpr int kBlock = kLanes;
@@ -28,8 +28,6 @@ struct F32Block {
 };
 
 #if RESTKV_VECTORS
-using DBytes = hn::Rebind<uint8_t, DI>;  // kLanes bytes
-using DSignedBytes = hn::Rebind<int8_t, DI>;
 using DHalves = hn::Rebind<uint16_t, DI>;
 
 // All lanes the f16 at p.
@@ -63,16 +61,16 @@ HWY_INLINE void scales_at(const uint8_t* p, V& first, V& second) {
 
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
 #define RESTKV_SCALES_IN_MEMORY 1
-// The N vectors' worth of f16 in the low half of `halves` -> scales. The compiler must not see through the memory: it would
-// broadcast from the register again.
+// The first four f16 of a block of each of N rows -> scales [N, 4]; of these one or two are scales. The compiler must not see
+// through the memory: it would broadcast from the register again.
 template <int N>
-HWY_INLINE void store_scales(__m128i halves, float* scales) {
-  if constexpr (N <= 4) {
-    _mm_storeu_ps(scales, _mm_cvtph_ps(halves));
-  } else {
-    _mm256_storeu_ps(scales, _mm256_cvtph_ps(halves));
+HWY_INLINE void convert_scales(const uint8_t* const* rows, int64_t offset, float* scales) {
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) {
+    const auto* block = reinterpret_cast<const __m128i*>(rows[j] + offset);
+    _mm_storeu_ps(scales + 4 * j, _mm_cvtph_ps(_mm_loadl_epi64(block)));
   }
-  asm("" : "+m"(*reinterpret_cast<float(*)[N]>(scales)));
+  asm("" : "+m"(*reinterpret_cast<float(*)[4 * N]>(scales)));
 }
 #else
 #define RESTKV_SCALES_IN_MEMORY 0
@@ -140,15 +138,7 @@ struct Q40Block {
     });
   }
 #if RESTKV_SCALES_IN_MEMORY
-  static constexpr int kScales = 1;
-  template <int N>
-  static HWY_INLINE void convert_scales(const uint8_t* const* rows, int64_t offset, float* scales) {
-    uint16_t bits[4] = {};
-    for (int j = 0; j < N; ++j) std::memcpy(&bits[j], rows[j] + offset, 2);
-    store_scales<4>(_mm_set_epi16(0, 0, 0, 0, static_cast<int16_t>(bits[3]), static_cast<int16_t>(bits[2]),
-                                  static_cast<int16_t>(bits[1]), static_cast<int16_t>(bits[0])),
-                    scales);
-  }
+  static constexpr bool kHasScales = true;
   static HWY_INLINE void decode(const uint8_t* block, const float* scales, V* out) {
     const V d = set1(scales[0]);
     for_nibbles(block + 2, out, [&](auto code) HWY_ATTR {
@@ -169,19 +159,87 @@ struct Q41Block {
                 [&](auto code) HWY_ATTR { return hn::MulAdd(hn::ConvertTo(DF(), code), d, m); });
   }
 #if RESTKV_SCALES_IN_MEMORY
-  static constexpr int kScales = 2;
-  template <int N>
-  static HWY_INLINE void convert_scales(const uint8_t* const* rows, int64_t offset, float* scales) {
-    int32_t bits[4] = {};
-    for (int j = 0; j < N; ++j) std::memcpy(&bits[j], rows[j] + offset, 4);
-    store_scales<2 * N>(_mm_set_epi32(bits[3], bits[2], bits[1], bits[0]), scales);
-  }
+  static constexpr bool kHasScales = true;
   static HWY_INLINE void decode(const uint8_t* block, const float* scales, V* out) {
     const V d = set1(scales[0]), m = set1(scales[1]);
     for_nibbles(block + 4, out,
                 [&](auto code) HWY_ATTR { return hn::MulAdd(hn::ConvertTo(DF(), code), d, m); });
   }
 #endif
+};
+
+// emit() of group_blocks.h into out [32 / kLanes].
+template <class Value>
+HWY_INLINE void emit_to(Codes codes, int at, const Value& value, V* out) {
+  emit(
+      codes, at, value, [&](int i, V v) HWY_ATTR __attribute__((always_inline)) { out[i / kLanes] = v; });
+}
+
+// Which of the codes from `at` on have their fifth bit set in the word at p, bits in the order of values.
+HWY_INLINE hn::Mask<DCodes> fifth_bits(const uint8_t* p, int at) {
+  return hn::LoadMaskBits(DCodes(), p + at / 8);
+}
+
+struct Q50Block {
+  static constexpr DType kDType = DType::kQ5_0;
+  static constexpr int kBlock = 32;
+  static constexpr int kBytes = 22;
+  static HWY_INLINE void decode(const uint8_t* block, V* out) {
+    float d = half_at(block);
+    decode(block, &d, out);
+  }
+#if RESTKV_SCALES_IN_MEMORY
+  static constexpr bool kHasScales = true;
+#endif
+
+  static HWY_INLINE void decode(const uint8_t* block, const float* scales, V* out) {
+    for_nibble_codes(
+        block + 6, [&](Codes codes, int at) HWY_ATTR __attribute__((always_inline)) {
+          // code - 16 as a signed byte: the nibble where the bit is set, else below high ones
+          const Codes high = hn::IfThenZeroElse(fifth_bits(block + 2, at), byte_set(0xF0));
+          emit_to(hn::Or(codes, high), at, Scaled{scales}, out);
+        });
+  }
+};
+
+struct Q51Block {
+  static constexpr DType kDType = DType::kQ5_1;
+  static constexpr int kBlock = 32;
+  static constexpr int kBytes = 24;
+  static HWY_INLINE void decode(const uint8_t* block, V* out) {
+    float scales[2] = {half_at(block), half_at(block + 2)};
+    decode(block, scales, out);
+  }
+#if RESTKV_SCALES_IN_MEMORY
+  static constexpr bool kHasScales = true;
+#endif
+
+  static HWY_INLINE void decode(const uint8_t* block, const float* scales, V* out) {
+    for_nibble_codes(
+        block + 8, [&](Codes codes, int at) HWY_ATTR __attribute__((always_inline)) {
+          const Codes high = hn::IfThenElseZero(fifth_bits(block + 4, at), byte_set(16));
+          emit_to(hn::Or(codes, high), at, ScaledPlus{scales, set1(scales[1])}, out);
+        });
+  }
+};
+
+struct Iq4NlBlock {
+  static constexpr DType kDType = DType::kIQ4_NL;
+  static constexpr int kBlock = 32;
+  static constexpr int kBytes = 18;
+  static HWY_INLINE void decode(const uint8_t* block, V* out) {
+    float d = half_at(block);
+    decode(block, &d, out);
+  }
+#if RESTKV_SCALES_IN_MEMORY
+  static constexpr bool kHasScales = true;
+#endif
+
+  static HWY_INLINE void decode(const uint8_t* block, const float* scales, V* out) {
+    iq4_group(
+        block + 2, scales,
+        0, [&](int i, V v) HWY_ATTR __attribute__((always_inline)) { out[i / kLanes] = v; });
+  }
 };
 #endif
 
@@ -196,6 +254,9 @@ HWY_INLINE bool dispatch_block(DType dtype, const F& with_block) {
     case DType::kQ8_0: with_block(Q80Block()); return true;
     case DType::kQ4_0: with_block(Q40Block()); return true;
     case DType::kQ4_1: with_block(Q41Block()); return true;
+    case DType::kQ5_0: with_block(Q50Block()); return true;
+    case DType::kQ5_1: with_block(Q51Block()); return true;
+    case DType::kIQ4_NL: with_block(Iq4NlBlock()); return true;
 #endif
     default: return false;
   }

@@ -33,7 +33,10 @@ std::string joined(const std::vector<std::string>& words, std::string_view betwe
 Row row_of(const CachedSnapshot& snapshot) {
   std::vector<std::string> quants;
   for (const std::string& file : snapshot.files) {
-    if (file.ends_with(".gguf")) quants.push_back(quant_of_file(file).empty() ? file : quant_of_file(file));
+    if (!file.ends_with(".gguf")) continue;
+    const std::string quant = quant_of_file(file).empty() ? file : quant_of_file(file);
+    // the parts of one model follow each other
+    if (quants.empty() || quants.back() != quant) quants.push_back(quant);
   }
   const bool has_weights =
       std::any_of(snapshot.files.begin(), snapshot.files.end(),

@@ -30,21 +30,22 @@ std::string upper(std::string_view text) {
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-// "MODEL" and true of "MODEL-00001-OF-00003".
-bool strip_part_number(std::string& stem) {
+// "MODEL" and 3 of "MODEL-00001-OF-00003"; 0 and as it is of other names.
+int strip_part_number(std::string& stem) {
   constexpr std::string_view kShape = "-00000-OF-00000";
-  if (stem.size() < kShape.size()) return false;
+  if (stem.size() < kShape.size()) return 0;
   const std::string_view tail = std::string_view(stem).substr(stem.size() - kShape.size());
   for (size_t i = 0; i < kShape.size(); ++i) {
-    if (kShape[i] == '0' ? !is_digit(tail[i]) : tail[i] != kShape[i]) return false;
+    if (kShape[i] == '0' ? !is_digit(tail[i]) : tail[i] != kShape[i]) return 0;
   }
+  const int count = std::stoi(stem.substr(stem.size() - 5));
   stem.resize(stem.size() - kShape.size());
-  return true;
+  return count;
 }
 
 struct GgufName {
-  std::string stem;  // capitals, without folder, .GGUF and part number
-  bool is_part = false;
+  std::string stem;   // capitals, without folder, .GGUF and part number
+  int num_parts = 0;  // 0: a file of its own
 };
 
 GgufName gguf_name(std::string_view name) {
@@ -52,7 +53,7 @@ GgufName gguf_name(std::string_view name) {
   result.stem = upper(name.substr(name.rfind('/') + 1));  // npos + 1 is 0
   result.stem.resize(result.stem.size() -
                      std::min<size_t>(result.stem.size(), std::string_view(".GGUF").size()));
-  result.is_part = strip_part_number(result.stem);
+  result.num_parts = strip_part_number(result.stem);
   return result;
 }
 
@@ -92,17 +93,36 @@ std::string gguf_choices(std::span<const std::string> files) {
   return list_of(std::vector<std::string>(quants.begin(), quants.end()));
 }
 
+// The name of part `number` of the model that the part `file` belongs to.
+std::string part_name(const std::string& file, int number) {
+  constexpr size_t kFromEnd = std::string_view("00001-of-00003.gguf").size();
+  const std::string digits = std::to_string(number);
+  std::string name = file;
+  return name.replace(name.size() - kFromEnd, 5, std::string(5 - digits.size(), '0') + digits);
+}
+
+// The file, or all parts of the model that it is one of; what is loaded is the first.
 Result<FileChoice> take_gguf(std::span<const std::string> names, const std::string& file) {
-  if (gguf_name(file).is_part) {
-    return unimplemented(
-        "'" + escape_text(file) +
-        "' is one part of a split GGUF, which is not read; take another type, or download the parts and "
-        "join them with llama-gguf-split --merge");
+  const int num_parts = gguf_name(file).num_parts;
+  FileChoice choice{.names = {}, .gguf = num_parts == 0 ? file : part_name(file, 1)};
+  if (num_parts == 0) choice.names.push_back(file);
+  for (int number = 1; number <= num_parts; ++number) {
+    choice.names.push_back(part_name(file, number));
+    if (std::find(names.begin(), names.end(), choice.names.back()) == names.end()) {
+      return not_found("'" + escape_text(file) + "' is one of " + std::to_string(num_parts) +
+                       " parts, and part '" + escape_text(choice.names.back()) + "' is not there");
+    }
   }
-  FileChoice choice{.names = {file}, .gguf = file};
-  const std::string allocation = file + ".restkv.json";
+  const std::string allocation = choice.gguf + ".restkv.json";
   if (std::find(names.begin(), names.end(), allocation) != names.end()) choice.names.push_back(allocation);
   return choice;
+}
+
+// Whether all are parts of one model.
+bool is_one_model(std::span<const std::string> files) {
+  return std::all_of(files.begin(), files.end(), [&](const std::string& file) {
+    return gguf_name(file).num_parts > 0 && part_name(file, 1) == part_name(files[0], 1);
+  });
 }
 
 std::vector<std::string> with_quant(std::span<const std::string> files, std::string_view quant) {
@@ -122,8 +142,8 @@ Result<FileChoice> choose_gguf(std::span<const std::string> names, std::span<con
   std::vector<std::string> found;
   if (!quant.empty()) {
     found = with_quant(files, upper(quant));
-  } else if (files.size() == 1) {
-    found = {files[0]};
+  } else if (files.size() == 1 || is_one_model(files)) {
+    found.assign(files.begin(), files.end());
   } else {
     for (const std::string_view preferred : kPreferredQuants) {
       found = with_quant(files, preferred);
@@ -136,8 +156,7 @@ Result<FileChoice> choose_gguf(std::span<const std::string> names, std::span<con
                        : "the repository has no GGUF file of type '" + escape_text(quant) + "'; there are") +
         " (ORG/REPO:NAME): " + gguf_choices(files));
   }
-  // The parts of one split file are refused by their first.
-  if (found.size() > 1 && !gguf_name(found[0]).is_part) {
+  if (found.size() > 1 && !is_one_model(found)) {
     return invalid_argument("several GGUF files are of that type; name one (ORG/REPO:FILE): " +
                             list_of(found));
   }

@@ -17,6 +17,7 @@ import time
 import numpy
 import pytest
 from conftest import ROOT, SHARED, BINARY, clean_environment, run_restkv
+from split_gguf import split_gguf
 
 pytestmark = pytest.mark.usefixtures("binary")
 
@@ -270,6 +271,21 @@ def test_inspect_names_what_a_person_asks_for(stories_model):
     assert done.returncode == 0, done.stderr
     for word in ("architecture", "layers", "block", "rotary", "context", "tokenizer", "chat template", "memory", "budget"):
         assert re.search(rf"^{word}", done.stdout, re.MULTILINE), word
+
+
+@pytest.mark.parametrize("num_parts", [2, 3])
+def test_gguf_in_parts_is_the_same_model(stories_model, tmp_path, num_parts):
+    parts = split_gguf(stories_model, tmp_path, "stories", num_parts)
+    found = []
+    for number, model in enumerate((stories_model, parts[0])):
+        out = tmp_path / f"{number}.safetensors"
+        done = run_restkv("logits", model, "--tokens", "1,403,407,261", "--out", out)
+        assert done.returncode == 0, done.stderr
+        found.append(read_safetensors(out)["logits"])
+    assert numpy.array_equal(*found)
+    expect_failure(run_restkv("inspect", parts[1]), 1, "name the first", parts[0].name)
+    parts[-1].unlink()
+    expect_failure(run_restkv("inspect", parts[0]), 1, f"in {num_parts} files", parts[-1].name)
 
 
 def test_logits_agree_with_the_answer(server, stories_model, tmp_path):

@@ -98,16 +98,29 @@ def test_gguf_by_type(hub, tmp_path, name, file):
     assert done.stdout.endswith(f"/{file}\n")
 
 
+def test_all_parts_of_a_split_gguf(hub, tmp_path):
+    parts = [f"Q8_0/Big-Q8_0-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    hub.add("org/split", {part: part.encode() * 1000 for part in parts} | {"Big-Q4_0.gguf": b"one"})
+    done = pull(hub, tmp_path, "org/split:Q8_0")
+    assert_complete(hub, tmp_path, "org/split", parts)
+    assert done.stdout.endswith(f"/{parts[0]}\n")
+    (row,) = list_models(hub, tmp_path)["models"]
+    assert row["quants"] == ["Q8_0"] and len(row["files"]) == 3
+    done = run_restkv("rm", "org/split:Q8_0", "--yes", environment=hub.environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "hub").rglob("*.gguf"))
+
+
 @pytest.mark.parametrize("name, words", [
     ("org/ggufs:Q5_K_M", ["Q5_K_M", "Q4_0", "Q4_K_M", "Q8_0", "IQ4_XS"]),
-    ("org/split:Q4_K_M", ["split", "llama-gguf-split"]),
+    ("org/split:Q4_K_M", ["one of 3 parts", "Big-Q4_K_M-00003-of-00003.gguf' is not there"]),
     ("org/torch", ["pytorch_model.bin", "safetensors"]),
     ("org/tiny:Q4_0", ["no .gguf file"]),
     ("org/twins:Q4_0", ["several", "A-Q4_0.gguf", "B-Q4_0.gguf"]),
     ("org/unnamed", ["one.gguf", "two.gguf"])])
 def test_what_cannot_be_chosen(hub, tmp_path, name, words):
     hub.add("org/ggufs", GGUFS)
-    hub.add("org/split", {f"Big-Q4_K_M-0000{i}-of-00002.gguf": b"x" for i in (1, 2)})
+    hub.add("org/split", {f"Big-Q4_K_M-0000{i}-of-00003.gguf": b"x" for i in (1, 2)})
     hub.add("org/torch", {"config.json": b"{}", "pytorch_model.bin": b"pickle"})
     hub.add("org/tiny", SMALL)
     hub.add("org/twins", {"A-Q4_0.gguf": b"a", "B-Q4_0.gguf": b"b"})

@@ -62,15 +62,28 @@ TEST(FileChoice, BesideAFileItsAllocation) {
   EXPECT_THAT(choose_files(names, "Q4_0")->names, ElementsAre("a-Q4_0.gguf", "a-Q4_0.gguf.restkv.json"));
 }
 
-TEST(FileChoice, SplitFilesAreRefusedByName) {
-  const Names names = {"a-Q4_K_M-00001-of-00002.gguf", "a-Q4_K_M-00002-of-00002.gguf", "a-Q2_K.gguf"};
-  for (const std::string_view quant : {"", "Q4_K_M", "a-Q4_K_M-00002-of-00002.gguf"}) {
+TEST(FileChoice, AllPartsOfASplitFile) {
+  const Names names = {"d/a-Q4_K_M-00002-of-00002.gguf", "d/a-Q4_K_M-00001-of-00002.gguf", "a-Q2_K.gguf",
+                       "d/a-Q4_K_M-00001-of-00002.gguf.restkv.json"};
+  for (const std::string_view quant : {"", "Q4_K_M", "d/a-Q4_K_M-00002-of-00002.gguf"}) {
     const Result<FileChoice> choice = choose_files(names, quant);
-    ASSERT_FALSE(choice.ok());
-    EXPECT_THAT(choice.status().message(), HasSubstr("split"));
-    EXPECT_THAT(choice.status().message(), HasSubstr("a-Q4_K_M-0000"));
+    ASSERT_TRUE(choice.ok()) << choice.status().message();
+    EXPECT_EQ(choice->gguf, "d/a-Q4_K_M-00001-of-00002.gguf");
+    EXPECT_THAT(choice->names, ElementsAre("d/a-Q4_K_M-00001-of-00002.gguf", "d/a-Q4_K_M-00002-of-00002.gguf",
+                                           "d/a-Q4_K_M-00001-of-00002.gguf.restkv.json"));
   }
-  EXPECT_TRUE(choose_files(names, "Q2_K").ok());
+  EXPECT_EQ(choose_files(names, "Q2_K")->gguf, "a-Q2_K.gguf");
+  // the only model of a repository, of a type that is no usual choice
+  EXPECT_EQ(choose_files(Names{"x-IQ1_S-00001-of-00002.gguf", "x-IQ1_S-00002-of-00002.gguf"}, "")->gguf,
+            "x-IQ1_S-00001-of-00002.gguf");
+  EXPECT_THAT(choose_files(Names{"a-Q8_0-00001-of-00003.gguf", "a-Q8_0-00003-of-00003.gguf"}, "Q8_0")
+                  .status()
+                  .message(),
+              HasSubstr("part 'a-Q8_0-00002-of-00003.gguf' is not there"));
+  EXPECT_THAT(choose_files(Names{"a-Q8_0-00001-of-00001.gguf", "b-Q8_0-00001-of-00001.gguf"}, "Q8_0")
+                  .status()
+                  .message(),
+              HasSubstr("several"));
 }
 
 TEST(FileChoice, NothingOrTooMuch) {

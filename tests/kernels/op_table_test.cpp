@@ -99,7 +99,8 @@ TEST_P(OpTable, GatherIsExact) {
 }
 
 TEST_P(OpTable, EveryHalfConvertsExactly) {
-  for (const DType dtype : {DType::kF16, DType::kBF16, DType::kQ4_0, DType::kQ4_1, DType::kQ8_0}) {
+  for (const DType dtype : {DType::kF16, DType::kBF16, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
+                            DType::kQ8_0, DType::kIQ4_NL}) {
     const DTypeInfo& info = dtype_info(dtype);
     const int64_t cols = 65536 * info.block_elems;
     std::vector<std::byte> bytes(static_cast<size_t>(65536 * info.block_bytes), std::byte{0xA7});
@@ -107,7 +108,7 @@ TEST_P(OpTable, EveryHalfConvertsExactly) {
       const auto half = static_cast<uint16_t>((h & 0x7C00u) == 0x7C00u && info.block_elems > 1 ? 0 : h);
       std::byte* block = bytes.data() + h * static_cast<size_t>(info.block_bytes);
       std::memcpy(block, &half, 2);
-      if (dtype == DType::kQ4_1) std::memset(block + 2, 0, 2);
+      if (dtype == DType::kQ4_1 || dtype == DType::kQ5_1) std::memset(block + 2, 0, 2);
     }
     Floats out(static_cast<size_t>(cols)), expected(static_cast<size_t>(cols));
     const std::vector<int32_t> ids = {0};
