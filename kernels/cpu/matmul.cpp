@@ -194,10 +194,11 @@ void decode_rows(const ConstTensor& x, const ConstTensor& weight, int64_t begin,
   constexpr int NW = MX <= 2 ? 4 : MX == 4 ? (kLanes == 16 ? 4 : 2) : (kLanes == 16 ? 2 : 1);
   const float* xs[MX];  // past the end rows are repeated; their products are not stored
   for (int64_t i = 0; i < MX; ++i) xs[i] = x.f32(std::min(i, x.rows - 1));
+  const auto* weights = static_cast<const uint8_t*>(weight.data);
+  const int64_t row_bytes = bytes_of(weight.dtype, weight.stride);  // once: it divides
   for (int64_t n = begin; n < end; n += NW) {
     const uint8_t* ws[NW];
-    for (int64_t j = 0; j < NW; ++j)
-      ws[j] = static_cast<const uint8_t*>(weight.row(std::min(n + j, end - 1)));
+    for (int64_t j = 0; j < NW; ++j) ws[j] = weights + std::min(n + j, end - 1) * row_bytes;
     alignas(64) float sums[MX * NW];
     if constexpr (requires { Block::kStep; }) {
       group_tile<Block, MX, NW>(xs, ws, weight.cols, sums);
