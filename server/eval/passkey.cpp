@@ -28,7 +28,7 @@ Task make_task(const Tokenizer& tokenizer, const std::vector<int32_t>& slice, co
   while (static_cast<int32_t>(task.key.size()) < digits) task.key += static_cast<char>('0' + random() % 10);
   const auto encode = [&](const std::string& text) { return tokenizer.encode(text, {.add_special = false}); };
   const std::vector<int32_t> question = encode(std::string(kQuestion));
-  const std::vector<int32_t> key = encode(" The pass key is " + task.key + ".");
+  const std::vector<int32_t> key = encode("\n\nThe pass key is " + task.key + ". Remember it.\n\n");
   // Behind the end of a sentence, where there is one soon after the depth drawn.
   const auto text_len = static_cast<size_t>(options.prompt_len) - key.size();
   size_t depth = text_len / 20 + random() % (text_len * 9 / 10);
