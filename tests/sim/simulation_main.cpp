@@ -27,10 +27,10 @@ void say_seed(int) {
 int main(int argc, char** argv) {
   uint64_t first = 1;
   int64_t seeds = 64, steps = 1'000'000;
-  for (int i = 1; i + 1 < argc; i += 2) {
+  for (int i = 1; i < argc; i += 2) {
     const std::string flag = argv[i];
-    const int64_t value = std::atoll(argv[i + 1]);
-    if (flag == "--seed") {
+    const int64_t value = i + 1 < argc ? std::atoll(argv[i + 1]) : -1;
+    if (flag == "--seed" && value >= 0) {
       first = static_cast<uint64_t>(value);
     } else if (flag == "--seeds" && value > 0) {
       seeds = value;
