@@ -1,9 +1,7 @@
 // restkv bench throughput MODEL: all requests at once through the engine of this process, as it batches them; no server, no
 // client. Tokens a second over the whole run.
 #include <algorithm>
-#include <condition_variable>
 #include <cstdio>
-#include <mutex>
 
 #include <nlohmann/json.hpp>
 
@@ -12,6 +10,7 @@
 #include "server/cli/model_loading.h"
 #include "server/cli/terminal.h"
 #include "server/cli/verbs.h"
+#include "server/cli/wake_signal.h"
 #include "server/config/quantity.h"
 #include "server/openai/probe_tokens.h"
 
@@ -25,14 +24,7 @@ struct Work {
 
 // Submits everything and waits for the last token.
 Status run_all(Engine& engine, const std::vector<int32_t>& tokens, const CacheSettings& cache, Work& work) {
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool is_ready = false;
-  const auto wake = [&] {
-    const std::lock_guard lock(mutex);
-    is_ready = true;
-    changed.notify_one();
-  };
+  const auto signal = std::make_shared<WakeSignal>();
   std::vector<std::shared_ptr<RequestHandle>> open;
   Status failure;
   const Clock::time_point begin = Clock::now();
@@ -45,19 +37,14 @@ Status run_all(Engine& engine, const std::vector<int32_t>& tokens, const CacheSe
     request.ignore_eos = true;
     request.cache = cache;
     request.arrival = begin;
-    open.push_back(std::make_shared<RequestHandle>(std::move(request), wake));
+    open.push_back(std::make_shared<RequestHandle>(std::move(request), [signal] { signal->notify(); }));
     failure = engine.submit(open.back());
     if (!failure.ok()) open.pop_back();
   }
   const size_t total = open.size();
   std::vector<TokenRecord> records;
   while (!open.empty()) {
-    {
-      // A signal handler cannot notify, so the flag is looked at ten times a second.
-      std::unique_lock lock(mutex);
-      changed.wait_for(lock, std::chrono::milliseconds(100), [&] { return is_ready; });
-      is_ready = false;
-    }
+    signal->wait();
     if (failure.ok() && InterruptGuard::is_interrupted()) failure = {StatusCode::kCancelled, "interrupted"};
     std::erase_if(open, [&](const std::shared_ptr<RequestHandle>& handle) {
       if (!failure.ok()) handle->cancel();
