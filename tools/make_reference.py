@@ -78,8 +78,8 @@ def yaml_page(options: list[dict]) -> str:
 
 def metrics_page(metrics: str) -> str:
     text = "# Metrics\n\n" + HEAD
-    text += ("`GET /metrics`, Prometheus text format. Names and labels without `kv_entries`, `kv_evictions`, `kv_nan_rows` and `kv_pages` are vLLM's, "
-             "behind the prefix `restkv_`. A dashboard and alert rules that use them: [docker/](../../docker).\n\n"
+    text += ("`GET /metrics`, Prometheus text format. Names and labels are vLLM's, behind `metrics.prefix` "
+             "(`restkv_`), from `kv_entries_evicted_total` on our own, always `restkv_`. A dashboard and alert rules that use them: [docker/](../../docker).\n\n"
              "| metric | type | labels | what |\n|---|---|---|---|\n")
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", metrics, re.MULTILINE))
     for name, help_text in re.findall(r"^# HELP (\S+) (.*)$", metrics, re.MULTILINE):

@@ -3,8 +3,6 @@
 //   decode tok/s = (answer - 1) / (last token - first token). A round's figures, then their medians over the rounds.
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 
 #include <nlohmann/json.hpp>
 
@@ -42,22 +40,6 @@ double median_of(const std::vector<RoundFigures>& rounds, Field field) {
   std::sort(values.begin(), values.end());
   const size_t middle = values.size() / 2;
   return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
-}
-
-// Highest resident size of this process so far. (getrusage would count what ran before exec.)
-int64_t peak_rss_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("VmHWM:")) return std::strtoll(line.c_str() + 6, nullptr, 10) * 1024;
-  }
-  return 0;
-}
-
-// `count` tokens of the text, read in a circle from `first`.
-std::vector<int32_t> cut(const std::vector<int32_t>& tokens, int64_t first, int64_t count) {
-  std::vector<int32_t> prompt(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) prompt[i] = tokens[static_cast<size_t>(first + i) % tokens.size()];
-  return prompt;
 }
 
 Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, const CacheSettings& cache,
@@ -145,20 +127,16 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
 int run_bench(const Invocation& invocation) {
   Settings settings = invocation.settings();
   if (invocation.arguments[0] == "serve") return run_bench_serve(invocation);
+  if (invocation.arguments[0] == "throughput") return run_bench_throughput(invocation);
   if (invocation.arguments[0] != "latency") {
-    return fail("unknown benchmark '" + invocation.arguments[0] + "' (latency, serve)", kExitUsage);
-  }
-  std::string text(bench_text());
-  if (!settings.bench.prompt_file.empty()) {
-    std::ifstream file(settings.bench.prompt_file, std::ios::binary);
-    if (!file) return fail("cannot read the text file " + settings.bench.prompt_file);
-    text.assign(std::istreambuf_iterator<char>(file), {});
+    return fail("unknown benchmark '" + invocation.arguments[0] + "' (latency, throughput, serve)",
+                kExitUsage);
   }
   const Result<LoadedModel> loaded = load_model_and_tokenizer(settings);
   if (!loaded.ok()) return fail(loaded.status());
   if (Status status = apply_allocation(*loaded->model, settings); !status.ok()) return fail(status);
-  const std::vector<int32_t> tokens = loaded->tokenizer->encode(text, {.add_special = false});
-  if (tokens.empty()) return fail("the text has no tokens: " + settings.bench.prompt_file);
+  const Result<std::vector<int32_t>> tokens = bench_tokens(settings.bench.prompt_file, *loaded->tokenizer);
+  if (!tokens.ok()) return fail(tokens.status());
   const Result<std::unique_ptr<Engine>> engine = Engine::start(loaded->model, settings.engine);
   if (!engine.ok()) return fail(engine.status());
 
@@ -170,8 +148,8 @@ int run_bench(const Invocation& invocation) {
   std::vector<RoundFigures> rounds;
   for (int32_t round = 0; round <= settings.bench.rounds; ++round) {
     // Each round starts elsewhere in the text, so that no two prompts are the same.
-    Result<RoundFigures> figures =
-        run_round(**engine, cut(tokens, int64_t{7} * round, prompt_len_of(settings)), cache, settings.bench);
+    Result<RoundFigures> figures = run_round(
+        **engine, bench_prompt(*tokens, int64_t{7} * round, prompt_len_of(settings)), cache, settings.bench);
     if (!figures.ok()) {
       return fail(figures.status().message(),
                   figures.status().code() == StatusCode::kCancelled ? kExitInterrupted : kExitFailure);

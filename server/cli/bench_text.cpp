@@ -1,6 +1,10 @@
 // Prose, so that prompts have the tokens of real text.
 #include "server/cli/bench_text.h"
 
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+
 namespace restkv {
 namespace {
 
@@ -36,6 +40,34 @@ std::vector<std::string_view> bench_words() {
     rest.remove_prefix(end + 1);
   }
   return words;
+}
+
+Result<std::vector<int32_t>> bench_tokens(const std::string& file, const Tokenizer& tokenizer) {
+  std::string text(bench_text());
+  if (!file.empty()) {
+    std::ifstream stream(file, std::ios::binary);
+    if (!stream) return not_found("cannot read the text file " + file);
+    text.assign(std::istreambuf_iterator<char>(stream), {});
+  }
+  std::vector<int32_t> tokens = tokenizer.encode(text, {.add_special = false});
+  if (tokens.empty()) return invalid_argument("the text has no tokens: " + file);
+  return tokens;
+}
+
+std::vector<int32_t> bench_prompt(const std::vector<int32_t>& tokens, int64_t first, int64_t count) {
+  std::vector<int32_t> prompt(static_cast<size_t>(count));
+  for (size_t i = 0; i < prompt.size(); ++i)
+    prompt[i] = tokens[(static_cast<size_t>(first) + i) % tokens.size()];
+  return prompt;
+}
+
+// getrusage would count what ran before exec.
+int64_t peak_rss_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::strtoll(line.c_str() + 6, nullptr, 10) * 1024;
+  }
+  return 0;
 }
 
 }  // namespace restkv

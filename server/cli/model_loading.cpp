@@ -1,11 +1,9 @@
 // A request's client side: the engine's wake sets a condition variable, this thread takes the records.
 #include "server/cli/model_loading.h"
 
-#include <condition_variable>
-#include <mutex>
-
 #include "server/cli/model_path.h"
 #include "server/cli/terminal.h"
+#include "server/cli/wake_signal.h"
 
 namespace restkv {
 
@@ -44,26 +42,14 @@ Result<LoadedModel> load_model_and_tokenizer(const Settings& settings) {
 Result<TokenRecord> run_request(Engine& engine, Request request,
                                 const std::function<void(const TokenRecord&)>& on_token,
                                 const std::function<bool()>& is_stopped) {
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool is_ready = false;
-  const auto wake = [&] {
-    const std::lock_guard<std::mutex> lock(mutex);
-    is_ready = true;
-    changed.notify_one();
-  };
+  const auto signal = std::make_shared<WakeSignal>();
   request.arrival = Clock::now();
-  const auto handle = std::make_shared<RequestHandle>(std::move(request), wake);
+  const auto handle = std::make_shared<RequestHandle>(std::move(request), [signal] { signal->notify(); });
   if (Status status = engine.submit(handle); !status.ok()) return status;
 
   std::vector<TokenRecord> records;
   for (;;) {
-    {
-      // A signal handler cannot notify, so the flag is looked at ten times a second.
-      std::unique_lock<std::mutex> lock(mutex);
-      changed.wait_for(lock, std::chrono::milliseconds(100), [&] { return is_ready; });
-      is_ready = false;
-    }
+    signal->wait();
     if (is_stopped()) handle->cancel();
     handle->stream.take(records);
     for (TokenRecord& record : records) {

@@ -58,8 +58,9 @@ constexpr VerbInfo kVerbs[] = {
      .run = run_inspect},
     {.name = "bench",
      .bit = kBench,
-     .synopsis = "latency MODEL | serve URL",
-     .summary = "Measure one sequence at a time in this process, or a running server under load over HTTP",
+     .synopsis = "latency MODEL | throughput MODEL | serve URL",
+     .summary =
+         "Measure one sequence at a time or many at once in this process, or a running server over HTTP",
      .notes = "serve: without --request-rate all requests arrive at once; --max-concurrency bounds those in "
               "flight. "
               "OPENAI_API_KEY in the environment is sent as the key.",

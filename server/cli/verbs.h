@@ -44,7 +44,8 @@ int run_tokenize(const Invocation& invocation);
 int run_logits(const Invocation& invocation);
 int run_inspect(const Invocation& invocation);
 int run_bench(const Invocation& invocation);
-int run_bench_serve(const Invocation& invocation);  // `bench serve`
+int run_bench_serve(const Invocation& invocation);       // `bench serve`
+int run_bench_throughput(const Invocation& invocation);  // `bench throughput`
 int run_pull(const Invocation& invocation);
 int run_ls(const Invocation& invocation);
 int run_rm(const Invocation& invocation);

@@ -1,11 +1,10 @@
 // The rows of the option table for the cache: what requests leave open, and their ceilings.
-#include "server/config/options.h"
+#include "server/config/option_rows.h"
 
 namespace restkv {
 namespace {
 
 constexpr uint32_t kWithCache = kServe | kComplete | kChat | kInspect | kBench;
-constexpr double kMaxRows = 1 << 20;  // of a (layer, KV head), as in cache_settings.cpp
 
 }  // namespace
 

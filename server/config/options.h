@@ -1,6 +1,6 @@
 // The one option table. A row gives an option its flag, YAML place, environment name, type, bounds, help and
 // the verbs that take it; flags, YAML, environment, `config show`, the JSON schema and the help texts are all
-// read from the table. To add an option: one field in settings.h and one row in options.cpp.
+// read from the table. To add an option: one field in settings.h and one row in the files of option_rows.h.
 //
 //   flag --max-model-len | environment RESTKV_MAX_MODEL_LEN | YAML model.max_model_len |
 //   Settings::engine.max_model_len
@@ -68,7 +68,6 @@ struct Option {
 };
 
 std::span<const Option> option_table();
-std::vector<Option> cache_option_rows();  // its rows of section cache about requests
 
 // By flag or alias, with '_' taken as '-'. Null: none.
 const Option* find_flag(std::string_view flag);

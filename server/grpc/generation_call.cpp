@@ -38,9 +38,10 @@ void GenerationCall::start(CompletionApi api, Read read) {
     Result<RequestJson> body = read();
     if (body.ok() && serving.settings.logging.log_content)
       log_event(LogLevel::kInfo, "request body", {{"id", self->request_id_}, {"body", body->dump()}});
-    Result<CompletionJob> job =
-        body.ok() ? make_completion_job(*std::move(body), api, serving.completion_context(caller))
-                  : Result<CompletionJob>(body.status());
+    Result<CompletionJob> job = serving.time_job([&] {
+      return body.ok() ? make_completion_job(*std::move(body), api, serving.completion_context(caller))
+                       : Result<CompletionJob>(body.status());
+    });
     const std::lock_guard lock(self->mutex_);
     if (self->is_ended_ || self->is_cancelled_) return;
     if (!job.ok()) return self->fail(job.status());
@@ -127,6 +128,7 @@ void GenerationCall::check_time(Clock::time_point now) {
   const std::lock_guard lock(mutex_);
   if (!is_writing_ || is_ended_ || now - write_begin_ < shared_.serving->settings.server.write_timeout)
     return;
+  ++shared_.serving->num_slow_clients;
   if (generation_) generation_->cancel();
   context_.TryCancel();
 }

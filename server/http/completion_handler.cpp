@@ -157,8 +157,9 @@ asio::awaitable<void> handle(Connection& connection, CompletionApi api) {
   }
   connection.watch();
   const CompletionContext context = server.serving->completion_context(connection.caller());
-  Result<CompletionJob> job =
-      co_await connection.offload([&] { return read_completion_job(connection.body(), api, context); });
+  Result<CompletionJob> job = co_await connection.offload([&] {
+    return server.serving->time_job([&] { return read_completion_job(connection.body(), api, context); });
+  });
   if (server.settings.logging.log_content) {
     const std::string_view shown = std::string_view(connection.body()).substr(0, kMaxLoggedBody);
     log_event(LogLevel::kInfo, "request body", {{"id", connection.request_id()}, {"body", shown}});

@@ -260,7 +260,10 @@ void Connection::check_time(Clock::time_point now) {
     has_timed_out_ = true;
     error_code error;
     socket_.cancel(error);
-    if (phase_ == Phase::kRunning) go();
+    if (phase_ == Phase::kRunning) {
+      if (is_writing_) ++server_.serving->num_slow_clients;
+      go();
+    }
     return;
   }
   if (is_streaming_ && !is_writing_ && !is_ending_ && now - last_event_ >= limits_.ping_interval) {
@@ -296,7 +299,9 @@ void Connection::watch() {
       asio::bind_cancellation_slot(stop_wait_.slot(), [self = shared_from_this()](error_code error) {
         self->has_wait_ = false;
         if (!self->is_watching_) return;
-        if (error) {
+        if (error == asio::error::operation_aborted) {
+          self->watch();  // the watch of an answer before was stopped, and the next one began already
+        } else if (error) {
           self->go();
         } else {
           self->on_readable();

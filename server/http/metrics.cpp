@@ -65,6 +65,12 @@ class MetricsWriter {
     line("_sum", "", number_text(one.sum));
     line("_count", "", std::to_string(one.count));
   }
+  // Count and sum alone.
+  void summary(std::string_view name, std::string_view help, int64_t count, double sum) {
+    family(name, "summary", help, true);
+    line("_sum", "", number_text(sum));
+    line("_count", "", std::to_string(count));
+  }
   // A gauge that is 1, for its labels.
   void info(std::initializer_list<std::pair<std::string_view, std::string>> labels) {
     std::string more;
@@ -84,8 +90,8 @@ class MetricsWriter {
 
 }  // namespace
 
-std::string metrics_text(const EngineStats& stats, const Histograms& histograms,
-                         const MetricsLabels& labels) {
+std::string metrics_text(const EngineStats& stats, const Histograms& histograms, const MetricsLabels& labels,
+                         const ServerMetrics& server) {
   MetricsWriter out(labels.prefix, labels.model_name);
   out.single("num_requests_running", "gauge", "Sequences that run", stats.running);
   out.single("num_requests_waiting", "gauge", "Sequences that wait", stats.waiting);
@@ -115,6 +121,12 @@ std::string metrics_text(const EngineStats& stats, const Histograms& histograms,
   for (size_t i = 0; i < kNumMetrics; ++i) {
     const auto metric = static_cast<Metric>(i);
     out.histogram(metric_info(metric), histograms.of(metric));
+    // vLLM has two names: the limit as it was sent and as it holds; here they are one.
+    if (metric_info(metric).name == "request_max_num_generation_tokens") {
+      MetricInfo sent = metric_info(metric);
+      sent.name = "request_params_max_tokens";
+      out.histogram(sent, histograms.of(metric));
+    }
   }
   out.family("kv_entries_evicted_total", "counter", "Cache entries evicted, over all layers and KV heads",
              true);
@@ -137,6 +149,18 @@ std::string metrics_text(const EngineStats& stats, const Histograms& histograms,
   out.value("state", "free", stats.pages_free);
   out.value("state", "owned", stats.pages_owned);
   out.value("state", "cached", stats.pages_cached);
+  out.single("http_connections", "gauge", "Open HTTP connections", server.http_connections, true);
+  out.single("sse_slow_clients_total", "counter",
+             "Streams ended because their client took nothing for write_timeout", server.slow_clients, true);
+  out.summary("tokenize_seconds", "Time in parsing, rendering and tokenizing requests", server.tokenized,
+              server.tokenize_seconds);
+  out.family("memory_bytes", "gauge", "What the memory plan gives to each use", true);
+  out.value("kind", "weights", server.memory.weights);
+  out.value("kind", "workspace", server.memory.workspace);
+  out.value("kind", "scratch", server.memory.scratch);
+  out.value("kind", "cache", server.memory.pool);
+  out.family("build_info", "gauge", "This program", true);
+  out.info({{"version", std::string(server.version)}, {"commit", std::string(server.commit)}});
   return out.take();
 }
 

@@ -16,6 +16,17 @@ struct MetricsLabels {
   std::string_view model_name;
 };
 
-std::string metrics_text(const EngineStats& stats, const Histograms& histograms, const MetricsLabels& labels);
+// What the server knows beside its engine.
+struct ServerMetrics {
+  int64_t http_connections = 0;
+  int64_t slow_clients = 0;  // dropped since the start
+  int64_t tokenized = 0;     // requests parsed, rendered and tokenized
+  double tokenize_seconds = 0;
+  MemoryPlan memory = {};
+  std::string_view version = {}, commit = {};
+};
+
+std::string metrics_text(const EngineStats& stats, const Histograms& histograms, const MetricsLabels& labels,
+                         const ServerMetrics& server = {});
 
 }  // namespace restkv

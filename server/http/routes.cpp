@@ -85,6 +85,14 @@ asio::awaitable<void> handle_tokenize(Connection& c) { co_await handle_text(c, t
 asio::awaitable<void> handle_detokenize(Connection& c) { co_await handle_text(c, detokenize_body); }
 asio::awaitable<void> handle_apply_template(Connection& c) { co_await handle_text(c, apply_template_body); }
 
+asio::awaitable<void> handle_tokenizer_info(Connection& c) {
+  const ServerState& server = c.server();
+  const TokenizeContext context{.tokenizer = server.model.tokenizer.get(),
+                                .max_model_len = model_card(server).max_model_len,
+                                .chat_format = server.model.chat_format.get()};
+  co_await c.respond(200, kJson, tokenizer_info_body(context));
+}
+
 asio::awaitable<void> handle_ready(Connection& c) {
   const ServerState& server = c.server();
   if (server.serving->is_draining) {
@@ -124,9 +132,17 @@ asio::awaitable<void> handle_cache_trace(Connection& c) {
 
 asio::awaitable<void> handle_metrics(Connection& c) {
   const ServerState& server = c.server();
+  const Engine& engine = *server.model.engine;
+  const ServerMetrics own{.http_connections = server.num_connections,
+                          .slow_clients = server.serving->num_slow_clients,
+                          .tokenized = server.serving->num_tokenized,
+                          .tokenize_seconds = 1e-9 * static_cast<double>(server.serving->tokenize_ns),
+                          .memory = engine.memory_plan(),
+                          .version = build_version(),
+                          .commit = build_commit()};
   co_await c.respond(200, kMetricsType,
-                     metrics_text(server.model.engine->stats(), server.model.engine->histograms(),
-                                  {server.settings.metrics.prefix, server.model.name}));
+                     metrics_text(engine.stats(), engine.histograms(),
+                                  {server.settings.metrics.prefix, server.model.name}, own));
 }
 
 asio::awaitable<void> handle_openapi(Connection& c) {
@@ -202,6 +218,7 @@ const Route kRoutes[] = {
     {"POST", "/tokenize", RouteAccess::kKey, handle_tokenize},
     {"POST", "/detokenize", RouteAccess::kKey, handle_detokenize},
     {"POST", "/apply-template", RouteAccess::kKey, handle_apply_template},
+    {"GET", "/tokenizer_info", RouteAccess::kKey, handle_tokenizer_info},
     {"GET", "/load", RouteAccess::kKey, handle_load},
     {"GET", "/v2", RouteAccess::kKey, handle_v2},
     {"GET", "/v2/models/{id}", RouteAccess::kKey, handle_v2_model},

@@ -1,11 +1,11 @@
 // The field table of POST /v1/chat/completions.
-#include "server/openai/completion_request.h"
+#include "server/openai/completion_rows.h"
 
 namespace restkv {
 namespace {
 
 using json = RequestJson;
-using Field = RequestField<CompletionRequest>;
+using Field = CompletionField;
 using R = CompletionRequest;
 
 Status set_modalities(json& value, R&) {
@@ -15,8 +15,6 @@ Status set_modalities(json& value, R&) {
   return {};
 }
 
-Status take(json&, R&) { return {}; }
-
 const Field kFields[] = {
     {{.name = "max_completion_tokens",
       .type = FieldType::kInteger,
@@ -24,21 +22,10 @@ const Field kFields[] = {
       .help = "most tokens of each answer; default: the server's default_max_tokens, as far as the context "
               "reaches"},
      set_int_field<&R::max_completion_tokens>},
-    {{.name = "max_tokens",
-      .type = FieldType::kInteger,
-      .max = kMaxInt32Field,
-      .help = "the older name of max_completion_tokens"},
-     set_int_field<&R::max_tokens>},
-    {{.name = "logprobs",
-      .type = FieldType::kBool,
-      .default_json = "false",
-      .help = "log probabilities of the answer's tokens"},
-     set_bool_field<&R::wants_logprobs>},
-    {{.name = "top_logprobs",
-      .type = FieldType::kInteger,
-      .max = 20,
-      .help = "and of so many most likely ones"},
-     set_int_field<&R::top_logprobs>},
+    int_row<&R::max_tokens>("max_tokens", 0, kMaxInt32Field, "null",
+                            "the older name of max_completion_tokens"),
+    bool_row<&R::wants_logprobs>("logprobs", "false", "log probabilities of the answer's tokens"),
+    int_row<&R::top_logprobs>("top_logprobs", 0, 20, "null", "and of so many most likely ones"),
     {{.name = "add_special_tokens",
       .type = FieldType::kBool,
       .default_json = "false",
@@ -53,15 +40,15 @@ const Field kFields[] = {
       .help = "[text]",
       .schema = R"("items":{"const":"text"})"},
      set_modalities},
-    {{.name = "parallel_tool_calls", .type = FieldType::kBool, .help = "taken and not used"}, take},
-    {{.name = "metadata", .type = FieldType::kObject, .max = 64, .help = "taken and not used"}, take},
-    {{.name = "store", .type = FieldType::kBool, .help = "taken and not used"}, take},
-    {{.name = "service_tier", .type = FieldType::kString, .max = 64, .help = "taken and not used"}, take},
-    {{.name = "echo"}},
-    {{.name = "functions"}},
-    {{.name = "function_call"}},
-    {{.name = "audio"}},
-    {{.name = "web_search_options"}},
+    taken_row("parallel_tool_calls", FieldType::kBool),
+    taken_row("metadata", FieldType::kObject, 64),
+    taken_row("store", FieldType::kBool),
+    taken_row("service_tier", FieldType::kString, 64),
+    refused_row("echo"),
+    refused_row("functions"),
+    refused_row("function_call"),
+    refused_row("audio"),
+    refused_row("web_search_options"),
 };
 
 }  // namespace

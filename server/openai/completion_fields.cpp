@@ -1,19 +1,15 @@
 // The field table of POST /v1/completions.
-#include "server/openai/completion_request.h"
+#include "server/openai/completion_rows.h"
 #include "server/openai/llama_completion.h"
 
 namespace restkv {
 namespace {
 
 using json = RequestJson;
-using Field = RequestField<CompletionRequest>;
-
-Status invalid(std::string message, std::string param) {
-  return invalid_argument(std::move(message)).with_param(std::move(param)).with_reason("invalid_value");
-}
+using Field = CompletionField;
 
 Status prompt_type_error(const std::string& path) {
-  return invalid(
+  return invalid_field(
       "'" + path + "' must be a string, a list of strings, a list of token ids or a list of such lists",
       path);
 }
@@ -33,12 +29,12 @@ Status set_prompt(json& value, CompletionRequest& r) {
     return {};
   }
   if (!value.is_array()) return prompt_type_error("prompt");
-  if (value.empty()) return invalid("'prompt' is an empty list", "prompt");
+  if (value.empty()) return invalid_field("'prompt' is an empty list", "prompt");
   if (value[0].is_number()) return add_ids(value, "prompt");
   if (value.size() > kMaxPrompts) {
-    return invalid("'prompt' has " + std::to_string(value.size()) + " prompts; at most " +
-                       std::to_string(kMaxPrompts) + " are taken at once",
-                   "prompt");
+    return invalid_field("'prompt' has " + std::to_string(value.size()) + " prompts; at most " +
+                             std::to_string(kMaxPrompts) + " are taken at once",
+                         "prompt");
   }
   const bool is_text = value[0].is_string();
   for (size_t i = 0; i < value.size(); ++i) {
@@ -64,30 +60,14 @@ const Field kFields[] = {
 "minimum":0}},{"type":"array","minItems":1,"maxItems":1024,"items":{"type":"array",
 "minItems":1,"items":{"type":"integer","minimum":0}}}])"},
      set_prompt},
-    {{.name = "max_tokens",
-      .type = FieldType::kInteger,
-      .max = kMaxInt32Field,
-      .default_json = "16",
-      .help = "most tokens of each answer"},
-     set_int_field<&R::max_tokens>},
-    {{.name = "best_of", .type = FieldType::kInteger, .min = 1, .max = 16, .help = "only n itself is served"},
-     set_int_field<&R::best_of>},
-    {{.name = "echo",
-      .type = FieldType::kBool,
-      .default_json = "false",
-      .help = "the prompt before the answer"},
-     set_bool_field<&R::echo>},
-    {{.name = "logprobs",
-      .type = FieldType::kInteger,
-      .max = 20,
-      .help = "log probabilities of the tokens and of so many most likely ones"},
-     set_int_field<&R::logprobs>},
-    {{.name = "add_special_tokens",
-      .type = FieldType::kBool,
-      .default_json = "true",
-      .help = "begin-of-text tokens as the model's file says"},
-     set_bool_field<&R::add_special_tokens>},
-    {{.name = "suffix"}},
+    int_row<&R::max_tokens>("max_tokens", 0, kMaxInt32Field, "16", "most tokens of each answer"),
+    int_row<&R::best_of>("best_of", 1, 16, "null", "only n itself is served"),
+    bool_row<&R::echo>("echo", "false", "the prompt before the answer"),
+    int_row<&R::logprobs>("logprobs", 0, 20, "null",
+                          "log probabilities of the tokens and of so many most likely ones"),
+    bool_row<&R::add_special_tokens>("add_special_tokens", "true",
+                                     "begin-of-text tokens as the model's file says"),
+    refused_row("suffix"),
 };
 
 Status check_text(const CompletionRequest& r) {
@@ -97,7 +77,7 @@ Status check_text(const CompletionRequest& r) {
         .with_reason("missing_required_parameter");
   }
   if (r.best_of > 0 && r.best_of < r.num_choices)
-    return invalid("'best_of' must not be below 'n'", "best_of");
+    return invalid_field("'best_of' must not be below 'n'", "best_of");
   if (r.best_of > r.num_choices) return unsupported_field("best_of");
   return {};
 }
@@ -109,7 +89,7 @@ Status check_llama(const CompletionRequest& r) {
         .with_reason("missing_required_parameter");
   }
   if (r.sampling.repetition_penalty != 1.0f && r.repeat_last_n.value_or(-1) != -1) {
-    return invalid(
+    return invalid_field(
         "'repeat_last_n' must be -1 with a 'repeat_penalty': it counts over all of prompt and answer",
         "repeat_last_n");
   }
@@ -120,7 +100,7 @@ Status check_llama(const CompletionRequest& r) {
 Status check_chat(CompletionRequest& r) {
   const bool wants_logprobs = r.wants_logprobs.value_or(false);
   if (r.top_logprobs && *r.top_logprobs > 0 && !wants_logprobs)
-    return invalid("'top_logprobs' is only allowed with \"logprobs\": true", "top_logprobs");
+    return invalid_field("'top_logprobs' is only allowed with \"logprobs\": true", "top_logprobs");
   if (wants_logprobs) r.logprobs = r.top_logprobs.value_or(0);
   if (r.max_completion_tokens) r.max_tokens = r.max_completion_tokens;
   return check_chat_prompt(r.chat);
@@ -159,12 +139,12 @@ Status parse_completion_request(json body, CompletionRequest& r) {
   }
   if (!status.ok()) return status;
   if (r.has_stream_options && !r.stream) {
-    return invalid("'stream_options' is only allowed with \"stream\": true", "stream_options");
+    return invalid_field("'stream_options' is only allowed with \"stream\": true", "stream_options");
   }
   if (r.max_tokens && r.min_tokens > *r.max_tokens) {
-    return invalid("'min_tokens' (" + std::to_string(r.min_tokens) + ") must not be above 'max_tokens' (" +
-                       std::to_string(*r.max_tokens) + ")",
-                   "min_tokens");
+    return invalid_field("'min_tokens' (" + std::to_string(r.min_tokens) +
+                             ") must not be above 'max_tokens' (" + std::to_string(*r.max_tokens) + ")",
+                         "min_tokens");
   }
   return {};
 }

@@ -85,19 +85,4 @@ float sampling_temperature(double temperature);
 // `body` is taken apart: its strings are moved, not copied. Errors name the field.
 Status parse_completion_request(RequestJson body, CompletionRequest& request);
 
-// Setters of plain members, for the tables.
-template <auto Member>
-Status set_bool_field(RequestJson& value, CompletionRequest& r) {
-  r.*Member = value.get<bool>();
-  return {};
-}
-template <auto Member>
-Status set_int_field(RequestJson& value, CompletionRequest& r) {
-  int64_t number = 0;
-  CHECK(read_integer(value, number)) << "checked by the table";
-  r.*Member = static_cast<int32_t>(number);
-  return {};
-}
-inline constexpr double kMaxInt32Field = std::numeric_limits<int32_t>::max();
-
 }  // namespace restkv

@@ -4,29 +4,25 @@
 #include <cmath>
 #include <limits>
 
-#include "server/openai/completion_request.h"
+#include "server/openai/completion_rows.h"
 
 namespace restkv {
 namespace {
 
 using json = RequestJson;
-using Field = RequestField<CompletionRequest>;
+using Field = CompletionField;
 
 constexpr size_t kMaxStopTokenIds = 1024;
 constexpr size_t kMaxAllowedTokens = 1 << 20;
 
-Status invalid(std::string message, std::string param) {
-  return invalid_argument(std::move(message)).with_param(std::move(param)).with_reason("invalid_value");
-}
-
 Status add_stop(json& value, const std::string& path, CompletionRequest& r) {
-  if (!value.is_string()) return invalid("'" + path + "' must be a string", path);
+  if (!value.is_string()) return invalid_field("'" + path + "' must be a string", path);
   auto& text = value.get_ref<std::string&>();
-  if (text.empty()) return invalid("'" + path + "' must not be empty", path);
+  if (text.empty()) return invalid_field("'" + path + "' must not be empty", path);
   if (text.size() > kMaxStopBytes) {
-    return invalid("'" + path + "' must be at most " + std::to_string(kMaxStopBytes) + " bytes, not " +
-                       std::to_string(text.size()),
-                   path);
+    return invalid_field("'" + path + "' must be at most " + std::to_string(kMaxStopBytes) + " bytes, not " +
+                             std::to_string(text.size()),
+                         path);
   }
   r.stop.push_back(std::move(text));
   return {};
@@ -35,8 +31,8 @@ Status add_stop(json& value, const std::string& path, CompletionRequest& r) {
 Status set_stop(json& value, CompletionRequest& r) {
   if (value.is_string()) return add_stop(value, "stop", r);
   if (!value.is_array() || value.size() > kMaxStops) {
-    return invalid("'stop' must be a string or a list of at most " + std::to_string(kMaxStops) + " strings",
-                   "stop");
+    return invalid_field(
+        "'stop' must be a string or a list of at most " + std::to_string(kMaxStops) + " strings", "stop");
   }
   for (size_t i = 0; i < value.size(); ++i) {
     if (Status status = add_stop(value[i], "stop[" + std::to_string(i) + "]", r); !status.ok()) return status;
@@ -56,12 +52,13 @@ Status set_logit_bias(json& value, CompletionRequest& r) {
                            (key == "0" || key[0] != '0');
     const int64_t id = is_number ? std::stoll(key) : -1;
     if (id < 0 || id >= r.vocab_size) {
-      return invalid(
+      return invalid_field(
           "the keys of 'logit_bias' must be token ids between 0 and " + std::to_string(r.vocab_size - 1),
           "logit_bias");
     }
     if (!bias.is_number() || !(std::fabs(bias.get<double>()) <= 100.0)) {
-      return invalid("'logit_bias." + key + "' must be a number between -100 and 100", "logit_bias." + key);
+      return invalid_field("'logit_bias." + key + "' must be a number between -100 and 100",
+                           "logit_bias." + key);
     }
     r.sampling.logit_bias.push_back({static_cast<int32_t>(id), bias.get<float>()});
   }
@@ -74,11 +71,11 @@ Status set_stream_options(json& value, CompletionRequest& r) {
     const std::string path = "stream_options." + key;
     if (key == "include_usage") {
       if (!option.is_boolean() && !option.is_null())
-        return invalid("'" + path + "' must be true or false", path);
+        return invalid_field("'" + path + "' must be true or false", path);
       r.include_usage = option.is_boolean() && option.get<bool>();
     } else if (key == "continuous_usage_stats") {
       if (!option.is_boolean() && !option.is_null())
-        return invalid("'" + path + "' must be true or false", path);
+        return invalid_field("'" + path + "' must be true or false", path);
       r.continuous_usage = option.is_boolean() && option.get<bool>();
     }
   }
@@ -87,17 +84,18 @@ Status set_stream_options(json& value, CompletionRequest& r) {
 
 Status set_allowed_token_ids(json& value, CompletionRequest& r) {
   if (value.empty())
-    return invalid("'allowed_token_ids' must not be empty: no token could be drawn", "allowed_token_ids");
+    return invalid_field("'allowed_token_ids' must not be empty: no token could be drawn",
+                         "allowed_token_ids");
   return read_token_ids(value, "allowed_token_ids", r.vocab_size, r.sampling.allowed_tokens);
 }
 
 Status set_bad_words(json& value, CompletionRequest& r) {
   for (size_t i = 0; i < value.size(); ++i) {
     const std::string path = "bad_words[" + std::to_string(i) + "]";
-    if (!value[i].is_string()) return invalid("'" + path + "' must be a string", path);
+    if (!value[i].is_string()) return invalid_field("'" + path + "' must be a string", path);
     auto& text = value[i].get_ref<std::string&>();
     if (text.empty() || text.size() > kMaxStopBytes)
-      return invalid("'" + path + "' must have 1 to " + std::to_string(kMaxStopBytes) + " bytes", path);
+      return invalid_field("'" + path + "' must have 1 to " + std::to_string(kMaxStopBytes) + " bytes", path);
     r.bad_words.push_back(std::move(text));
   }
   return {};
@@ -107,14 +105,14 @@ Status set_truncation(json& value, CompletionRequest& r) {
   int64_t number = 0;
   CHECK(read_integer(value, number)) << "checked by the table";
   if (number == 0)
-    return invalid("'truncate_prompt_tokens' must be -1 or at least 1", "truncate_prompt_tokens");
+    return invalid_field("'truncate_prompt_tokens' must be -1 or at least 1", "truncate_prompt_tokens");
   r.truncate_prompt_tokens = static_cast<int32_t>(number);
   return {};
 }
 
 Status set_truncation_side(json& value, CompletionRequest& r) {
   if (value != "left" && value != "right")
-    return invalid("'truncation_side' must be left or right", "truncation_side");
+    return invalid_field("'truncation_side' must be left or right", "truncation_side");
   r.truncates_left = value == "left";
   return {};
 }
@@ -122,7 +120,7 @@ Status set_truncation_side(json& value, CompletionRequest& r) {
 Status set_request_id(json& value, CompletionRequest& r) {
   auto& text = value.get_ref<std::string&>();
   if (!is_request_id(text)) {
-    return invalid("'request_id' must be 1 to 128 letters, digits and any of -_.:", "request_id");
+    return invalid_field("'request_id' must be 1 to 128 letters, digits and any of -_.:", "request_id");
   }
   r.request_id = std::move(text);
   return {};
@@ -161,25 +159,11 @@ Status set_response_format(json& value, CompletionRequest&) {
   return is_neutral(value) ? Status() : unsupported_field("response_format");
 }
 
-template <auto Member>
-Status set_sampling(json& value, CompletionRequest& r) {
-  r.sampling.*Member = value.get<float>();
-  return {};
-}
-
 using R = CompletionRequest;
 
 const Field kFields[] = {
-    {{.name = "model", .type = FieldType::kString, .max = 1024, .help = "the served model's id"},
-     [](json& value, R& r) {
-       r.model = std::move(value.get_ref<std::string&>());
-       return Status();
-     }},
-    {{.name = "stream",
-      .type = FieldType::kBool,
-      .default_json = "false",
-      .help = "send tokens as server-sent events"},
-     set_bool_field<&R::stream>},
+    text_row<&R::model>("model", 1024, "the served model's id"),
+    bool_row<&R::stream>("stream", "false", "send tokens as server-sent events"),
     {{.name = "stream_options",
       .type = FieldType::kObject,
       .max = 16,
@@ -187,12 +171,8 @@ const Field kFields[] = {
       .schema = R"("properties":{"include_usage":{"type":["boolean","null"]},
 "continuous_usage_stats":{"type":["boolean","null"]}})"},
      set_stream_options},
-    {{.name = "min_tokens",
-      .type = FieldType::kInteger,
-      .max = kMaxInt32Field,
-      .default_json = "0",
-      .help = "tokens before which the answer does not end"},
-     set_int_field<&R::min_tokens>},
+    int_row<&R::min_tokens>("min_tokens", 0, kMaxInt32Field, "0",
+                            "tokens before which the answer does not end"),
     {{.name = "temperature",
       .type = FieldType::kNumber,
       .max = 100,
@@ -205,7 +185,7 @@ const Field kFields[] = {
       .excludes_min = true,
       .default_json = "1",
       .help = "sample from the smallest set of tokens with this much probability"},
-     set_sampling<&SamplingParams::top_p>},
+     set_sampling_field<&SamplingParams::top_p>},
     {{.name = "top_k",
       .type = FieldType::kInteger,
       .min = -1,
@@ -218,12 +198,8 @@ const Field kFields[] = {
        r.sampling.top_k = static_cast<int32_t>(std::max<int64_t>(0, top_k));
        return Status();
      }},
-    {{.name = "min_p",
-      .type = FieldType::kNumber,
-      .max = 1,
-      .default_json = "0",
-      .help = "least probability, relative to the most likely token"},
-     set_sampling<&SamplingParams::min_p>},
+    sampling_row<&SamplingParams::min_p>("min_p", 0, 1, "0",
+                                         "least probability, relative to the most likely token"),
     {{.name = "seed",
       .type = FieldType::kInteger,
       .min = -9223372036854775808.0,
@@ -243,82 +219,35 @@ const Field kFields[] = {
       .help = "token ids that end the answer",
       .schema = R"("items":{"type":"integer","minimum":0})"},
      set_stop_token_ids},
-    {{.name = "ignore_eos",
-      .type = FieldType::kBool,
-      .default_json = "false",
-      .help = "go on past the end token"},
-     set_bool_field<&R::ignore_eos>},
-    {{.name = "n",
-      .type = FieldType::kInteger,
-      .min = 1,
-      .max = 16,
-      .default_json = "1",
-      .help = "answers for each prompt"},
-     set_int_field<&R::num_choices>},
-    {{.name = "cache_salt",
-      .type = FieldType::kString,
-      .max = 1024,
-      .help = "prompts share the prefix cache with those of the same key and salt only"},
-     [](json& value, R& r) {
-       r.cache_salt = std::move(value.get_ref<std::string&>());
-       return Status();
-     }},
-    {{.name = "priority",
-      .type = FieldType::kInteger,
-      .min = -2147483648.0,
-      .max = kMaxInt32Field,
-      .default_json = "0",
-      .help = "who runs first under scheduling_policy: priority; lower ones do"},
-     set_int_field<&R::priority>},
-    {{.name = "presence_penalty",
-      .type = FieldType::kNumber,
-      .min = -2,
-      .max = 2,
-      .default_json = "0",
-      .help = "subtracted from logits of tokens that the answer has"},
-     set_sampling<&SamplingParams::presence_penalty>},
-    {{.name = "frequency_penalty",
-      .type = FieldType::kNumber,
-      .min = -2,
-      .max = 2,
-      .default_json = "0",
-      .help = "the same, times their count"},
-     set_sampling<&SamplingParams::frequency_penalty>},
-    {{.name = "repetition_penalty",
-      .type = FieldType::kNumber,
-      .min = 0.01,
-      .max = 100,
-      .default_json = "1",
-      .help = "divides logits of tokens that prompt or answer have"},
-     set_sampling<&SamplingParams::repetition_penalty>},
+    bool_row<&R::ignore_eos>("ignore_eos", "false", "go on past the end token"),
+    int_row<&R::num_choices>("n", 1, 16, "1", "answers for each prompt"),
+    text_row<&R::cache_salt>("cache_salt", 1024,
+                             "prompts share the prefix cache with those of the same key and salt only"),
+    int_row<&R::priority>("priority", -2147483648.0, kMaxInt32Field, "0",
+                          "who runs first under scheduling_policy: priority; lower ones do"),
+    sampling_row<&SamplingParams::presence_penalty>("presence_penalty", -2, 2, "0",
+                                                    "subtracted from logits of tokens that the answer has"),
+    sampling_row<&SamplingParams::frequency_penalty>("frequency_penalty", -2, 2, "0",
+                                                     "the same, times their count"),
+    sampling_row<&SamplingParams::repetition_penalty>("repetition_penalty", 0.01, 100, "1",
+                                                      "divides logits of tokens that prompt or answer have"),
     {{.name = "logit_bias",
       .type = FieldType::kObject,
       .max = 1024,
       .help = "token id -> number added to its logit",
       .schema = R"("additionalProperties":{"type":"number","minimum":-100,"maximum":100})"},
      set_logit_bias},
-    {{.name = "skip_special_tokens",
-      .type = FieldType::kBool,
-      .default_json = "true",
-      .help = "leave control tokens out of the answer"},
-     set_bool_field<&R::skip_special_tokens>},
-    {{.name = "include_stop_str_in_output",
-      .type = FieldType::kBool,
-      .default_json = "false",
-      .help = "keep what ended the answer"},
-     set_bool_field<&R::include_stop_string>},
+    bool_row<&R::skip_special_tokens>("skip_special_tokens", "true",
+                                      "leave control tokens out of the answer"),
+    bool_row<&R::include_stop_string>("include_stop_str_in_output", "false", "keep what ended the answer"),
     {{.name = "cache",
       .type = FieldType::kObject,
       .max = 64,
       .help = "what stays in the cache of this request"},
      set_cache},
-    {{.name = "user", .type = FieldType::kString, .max = 1024, .help = "taken and not used"},
-     [](json&, R&) { return Status(); }},
-    {{.name = "prompt_logprobs",
-      .type = FieldType::kInteger,
-      .max = 20,
-      .help = "log probabilities of the prompt's tokens and of so many most likely ones"},
-     set_int_field<&R::prompt_logprobs>},
+    taken_row("user", FieldType::kString, 1024),
+    int_row<&R::prompt_logprobs>("prompt_logprobs", 0, 20, "null",
+                                 "log probabilities of the prompt's tokens and of so many most likely ones"),
     {{.name = "allowed_token_ids",
       .type = FieldType::kList,
       .max = kMaxAllowedTokens,
@@ -337,16 +266,9 @@ const Field kFields[] = {
       .max = kMaxInt32Field,
       .help = "keep so many of the prompt's last tokens; -1: what the context leaves beside max_tokens"},
      set_truncation},
-    {{.name = "return_token_ids",
-      .type = FieldType::kBool,
-      .default_json = "false",
-      .help = "prompt_token_ids and token_ids beside the text"},
-     set_bool_field<&R::return_token_ids>},
-    {{.name = "return_tokens_as_token_ids",
-      .type = FieldType::kBool,
-      .default_json = "false",
-      .help = "tokens of logprobs as token_id:N"},
-     set_bool_field<&R::tokens_as_ids>},
+    bool_row<&R::return_token_ids>("return_token_ids", "false",
+                                   "prompt_token_ids and token_ids beside the text"),
+    bool_row<&R::tokens_as_ids>("return_tokens_as_token_ids", "false", "tokens of logprobs as token_id:N"),
     {{.name = "request_id",
       .type = FieldType::kString,
       .max = 128,
@@ -359,8 +281,7 @@ const Field kFields[] = {
       .default_json = "1",
       .help = "1: there is no beam search"},
      set_length_penalty},
-    {{.name = "spaces_between_special_tokens", .type = FieldType::kBool, .help = "taken and not used"},
-     [](json&, R&) { return Status(); }},
+    taken_row("spaces_between_special_tokens", FieldType::kBool),
     {{.name = "response_format",
       .help = "{type: text}",
       .schema = R"("anyOf":[{"type":"object","required":["type"],"properties":{"type":{"const":"text"}}},
@@ -373,21 +294,20 @@ const Field kFields[] = {
       .help = "left: truncate_prompt_tokens keeps the last tokens; right: the first ones",
       .schema = R"("enum":["left","right",null])"},
      set_truncation_side},
-    {{.name = "session_id", .type = FieldType::kString, .max = 1024, .help = "taken and not used"},
-     [](json&, R&) { return Status(); }},
-    {{.name = "logprob_token_ids"}},
-    {{.name = "return_prompt_text"}},
-    {{.name = "stream_interval"}},
-    {{.name = "thinking_token_budget"}},
-    {{.name = "vllm_xargs"}},
-    {{.name = "use_beam_search"}},
-    {{.name = "structured_outputs"}},
-    {{.name = "guided_json"}},
-    {{.name = "guided_regex"}},
-    {{.name = "guided_choice"}},
-    {{.name = "guided_grammar"}},
-    {{.name = "grammar"}},
-    {{.name = "json_schema"}},
+    taken_row("session_id", FieldType::kString, 1024),
+    refused_row("logprob_token_ids"),
+    refused_row("return_prompt_text"),
+    refused_row("stream_interval"),
+    refused_row("thinking_token_budget"),
+    refused_row("vllm_xargs"),
+    refused_row("use_beam_search"),
+    refused_row("structured_outputs"),
+    refused_row("guided_json"),
+    refused_row("guided_regex"),
+    refused_row("guided_choice"),
+    refused_row("guided_grammar"),
+    refused_row("grammar"),
+    refused_row("json_schema"),
 };
 
 }  // namespace

@@ -2,18 +2,15 @@
 #include <algorithm>
 #include <cmath>
 
+#include "server/openai/completion_rows.h"
 #include "server/openai/llama_completion.h"
 
 namespace restkv {
 namespace {
 
 using json = RequestJson;
-using Field = RequestField<CompletionRequest>;
+using Field = CompletionField;
 using R = CompletionRequest;
-
-Status invalid(std::string message, std::string param) {
-  return invalid_argument(std::move(message)).with_param(std::move(param)).with_reason("invalid_value");
-}
 
 Status set_prompt(json& value, R& r) {
   Prompt prompt;
@@ -24,7 +21,7 @@ Status set_prompt(json& value, R& r) {
     if (Status status = read_token_ids(value, "prompt", r.vocab_size, prompt.ids); !status.ok())
       return status;
   } else {
-    return invalid("'prompt' must be a string or a list of token ids", "prompt");
+    return invalid_field("'prompt' must be a string or a list of token ids", "prompt");
   }
   r.prompts.push_back(std::move(prompt));
   return {};
@@ -48,8 +45,8 @@ Status set_seed(json& value, R& r) {
 // [[id, bias], ...]; false as the bias bans the token.
 Status set_logit_bias(json& value, R& r) {
   if (!value.is_array())
-    return invalid("'logit_bias' must be a list of [token id, number or false]", "logit_bias");
-  if (value.size() > 1024) return invalid("'logit_bias' must have at most 1024 items", "logit_bias");
+    return invalid_field("'logit_bias' must be a list of [token id, number or false]", "logit_bias");
+  if (value.size() > 1024) return invalid_field("'logit_bias' must have at most 1024 items", "logit_bias");
   for (size_t i = 0; i < value.size(); ++i) {
     const std::string path = "logit_bias[" + std::to_string(i) + "]";
     const json& pair = value[i];
@@ -57,40 +54,25 @@ Status set_logit_bias(json& value, R& r) {
     const bool is_pair =
         pair.is_array() && pair.size() == 2 && read_integer(pair[0], id) && id >= 0 && id < r.vocab_size;
     if (!is_pair) {
-      return invalid("'" + path + "' must be [token id between 0 and " + std::to_string(r.vocab_size - 1) +
-                         ", number or false]",
-                     path);
+      return invalid_field("'" + path + "' must be [token id between 0 and " +
+                               std::to_string(r.vocab_size - 1) + ", number or false]",
+                           path);
     }
     const auto token = static_cast<int32_t>(id);
     if (std::any_of(r.sampling.logit_bias.begin(), r.sampling.logit_bias.end(),
                     [&](const LogitBias& bias) { return bias.token == token; })) {
-      return invalid("'" + path + "' names a token that is there already", path);
+      return invalid_field("'" + path + "' names a token that is there already", path);
     }
     if (pair[1] == false) {
       r.bad_tokens.push_back(token);
     } else if (pair[1].is_number() && std::fabs(pair[1].get<double>()) <= 1e4) {
       r.sampling.logit_bias.push_back({token, pair[1].get<float>()});
     } else {
-      return invalid("'" + path + "' must end with a number between -10000 and 10000 or false", path);
+      return invalid_field("'" + path + "' must end with a number between -10000 and 10000 or false", path);
     }
   }
   return {};
 }
-
-Status set_repeat_last_n(json& value, R& r) {
-  int64_t number = 0;
-  CHECK(read_integer(value, number)) << "checked by the table";
-  r.repeat_last_n = static_cast<int32_t>(number);
-  return {};
-}
-
-template <auto Member>
-Status set_sampling(json& value, R& r) {
-  r.sampling.*Member = value.get<float>();
-  return {};
-}
-
-Status take(json&, R&) { return {}; }
 
 // A sampler that is not here: only the value that turns it off.
 template <int kOff>
@@ -100,11 +82,19 @@ Field off_field(std::string_view name) {
            .min = kOff,
            .max = kOff,
            .help = "a sampler that is off here"},
-          take};
+          take_field};
 }
 
-Field taken(std::string_view name, FieldType type, double max, std::string_view help) {
-  return {{.name = name, .type = type, .min = -kUnbounded, .max = max, .help = help}, take};
+// A row of the other routes under llama.cpp's name, with its default.
+Field row_of(std::string_view name, std::string_view own_name, std::string_view default_json) {
+  for (Field field : generation_fields()) {
+    if (field.spec.name != name) continue;
+    field.spec.name = own_name;
+    field.spec.default_json = default_json;
+    return field;
+  }
+  CHECK(false) << "no field " << name;
+  return {};
 }
 
 std::vector<Field> make_fields() {
@@ -122,28 +112,10 @@ std::vector<Field> make_fields() {
         .default_json = "-1",
         .help = "most tokens of the answer; -1: as far as the context reaches"},
        set_n_predict},
-      {{.name = "temperature",
-        .type = FieldType::kNumber,
-        .max = 100,
-        .default_json = "0.8",
-        .help = "0: greedy"},
-       [](json& value, R& r) {
-         r.sampling.temperature = sampling_temperature(value.get<double>());
-         return Status();
-       }},
-      {{.name = "repeat_penalty",
-        .type = FieldType::kNumber,
-        .min = 0.01,
-        .max = 100,
-        .default_json = "1",
-        .help = "divides logits of tokens that prompt or answer have"},
-       set_sampling<&SamplingParams::repetition_penalty>},
-      {{.name = "repeat_last_n",
-        .type = FieldType::kInteger,
-        .min = -1,
-        .max = kMaxInt32Field,
-        .help = "with a repeat_penalty only -1: all of prompt and answer"},
-       set_repeat_last_n},
+      row_of("temperature", "temperature", "0.8"),
+      row_of("repetition_penalty", "repeat_penalty", "1"),
+      int_row<&R::repeat_last_n>("repeat_last_n", -1, kMaxInt32Field, "null",
+                                 "with a repeat_penalty only -1: all of prompt and answer"),
       {{.name = "seed",
         .type = FieldType::kInteger,
         .min = -1,
@@ -168,32 +140,24 @@ std::vector<Field> make_fields() {
          r.logprobs = number > 0 ? static_cast<int32_t>(number) : -1;
          return Status();
        }},
-      {{.name = "return_tokens",
-        .type = FieldType::kBool,
-        .default_json = "false",
-        .help = "token ids beside the text"},
-       set_bool_field<&R::return_token_ids>},
-      taken("cache_prompt", FieldType::kBool, 0, "taken and not used"),
-      taken("id_slot", FieldType::kInteger, kUnbounded, "taken and not used"),
-      {{.name = "timings_per_token",
-        .type = FieldType::kBool,
-        .default_json = "false",
-        .help = "timings in each event of a stream"},
-       set_bool_field<&R::timings_per_token>},
-      taken("n_keep", FieldType::kInteger, kUnbounded, "taken and not used"),
-      taken("min_keep", FieldType::kInteger, kUnbounded, "taken and not used"),
+      row_of("return_token_ids", "return_tokens", "false"),
+      taken_row("cache_prompt", FieldType::kBool),
+      taken_row("id_slot", FieldType::kInteger, kUnbounded, -kUnbounded),
+      bool_row<&R::timings_per_token>("timings_per_token", "false", "timings in each event of a stream"),
+      taken_row("n_keep", FieldType::kInteger, kUnbounded, -kUnbounded),
+      taken_row("min_keep", FieldType::kInteger, kUnbounded, -kUnbounded),
       off_field<0>("mirostat"),
       off_field<0>("dry_multiplier"),
       off_field<0>("xtc_probability"),
       off_field<0>("dynatemp_range"),
       off_field<1>("typical_p"),
       off_field<-1>("top_n_sigma"),
-      {{.name = "samplers"}},
-      {{.name = "post_sampling_probs"}},
-      {{.name = "return_progress"}},
-      {{.name = "response_fields"}},
-      {{.name = "lora"}},
-      {{.name = "image_data"}},
+      refused_row("samplers"),
+      refused_row("post_sampling_probs"),
+      refused_row("return_progress"),
+      refused_row("response_fields"),
+      refused_row("lora"),
+      refused_row("image_data"),
   };
   // The same name, bounds and meaning as on the other routes.
   for (const Field& field : generation_fields()) {

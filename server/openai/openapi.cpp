@@ -33,6 +33,7 @@ const ApiOperation kOperations[] = {
     {"POST", "/tokenize", "Token ids of a text or a conversation", tokenize_specs},
     {"POST", "/detokenize", "The text of token ids", detokenize_specs, "tokens"},
     {"POST", "/apply-template", "The prompt that a conversation becomes", apply_template_specs, "messages"},
+    {"GET", "/tokenizer_info", "Special tokens and bounds of the tokenizer (vLLM)"},
     {"GET", "/load", "Requests that run or wait (vLLM)"},
     {"GET", "/v2", "Name and version of the server (KServe)"},
     {"GET", "/v2/models/{id}", "The served model (KServe); behind /ready: whether it answers"},

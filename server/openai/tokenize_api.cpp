@@ -245,4 +245,28 @@ Result<std::string> detokenize_body(json request, const TokenizeContext& context
   return out;
 }
 
+std::string tokenizer_info_body(const TokenizeContext& context) {
+  const Tokenizer& tokenizer = *context.tokenizer;
+  const auto append_token = [&](std::string& out, const char* name, int32_t id) {
+    out += ",\"" + std::string(name) + "\":";
+    id < 0 ? static_cast<void>(out += "null") : append_json_string(out, tokenizer.token_text(id));
+  };
+  std::string body = "{\"tokenizer_class\":";
+  append_json_string(body, tokenizer.kind());
+  append_token(body, "bos_token", tokenizer.bos_id());
+  append_token(body, "eos_token", tokenizer.eos_ids().empty() ? -1 : tokenizer.eos_ids().front());
+  body += ",\"pad_token\":null,\"add_bos_token\":";
+  body += tokenizer.adds_bos() ? "true" : "false";
+  body += ",\"vocab_size\":" + std::to_string(tokenizer.vocab_size()) +
+          ",\"model_max_length\":" + std::to_string(context.max_model_len) + ",\"chat_template\":";
+  const auto* templates = context.chat_format ? &context.chat_format->templates() : nullptr;
+  if (templates && templates->contains("default")) {
+    append_json_string(body, templates->at("default").source);
+  } else {
+    body += "null";
+  }
+  body += '}';
+  return body;
+}
+
 }  // namespace restkv

@@ -14,7 +14,7 @@ namespace restkv {
 
 struct TokenizeContext {
   const Tokenizer* tokenizer = nullptr;
-  std::string served_name;  // any other "model" is not found
+  std::string served_name = {};  // any other "model" is not found
   int64_t max_model_len = 0;
   const ChatFormat* chat_format = nullptr;
   FieldOptions fields = {};
@@ -32,5 +32,8 @@ std::vector<FieldSpec> apply_template_specs();
 
 // 404 model_not_found if `name` is given and not `served_name`.
 Status check_model_name(const std::string& name, const std::string& served_name);
+
+// GET /tokenizer_info, vLLM's: what clients that count tokens themselves ask first.
+std::string tokenizer_info_body(const TokenizeContext& context);
 
 }  // namespace restkv

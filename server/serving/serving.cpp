@@ -125,6 +125,14 @@ CompletionContext Serving::completion_context(const Caller& caller) const {
           .key_profile = caller.profile()};
 }
 
+Result<CompletionJob> Serving::time_job(const std::function<Result<CompletionJob>()>& make) {
+  const Clock::time_point begin = Clock::now();
+  Result<CompletionJob> job = make();
+  ++num_tokenized;
+  tokenize_ns += std::chrono::nanoseconds(Clock::now() - begin).count();
+  return job;
+}
+
 std::vector<std::string> Serving::load_access(CacheProfiles profiles) {
   const auto loaded = std::make_shared<const CacheProfiles>(std::move(profiles));
   const Status status = check_profiles(*loaded, settings.cache.defaults, settings.cache.limits());

@@ -41,6 +41,8 @@ struct Serving {
   // API keys and cache.profiles, both or neither: with errors what was in force stays. Requests that run go on with what they
   // came with. The first time: before the first request.
   std::vector<std::string> load_access(CacheProfiles profiles);
+  // Runs `make`, from a request's body to its job, and counts its time for /metrics.
+  Result<CompletionJob> time_job(const std::function<Result<CompletionJob>()>& make);
   // Runs `work` on a worker thread: parsing large bodies, tokenising.
   void post(std::function<void()> work);
 
@@ -53,6 +55,9 @@ struct Serving {
   const std::vector<int32_t> end_tokens;  // of the tokenizer, those that the model has
   std::atomic<bool> is_draining{false};
   std::atomic<int64_t> num_jobs{0};  // waiting for or running on the workers
+  // For /metrics.
+  std::atomic<int64_t> num_slow_clients{0};  // that took nothing for write_timeout
+  std::atomic<int64_t> num_tokenized{0}, tokenize_ns{0};
 
  private:
   const uint64_t random_key_;

@@ -44,8 +44,9 @@ TEST(CommandLine, ModelIsTheFirstArgumentUnlessAFlagSaysIt) {
       parse({"serve"}).errors,
       ElementsAre("MODEL is missing: a folder, a .gguf file, ORG/REPO[:QUANT] or demo (restkv serve MODEL)"));
   EXPECT_THAT(parse({"serve", "m", "n"}).errors, ElementsAre("unexpected argument 'n'"));
-  EXPECT_THAT(parse({"bench"}).errors,
-              ElementsAre("an argument is missing: restkv bench latency MODEL | serve URL"));
+  EXPECT_THAT(
+      parse({"bench"}).errors,
+      ElementsAre("an argument is missing: restkv bench latency MODEL | throughput MODEL | serve URL"));
 }
 
 TEST(CommandLine, LastOfSeveralWins) {

@@ -7,16 +7,12 @@ signal, and each message names what is wrong.
 import json
 import re
 import shutil
-import signal
-import socket
 import struct
-import subprocess
-import sys
 import time
 
 import numpy
 import pytest
-from conftest import ROOT, SHARED, BINARY, clean_environment, run_restkv
+from conftest import ROOT, SHARED, run_restkv
 from split_gguf import split_gguf
 
 pytestmark = pytest.mark.usefixtures("binary")
@@ -339,6 +335,17 @@ def test_bench_latency_json(stories_model):
     assert found["ttft_ms"] > 0 and found["decode_tok_s"] > 0 and found["peak_rss_bytes"] > 1 << 20
 
 
+def test_bench_throughput_json(stories_model):
+    done = run_restkv("bench", "throughput", stories_model, "--num-prompts", 12, "--prompt-len", 40, "--output-len", 8, "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert (figures["requests"], figures["prompt_len"], figures["output_len"]) == (12, 40, 8)
+    assert figures["output_tok_s"] == pytest.approx(12 * 8 / figures["seconds"])
+    assert figures["total_tok_s"] == pytest.approx(figures["prompt_tok_s"] + figures["output_tok_s"])
+    done = run_restkv("bench", "throughput", stories_model, "--num-prompts", 2, "--prompt-len", 600)
+    expect_failure(done, 1, "512")
+
+
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
@@ -416,112 +423,6 @@ def test_bench_beyond_the_context(stories_model):
     expect_failure(done, 1, "512")
 
 
-# --- complete ---
-
-def test_complete_is_what_the_server_answers(server, stories_model):
-    done = run_restkv("complete", stories_model, "Once upon a time", "--max-tokens", 30, "--temperature", 0)
-    assert done.returncode == 0, done.stderr
-    answer = server.complete("Once upon a time", max_tokens=30)
-    assert done.stdout == answer["choices"][0]["text"] + "\n"
-    assert "30 tokens" in done.stderr
-
-
-def test_complete_with_a_seed_repeats(stories_model):
-    texts = {run_restkv("complete", stories_model, "The cat", "--max-tokens", 20, "--temperature", 1, "--seed", seed,
-                        "--threads", threads).stdout for seed, threads in ((7, 1), (7, 2), (7, 3))}
-    assert len(texts) == 1
-    others = {run_restkv("complete", stories_model, "The cat", "--max-tokens", 20, "--temperature", 1, "--seed", seed
-                         ).stdout for seed in range(4)}
-    assert len(others) > 1
-
-
-def test_complete_reads_the_prompt_from_stdin(stories_model):
-    flags = ["--max-tokens", 5, "--temperature", 0]
-    assert (run_restkv("complete", stories_model, *flags, stdin="Tom had").stdout
-            == run_restkv("complete", stories_model, "Tom had", *flags).stdout)
-
-
-def test_prompt_beyond_the_context(stories_model):
-    done = run_restkv("complete", stories_model, "word " * 2000, "--max-tokens", 5)
-    expect_failure(done, 1, "512")
-
-
-def test_interrupt_in_the_middle_of_a_completion(demo_model):
-    """Ctrl-C: what was written stays, whole characters only, the figures follow, the exit code is 130."""
-    with subprocess.Popen([BINARY, "complete", "demo", "Once upon a time", "--max-tokens", "4000", "--ignore-eos"],
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env=clean_environment(), start_new_session=True) as process:
-        seen = b""
-        while len(seen) < 40:
-            piece = process.stdout.read1(4096)
-            assert piece, process.stderr.read()
-            seen += piece
-        process.send_signal(signal.SIGINT)
-        start = time.monotonic()
-        rest, errors = process.communicate(timeout=10)
-        assert time.monotonic() - start < 2
-        assert process.returncode == 130, errors
-        (seen + rest).decode("utf-8")
-        assert b"interrupted" in errors
-
-
-# --- chat ---
-
-def test_chat_holds_a_conversation(demo_model):
-    lines = ["My name is Zanzibar. Remember my name.", "/budget 256", "What is my name?", "/reset", "What is my name?", "/help"]
-    done = run_restkv("chat", "demo", "--temperature", 0, "--max-tokens", 40, stdin="\n".join(lines) + "\n")
-    assert done.returncode == 0, done.stderr
-    assert "budget 256" in done.stderr and "begins anew" in done.stderr and "/system" in done.stderr
-    answers = done.stdout
-    assert "Zanzibar" in answers
-    alone = run_restkv("chat", "demo", "--temperature", 0, "--max-tokens", 40, stdin=lines[4])
-    assert answers.endswith(alone.stdout), "after /reset nothing is remembered"
-
-
-def test_chat_is_what_the_server_answers(demo_server):
-    body = {"messages": [{"role": "system", "content": "You are terse."}, {"role": "user", "content": "Say hi"}],
-            "temperature": 0, "max_tokens": 20}
-    answer = demo_server.post_json("/v1/chat/completions", body)["choices"][0]["message"]["content"]
-    done = run_restkv("chat", "demo", "--temperature", 0, "--max-tokens", 20, "--system", "You are terse.", stdin="Say hi\n/exit\nnever")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == answer + "\n"
-
-
-def test_chat_errors_do_not_end_it(demo_model):
-    done = run_restkv("chat", "demo", "--temperature", 0, "--max-tokens", 4, stdin="/nothing\n/budget 1\n/budget x\nSay hi\n")
-    assert done.returncode == 1, "input from a pipe that could not all be done"
-    for words in ("unknown command '/nothing'", "must be between", "answer 4 tokens"):
-        assert words in done.stderr, (words, done.stderr)
-    assert done.stdout.strip()
-
-
-def test_chat_without_a_template(stories_model):
-    expect_failure(run_restkv("chat", stories_model, stdin="hi"), 1, "no chat template", "--chat-template")
-
-
-def test_chat_interrupt_stops_the_answer_not_the_program(demo_model):
-    with subprocess.Popen([BINARY, "chat", "demo", "--temperature", "0", "--ignore-eos"], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment(),
-                          start_new_session=True) as process:
-        for question in (b"Tell me a very long story.\n", b"Another one, please.\n"):
-            process.stdin.write(question)
-            process.stdin.flush()
-            seen = b""
-            while len(seen) < 40:
-                piece = process.stdout.read1(4096)
-                assert piece, process.stderr.read()
-                seen += piece
-            process.send_signal(signal.SIGINT)
-            while not seen.endswith(b"\n"):
-                piece = process.stdout.read1(4096)
-                assert piece, "the program ended with its answer"
-                seen += piece
-        assert process.poll() is None
-        _, errors = process.communicate(b"/exit\n", timeout=10)
-        assert process.returncode == 0
-        assert errors.count(b"interrupted") == 2
-
-
 # --- settings ---
 
 def test_misspelt_key(tmp_path):
@@ -556,103 +457,3 @@ def test_config_schema_is_json():
 def test_wrong_environment_setting():
     done = run_restkv("serve", "demo", environment={"RESTKV_PORT": "many"})
     expect_failure(done, 2, "RESTKV_PORT", "many")
-
-
-# --- serve ---
-
-def test_port_in_use(server, stories_model):
-    start = time.monotonic()
-    done = run_restkv("serve", stories_model, "--port", server.port)
-    expect_failure(done, 1, str(server.port))
-    assert time.monotonic() - start < 5
-    assert server.complete("Once", max_tokens=1)["usage"]["completion_tokens"] == 1
-
-
-def test_open_address_is_refused(stories_model):
-    expect_failure(run_restkv("serve", stories_model, "--host", "0.0.0.0", "--port", "0"), 2, "0.0.0.0", "--insecure")
-
-
-@pytest.mark.parametrize("body", [b"", b"nonsense", b"{", b"[]", b'{"prompt": "x"}\0x', b'{"prompt": "x",}',
-                                  b'{"prompt": 1e999}', b'{"prompt": "\\ud800"}', b"[" * 100_000,
-                                  b'{"prompt": "x", "ignored": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-                                  b'{"prompt": "x", "max_tokens": "many"}', b"\xff\xfe{}"],
-                         ids=["empty", "word", "open", "list", "NUL", "comma", "1e999", "surrogate", "deep", "deep ignored",
-                              "type", "not UTF-8"])
-def test_nonsense_json(server, body):
-    start = time.monotonic()
-    status, _, answer = server.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
-    assert status == 400, (status, answer[:300])
-    error = json.loads(answer)["error"]
-    assert error.keys() >= {"message", "type", "param", "code"}
-    assert error["type"] == "invalid_request_error" and error["message"]
-    assert time.monotonic() - start < 1
-    assert server.request("GET", "/health")[0] == 200
-
-
-def test_killed_client_stops_the_engine(demo_server):
-    """kill -9 in the middle of a stream of 4,000 tokens: seconds later nothing computes, and others are served."""
-    program = (
-        "import sys, urllib.request\n"
-        "request = urllib.request.Request(sys.argv[1] + '/v1/completions', sys.argv[2].encode(),\n"
-        "                                 {'Content-Type': 'application/json'})\n"
-        "for line in urllib.request.urlopen(request):\n"
-        "    print(line, flush=True)\n")
-    body = json.dumps({"model": demo_server.model_id, "prompt": "Once upon a time", "max_tokens": 4000, "stream": True,
-                       "ignore_eos": True})
-    demo_server.wait_until_idle()
-    with subprocess.Popen([sys.executable, "-c", program,
-                           demo_server.url, body], stdout=subprocess.PIPE) as client:
-        for _ in range(10):
-            assert client.stdout.readline()
-        client.kill()
-    before = demo_server.cpu_seconds()
-    demo_server.wait_until_idle(3)
-    # Two steps of this model are some tens of milliseconds on a slow machine; the whole answer is most of a minute.
-    assert demo_server.cpu_seconds() - before < 2
-    assert demo_server.complete("Hello", max_tokens=2)["usage"]["completion_tokens"] == 2
-
-
-def test_reset_connection_stops_the_engine(demo_server):
-    """A client that closes with unread data sends a reset instead of the ordinary end."""
-    body = json.dumps({"model": demo_server.model_id, "prompt": "Once", "max_tokens": 4000, "stream": True,
-                       "ignore_eos": True}).encode()
-    demo_server.wait_until_idle()
-    with socket.create_connection(("127.0.0.1", demo_server.port), timeout=30) as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
-                       b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
-        assert client.recv(4096)
-    before = demo_server.cpu_seconds()
-    demo_server.wait_until_idle(3)
-    assert demo_server.cpu_seconds() - before < 2
-
-
-def test_sigterm_ends_an_idle_server(start_server, stories_model):
-    server = start_server(stories_model)
-    start = time.monotonic()
-    assert server.stop(signal.SIGTERM) == 0
-    assert time.monotonic() - start < 2
-
-
-def test_sigterm_lets_running_requests_finish(start_server, demo_model):
-    server = start_server("demo")
-    events = server.stream("Once upon a time", max_tokens=60, ignore_eos=True)
-    first = next(events)
-    server.process.send_signal(signal.SIGTERM)
-    rest = list(events)  # whole, with [DONE]
-    assert [choice["finish_reason"] for event in rest for choice in event["choices"] if choice["finish_reason"]] == ["length"]
-    assert first["choices"]
-    assert server.wait_for_exit() == 0
-
-
-def test_second_interrupt_stops_at_once(start_server, demo_model):
-    server = start_server("demo")
-    events = server.stream("Once upon a time", max_tokens=4000, ignore_eos=True)
-    next(events)
-    server.process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    assert server.process.poll() is None, "the first one drains"
-    start = time.monotonic()
-    server.stop(signal.SIGINT)
-    assert time.monotonic() - start < 1
-    events.close()

@@ -225,6 +225,14 @@ def test_tokenize_and_detokenize(server):
     assert back["content"].strip() == PROMPT
 
 
+def test_tokenizer_info(server):
+    info = server.get_json("/tokenizer_info")
+    assert info["add_bos_token"] is True and info["vocab_size"] == 512 and info["model_max_length"] == 512
+    for name in ("bos_token", "eos_token"):
+        (token,) = server.post_json("/tokenize", {"prompt": info[name], "add_special_tokens": False})["tokens"]
+        assert server.post_json("/detokenize", {"tokens": [token]})["prompt"] in (info[name], "")
+
+
 def test_models_health_and_version(client, server):
     models = client.models.list().data
     assert [model.id for model in models] == [server.model_id]

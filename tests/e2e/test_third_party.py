@@ -158,8 +158,8 @@ def test_lm_eval(chat_server, tmp_path):
         "task: tiny\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: " + str(data) +
         "\ntest_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: '{{choices}}'\n"
         "doc_to_target: '{{answer}}'\ntarget_delimiter: ''\nmetric_list:\n  - metric: acc\n")
-    arguments = (f"base_url={chat_server.url}/v1/completions,model={chat_server.model_id},tokenizer_backend=None,"
-                 "tokenized_requests=False,num_concurrent=1")
+    arguments = (f"base_url={chat_server.url}/v1/completions,model={chat_server.model_id},tokenizer_backend=remote,"
+                 "tokenized_requests=True,num_concurrent=1,max_length=500")
     done = subprocess.run([sys.executable, "-m", "lm_eval", "--model", "local-completions", "--model_args", arguments, "--tasks", "tiny",
                            "--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")],
                           capture_output=True, text=True, timeout=500, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"})

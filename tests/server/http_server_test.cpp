@@ -1,107 +1,11 @@
-// The server in this process, with a fake engine, over real sockets.
-#include "server/http/server.h"
-
-#include <gtest/gtest.h>
-
-#include <nlohmann/json.hpp>
-
-#include "server/config/logging.h"
-#include "tests/server/fake_engine.h"
-#include "tests/server/raw_client.h"
+// Answers and streams of the HTTP server.
+#include "tests/server/http_server_fixture.h"
 
 namespace restkv {
 namespace {
 
 using nlohmann::json;
 using namespace std::chrono_literals;
-
-int status_of(const std::string& response) {
-  return response.size() > 12 ? std::stoi(response.substr(9, 3)) : -1;
-}
-std::string body_of(const std::string& response) {
-  const size_t end = response.find("\r\n\r\n");
-  return end == std::string::npos ? "" : response.substr(end + 4);
-}
-std::string post(const std::string& path, const std::string& body, const std::string& headers = "") {
-  return "POST " + path + " HTTP/1.1\r\nHost: a\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" +
-         headers + "\r\n" + body;
-}
-std::string get(const std::string& path, const std::string& headers = "") {
-  return "GET " + path + " HTTP/1.1\r\nHost: a\r\n" + headers + "\r\n";
-}
-
-template <class Condition>
-bool becomes_true(Condition condition, std::chrono::milliseconds limit = 5s) {
-  const auto deadline = std::chrono::steady_clock::now() + limit;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(2ms);
-  }
-  return true;
-}
-
-class HttpServerTest : public testing::Test {
- protected:
-  HttpServerTest() {
-    settings_.server.port = 0;
-    settings_.server.io_threads = 2;
-    settings_.logging.level = LogLevel::kError;
-    set_up_logging(settings_.logging);
-  }
-
-  void start(FakeEngineOptions options = {}) {
-    engine_ = std::make_shared<FakeEngine>(std::move(options));
-    Result<std::unique_ptr<HttpServer>> server = HttpServer::start(serving("test-model", settings_));
-    ASSERT_TRUE(server.ok()) << server.status().message();
-    server_ = *std::move(server);
-  }
-
-  std::shared_ptr<Serving> serving(const std::string& name, const Settings& settings) const {
-    return std::make_shared<Serving>(
-        settings, ServedModel{name, engine_, std::make_shared<ByteTokenizer>(), chat_format_});
-  }
-
-  // One request on a connection of its own, to the server's close.
-  std::string exchange(const std::string& bytes) {
-    RawClient client(server_->port());
-    client.send(bytes);
-    return client.receive_all();
-  }
-  std::string complete(const std::string& body) {
-    return exchange(post("/v1/completions", body, "Connection: close\r\n"));
-  }
-  json complete_json(const std::string& body) {
-    const std::string response = complete(body);
-    EXPECT_EQ(status_of(response), 200) << response;
-    return json::parse(body_of(response));
-  }
-  // The data of the events of a chunked stream.
-  static std::vector<std::string> events(const std::string& response) {
-    std::string text;
-    const std::string body = body_of(response);
-    for (size_t at = 0; at < body.size();) {
-      const size_t line = body.find("\r\n", at);
-      if (line == std::string::npos) break;
-      const size_t len = std::stoul(body.substr(at, line - at), nullptr, 16);
-      text += body.substr(line + 2, len);
-      at = line + 2 + len + 2;
-    }
-    std::vector<std::string> data;
-    for (size_t at = 0; at < text.size();) {
-      const size_t end = text.find("\n\n", at);
-      if (end == std::string::npos) break;
-      const std::string event = text.substr(at, end - at);
-      data.push_back(event.starts_with("data: ") ? event.substr(6) : event);
-      at = end + 2;
-    }
-    return data;
-  }
-
-  Settings settings_;
-  std::shared_ptr<const ChatFormat> chat_format_;
-  std::shared_ptr<FakeEngine> engine_;
-  std::unique_ptr<HttpServer> server_;
-};
 
 TEST_F(HttpServerTest, Completion) {
   start();
@@ -311,6 +215,21 @@ TEST_F(HttpServerTest, KeepAliveAndPipelining) {
   EXPECT_TRUE(client.is_closed());
 }
 
+// What watched the client of one answer must not take the next one's client for gone.
+TEST_F(HttpServerTest, PipelinedCompletionsAreAllAnswered) {
+  start();
+  RawClient client(server_->port());
+  std::string requests;
+  for (int i = 0; i < 20; ++i) requests += post("/v1/completions", R"({"prompt":"hi","max_tokens":2})");
+  client.send(requests + get("/ping", "Connection: close\r\n"));
+  const std::string all = client.receive_all();
+  size_t count = 0;
+  for (size_t at = all.find("\"usage\":{"); at != std::string::npos; at = all.find("\"usage\":{", at + 1))
+    ++count;
+  EXPECT_EQ(count, 20u) << all;
+  EXPECT_TRUE(all.ends_with("\"ok\"}")) << all;
+}
+
 TEST_F(HttpServerTest, ExpectContinueAndChunkedBody) {
   start();
   RawClient client(server_->port());
@@ -365,251 +284,6 @@ TEST_F(HttpServerTest, NanEndsARequestAsAnError) {
   ASSERT_GE(data.size(), 2u);
   EXPECT_EQ(data.back(), "[DONE]");
   EXPECT_EQ(json::parse(data[data.size() - 2])["error"]["code"], "nan_logits");
-}
-
-TEST_F(HttpServerTest, RefusedRequestsAreAnsweredAndClosed) {
-  settings_.server.max_body_size = 100;
-  start();
-  const struct {
-    std::string bytes;
-    int status;
-  } rows[] = {
-      {"GET / HTTP/1.1\nHost: a\n\n", 400},
-      {"GET / HTTP/1.1\r\nHost: a/v1/x?\r\n\r\n", 400},
-      {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
-      {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n", 400},
-      {post("/tokenize", std::string(101, ' ')), 413},
-      {"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\nExpect: 100-continue\r\n\r\n", 413},
-      {"GET /" + std::string(9000, 'a') + " HTTP/1.1\r\n\r\n", 414},
-      {get("/", "A: " + std::string(17000, 'a') + "\r\n"), 431},
-  };
-  for (const auto& row : rows) {
-    RawClient client(server_->port());
-    client.send(row.bytes);
-    client.shut_down_sending();
-    const std::string response = client.receive_all();
-    EXPECT_EQ(status_of(response), row.status) << row.bytes.substr(0, 80);
-    EXPECT_NE(response.find("Connection: close\r\n"), std::string::npos);
-    EXPECT_TRUE(client.is_closed());
-  }
-  EXPECT_EQ(status_of(exchange(
-                post("/tokenize", R"({"prompt":"a"})" + std::string(86, ' '), "Connection: close\r\n"))),
-            200);
-}
-
-TEST_F(HttpServerTest, SlowHeadersAndIdleConnections) {
-  settings_.server.header_timeout = 200ms;
-  settings_.server.idle_timeout = 300ms;
-  start();
-  RawClient slow(server_->port());
-  slow.send("GET / HTTP/1.1\r\nHost");
-  EXPECT_EQ(status_of(slow.receive_all(3)), 408);
-  RawClient silent(server_->port());
-  EXPECT_EQ(silent.receive_all(3), "");
-  EXPECT_TRUE(silent.is_closed());
-  RawClient idle(server_->port());
-  idle.send(get("/ping"));
-  EXPECT_EQ(status_of(idle.receive_until("\"ok\"}")), 200);
-  idle.receive_all(3);
-  EXPECT_TRUE(idle.is_closed());
-}
-
-TEST_F(HttpServerTest, SlowBody) {
-  settings_.server.body_timeout = 300ms;
-  start();
-  RawClient client(server_->port());
-  client.send("POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{");
-  EXPECT_EQ(status_of(client.receive_all(3)), 408);
-}
-
-TEST_F(HttpServerTest, BodyBelowTheRate) {
-  settings_.server.header_timeout = 200ms;  // the grace, too
-  settings_.server.min_body_rate = 1000;
-  start();
-  const std::string head = "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n";
-  RawClient slow(server_->port());
-  slow.send(head + std::string(100, ' '));
-  const auto begin = std::chrono::steady_clock::now();
-  EXPECT_EQ(status_of(slow.receive_all(3)), 408);
-  EXPECT_GT(std::chrono::steady_clock::now() - begin, 250ms);
-  RawClient steady(server_->port());  // 2,000 bytes a second
-  steady.send(head);
-  for (int i = 0; i < 15; ++i) {
-    steady.send(i == 14 ? std::string(188, ' ') + R"({"prompt":"a"})" : std::string(i == 0 ? 198 : 200, ' '));
-    std::this_thread::sleep_for(100ms);
-  }
-  EXPECT_EQ(status_of(steady.receive_until("}")), 200);
-}
-
-TEST_F(HttpServerTest, PingsWhileNothingComes) {
-  settings_.server.ping_interval = 100ms;
-  start();
-  engine_->hold(true);
-  RawClient client(server_->port());
-  client.send(post("/v1/completions", R"({"prompt":"a","stream":true,"max_tokens":2})"));
-  EXPECT_NE(client.receive_until(": ping\n\n").find(": ping\n\n"), std::string::npos);
-  engine_->hold(false);
-  EXPECT_NE(client.receive_until("[DONE]").find("[DONE]"), std::string::npos);
-}
-
-TEST_F(HttpServerTest, FullQueueAnswersAtOnce) {
-  start({.max_queue = 2});
-  engine_->hold(true);
-  RawClient first(server_->port()), second(server_->port());
-  first.send(post("/v1/completions", R"({"prompt":"a"})"));
-  second.send(post("/v1/completions", R"({"prompt":"a"})"));
-  ASSERT_TRUE(becomes_true([&] { return engine_->stats().waiting == 2; }));
-  const auto begin = std::chrono::steady_clock::now();
-  const std::string response = complete(R"({"prompt":"a"})");
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, 500ms);
-  EXPECT_EQ(status_of(response), 429);
-  EXPECT_NE(response.find("Retry-After: 1\r\n"), std::string::npos);
-  EXPECT_EQ(json::parse(body_of(response))["error"]["type"], "rate_limit_error");
-  EXPECT_EQ(status_of(exchange(get("/health", "Connection: close\r\n"))), 200);
-  engine_->hold(false);
-  EXPECT_EQ(status_of(first.receive_until("timings")), 200);
-}
-
-TEST_F(HttpServerTest, ListThatDoesNotFitTheQueueLeavesNothingBehind) {
-  start({.max_queue = 2});
-  engine_->hold(true);
-  EXPECT_EQ(status_of(complete(R"({"prompt":["a","b","c"]})")), 429);
-  EXPECT_TRUE(becomes_true([&] { return engine_->is_idle(); }));
-  EXPECT_EQ(engine_->num_cancelled(), 2);
-}
-
-TEST_F(HttpServerTest, GoneClientsCancel) {
-  start({.answer = "x", .step = 1ms, .max_model_len = 1'000'000});
-  const std::string fields = R"("prompt":"a","ignore_eos":true,"max_tokens":900000,"n":2)";
-  const std::string bodies[] = {"{" + fields + "}", "{" + fields + ",\"stream\":true}"};
-  int64_t expected = 0;
-  for (const std::string& body : bodies) {
-    for (const bool is_killed : {true, false}) {
-      RawClient client(server_->port());
-      client.send(post("/v1/completions", body));
-      const int64_t before = engine_->num_tokens();
-      ASSERT_TRUE(becomes_true([&] { return engine_->num_tokens() > before + 20; }));
-      if (is_killed) {
-        client.reset();
-      } else {
-        client.shut_down_sending();
-      }
-      expected += 2;
-      EXPECT_TRUE(becomes_true([&] { return engine_->num_cancelled() == expected; })) << body;
-      EXPECT_TRUE(becomes_true([&] { return server_->is_idle(); }));
-    }
-  }
-  // Queued, never started.
-  ASSERT_TRUE(becomes_true([&] { return engine_->is_idle(); }));
-  engine_->hold(true);
-  RawClient client(server_->port());
-  client.send(post("/v1/completions", bodies[0]));
-  ASSERT_TRUE(becomes_true([&] { return engine_->stats().waiting == 2; }));
-  client.reset();
-  EXPECT_TRUE(becomes_true([&] { return engine_->num_cancelled() == expected + 2; }));
-}
-
-TEST_F(HttpServerTest, StopStringCancelsItsChoiceAlone) {
-  start({.answer = "abc", .step = 1ms, .max_model_len = 100'000});
-  const json answer =
-      complete_json(R"({"prompt":"a","ignore_eos":true,"max_tokens":50000,"n":3,"stop":"bca"})");
-  for (const json& choice : answer["choices"]) EXPECT_EQ(choice["text"], "a");
-  EXPECT_EQ(answer["usage"]["completion_tokens"], 12);
-  EXPECT_TRUE(becomes_true([&] { return engine_->num_choices_cancelled() == 3; }));
-}
-
-TEST_F(HttpServerTest, ReaderThatStandsStillIsDropped) {
-  settings_.server.write_timeout = 400ms;
-  start({.answer = std::string(64, 'x'), .max_model_len = 10'000'000});
-  RawClient client(server_->port(), 4096);
-  client.send(
-      post("/v1/completions", R"({"prompt":"a","ignore_eos":true,"max_tokens":2000000,"stream":true})"));
-  EXPECT_TRUE(becomes_true([&] { return engine_->num_cancelled() == 1; }, 20s));
-  EXPECT_TRUE(becomes_true([&] { return server_->is_idle(); }));
-}
-
-TEST_F(HttpServerTest, SlowReaderGetsEverything) {
-  start({.answer = std::string(64, 'x'), .max_model_len = 10'000'000});
-  RawClient client(server_->port(), 4096);
-  client.send(post("/v1/completions", R"({"prompt":"a","ignore_eos":true,"max_tokens":40000,"stream":true})",
-                   "Connection: close\r\n"));
-  std::this_thread::sleep_for(300ms);
-  const std::vector<std::string> data = events(client.receive_all(30));
-  ASSERT_GT(data.size(), 2u);
-  EXPECT_EQ(data.back(), "[DONE]");
-  size_t len = 0;
-  for (size_t i = 0; i + 1 < data.size(); ++i)
-    len += json::parse(data[i])["choices"][0]["text"].get<std::string>().size();
-  EXPECT_EQ(len, 40000u);
-}
-
-TEST_F(HttpServerTest, HealthFollowsTheEngine) {
-  start();
-  const std::string close = "Connection: close\r\n";
-  EXPECT_EQ(status_of(exchange(get("/health/ready", close))), 200);
-  engine_->fail();
-  EXPECT_EQ(status_of(exchange(get("/health", close))), 503);
-  EXPECT_EQ(status_of(exchange(get("/health/live", close))), 200);
-}
-
-TEST_F(HttpServerTest, DrainFinishesWhatRuns) {
-  start({.answer = std::string(100, 'x'), .step = 2ms});
-  RawClient idle(server_->port()), running(server_->port());
-  idle.send(get("/ping"));
-  idle.receive_until("\"ok\"}");
-  running.send(post("/v1/completions", R"({"prompt":"a","max_tokens":100,"stream":true})"));
-  running.receive_until("data: ");
-  server_->drain();
-  EXPECT_FALSE(server_->is_idle());
-  idle.receive_all(2);
-  EXPECT_TRUE(idle.is_closed());
-  EXPECT_EQ(status_of(exchange(get("/health/ready"))), 503);
-  EXPECT_EQ(status_of(exchange(post("/v1/completions", R"({"prompt":"a"})"))), 503);
-  EXPECT_TRUE(running.receive_all(5).ends_with("data: [DONE]\n\n\r\n0\r\n\r\n"));
-  EXPECT_TRUE(becomes_true([&] { return server_->is_idle(); }));
-}
-
-TEST_F(HttpServerTest, StopEndsRunningStreams) {
-  start({.answer = "x", .step = 1ms, .max_model_len = 1'000'000});
-  RawClient client(server_->port());
-  client.send(
-      post("/v1/completions", R"({"prompt":"a","ignore_eos":true,"max_tokens":900000,"stream":true})"));
-  client.receive_until("data: ");
-  server_->stop();
-  client.receive_all(2);
-  EXPECT_TRUE(client.is_closed());
-  EXPECT_TRUE(becomes_true([&] { return engine_->num_cancelled() == 1; }));
-}
-
-TEST_F(HttpServerTest, PortInUse) {
-  start();
-  Settings second = settings_;
-  second.server.port = server_->port();
-  const auto result = HttpServer::start(serving("m", second));
-  ASSERT_FALSE(result.ok());
-  EXPECT_NE(result.status().message().find("in use"), std::string::npos);
-  EXPECT_NE(result.status().message().find("--port"), std::string::npos);
-  second.server.host = "localhost";
-  EXPECT_FALSE(HttpServer::start(serving("m", second)).ok());
-}
-
-TEST_F(HttpServerTest, TooManyConnectionsAreClosed) {
-  settings_.server.max_connections = 2;
-  start();
-  RawClient first(server_->port()), second(server_->port());
-  first.send(get("/ping"));
-  second.send(get("/ping"));
-  EXPECT_EQ(status_of(first.receive_until("}")), 200);
-  EXPECT_EQ(status_of(second.receive_until("}")), 200);
-  RawClient third(server_->port());
-  EXPECT_EQ(third.receive_all(2), "");
-  EXPECT_TRUE(third.is_closed());
-}
-
-TEST_F(HttpServerTest, UnknownFieldsUnderStrictParams) {
-  settings_.server.strict_params = true;
-  start();
-  EXPECT_EQ(status_of(complete(R"({"prompt":"a","colour":1})")), 400);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "server/config/build_info.h"
 #include "server/openai/completion_writer.h"
 #include "tests/server/fake_engine.h"
 
@@ -165,14 +166,18 @@ TEST_F(OutputAssemblerTest, ChunksAreTheShapeOfOpenAi) {
   std::string out;
   const OutputOptions with_logprobs{.logprobs = 1};
   events.append_chunk(out, 3, delta, with_logprobs);
-  EXPECT_EQ(
-      out,
-      "data: "
-      "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":7,\"model\":\"m\\\"odel\",\"choices\":[{"
-      "\"index\":3,\"text\":\"a\\\"\\n\",\"logprobs\":{\"tokens\":[\"bytes:\\\\xe2\"],\"token_logprobs\":[-0."
-      "25],"
-      "\"top_logprobs\":[{\"a\":-0.5,\"bytes:\\\\xe2\":-0.25}],\"text_offset\":[4]},\"finish_reason\":null}],"
-      "\"usage\":null}\n\n");
+  EXPECT_EQ(out,
+            "data: "
+            "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":7,\"model\":\"m\\\"odel\","
+            "\"system_fingerprint\":\"restkv-" +
+                std::string(build_version()) +
+                "\",\"choices\":[{"
+                "\"index\":3,\"text\":\"a\\\"\\n\",\"logprobs\":{\"tokens\":[\"bytes:\\\\xe2\"],\"token_"
+                "logprobs\":[-0."
+                "25],"
+                "\"top_logprobs\":[{\"a\":-0.5,\"bytes:\\\\xe2\":-0.25}],\"text_offset\":[4]},\"finish_"
+                "reason\":null}],"
+                "\"usage\":null}\n\n");
 }
 
 }  // namespace

@@ -1,0 +1,256 @@
+// Limits, slow and gone clients, the end of the HTTP server.
+#include "tests/server/http_server_fixture.h"
+
+namespace restkv {
+namespace {
+
+using nlohmann::json;
+using namespace std::chrono_literals;
+
+TEST_F(HttpServerTest, RefusedRequestsAreAnsweredAndClosed) {
+  settings_.server.max_body_size = 100;
+  start();
+  const struct {
+    std::string bytes;
+    int status;
+  } rows[] = {
+      {"GET / HTTP/1.1\nHost: a\n\n", 400},
+      {"GET / HTTP/1.1\r\nHost: a/v1/x?\r\n\r\n", 400},
+      {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
+      {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n", 400},
+      {post("/tokenize", std::string(101, ' ')), 413},
+      {"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\nExpect: 100-continue\r\n\r\n", 413},
+      {"GET /" + std::string(9000, 'a') + " HTTP/1.1\r\n\r\n", 414},
+      {get("/", "A: " + std::string(17000, 'a') + "\r\n"), 431},
+  };
+  for (const auto& row : rows) {
+    RawClient client(server_->port());
+    client.send(row.bytes);
+    client.shut_down_sending();
+    const std::string response = client.receive_all();
+    EXPECT_EQ(status_of(response), row.status) << row.bytes.substr(0, 80);
+    EXPECT_NE(response.find("Connection: close\r\n"), std::string::npos);
+    EXPECT_TRUE(client.is_closed());
+  }
+  EXPECT_EQ(status_of(exchange(
+                post("/tokenize", R"({"prompt":"a"})" + std::string(86, ' '), "Connection: close\r\n"))),
+            200);
+}
+
+TEST_F(HttpServerTest, SlowHeadersAndIdleConnections) {
+  settings_.server.header_timeout = 200ms;
+  settings_.server.idle_timeout = 300ms;
+  start();
+  RawClient slow(server_->port());
+  slow.send("GET / HTTP/1.1\r\nHost");
+  EXPECT_EQ(status_of(slow.receive_all(3)), 408);
+  RawClient silent(server_->port());
+  EXPECT_EQ(silent.receive_all(3), "");
+  EXPECT_TRUE(silent.is_closed());
+  RawClient idle(server_->port());
+  idle.send(get("/ping"));
+  EXPECT_EQ(status_of(idle.receive_until("\"ok\"}")), 200);
+  idle.receive_all(3);
+  EXPECT_TRUE(idle.is_closed());
+}
+
+TEST_F(HttpServerTest, SlowBody) {
+  settings_.server.body_timeout = 300ms;
+  start();
+  RawClient client(server_->port());
+  client.send("POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{");
+  EXPECT_EQ(status_of(client.receive_all(3)), 408);
+}
+
+TEST_F(HttpServerTest, BodyBelowTheRate) {
+  settings_.server.header_timeout = 200ms;  // the grace, too
+  settings_.server.min_body_rate = 1000;
+  start();
+  const std::string head = "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n";
+  RawClient slow(server_->port());
+  slow.send(head + std::string(100, ' '));
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(status_of(slow.receive_all(3)), 408);
+  EXPECT_GT(std::chrono::steady_clock::now() - begin, 250ms);
+  RawClient steady(server_->port());  // 2,000 bytes a second
+  steady.send(head);
+  for (int i = 0; i < 15; ++i) {
+    steady.send(i == 14 ? std::string(188, ' ') + R"({"prompt":"a"})" : std::string(i == 0 ? 198 : 200, ' '));
+    std::this_thread::sleep_for(100ms);
+  }
+  EXPECT_EQ(status_of(steady.receive_until("}")), 200);
+}
+
+TEST_F(HttpServerTest, PingsWhileNothingComes) {
+  settings_.server.ping_interval = 100ms;
+  start();
+  engine_->hold(true);
+  RawClient client(server_->port());
+  client.send(post("/v1/completions", R"({"prompt":"a","stream":true,"max_tokens":2})"));
+  EXPECT_NE(client.receive_until(": ping\n\n").find(": ping\n\n"), std::string::npos);
+  engine_->hold(false);
+  EXPECT_NE(client.receive_until("[DONE]").find("[DONE]"), std::string::npos);
+}
+
+TEST_F(HttpServerTest, FullQueueAnswersAtOnce) {
+  start({.max_queue = 2});
+  engine_->hold(true);
+  RawClient first(server_->port()), second(server_->port());
+  first.send(post("/v1/completions", R"({"prompt":"a"})"));
+  second.send(post("/v1/completions", R"({"prompt":"a"})"));
+  ASSERT_TRUE(becomes_true([&] { return engine_->stats().waiting == 2; }));
+  const auto begin = std::chrono::steady_clock::now();
+  const std::string response = complete(R"({"prompt":"a"})");
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 500ms);
+  EXPECT_EQ(status_of(response), 429);
+  EXPECT_NE(response.find("Retry-After: 1\r\n"), std::string::npos);
+  EXPECT_EQ(json::parse(body_of(response))["error"]["type"], "rate_limit_error");
+  EXPECT_EQ(status_of(exchange(get("/health", "Connection: close\r\n"))), 200);
+  engine_->hold(false);
+  EXPECT_EQ(status_of(first.receive_until("timings")), 200);
+}
+
+TEST_F(HttpServerTest, ListThatDoesNotFitTheQueueLeavesNothingBehind) {
+  start({.max_queue = 2});
+  engine_->hold(true);
+  EXPECT_EQ(status_of(complete(R"({"prompt":["a","b","c"]})")), 429);
+  EXPECT_TRUE(becomes_true([&] { return engine_->is_idle(); }));
+  EXPECT_EQ(engine_->num_cancelled(), 2);
+}
+
+TEST_F(HttpServerTest, GoneClientsCancel) {
+  start({.answer = "x", .step = 1ms, .max_model_len = 1'000'000});
+  const std::string fields = R"("prompt":"a","ignore_eos":true,"max_tokens":900000,"n":2)";
+  const std::string bodies[] = {"{" + fields + "}", "{" + fields + ",\"stream\":true}"};
+  int64_t expected = 0;
+  for (const std::string& body : bodies) {
+    for (const bool is_killed : {true, false}) {
+      RawClient client(server_->port());
+      client.send(post("/v1/completions", body));
+      const int64_t before = engine_->num_tokens();
+      ASSERT_TRUE(becomes_true([&] { return engine_->num_tokens() > before + 20; }));
+      if (is_killed) {
+        client.reset();
+      } else {
+        client.shut_down_sending();
+      }
+      expected += 2;
+      EXPECT_TRUE(becomes_true([&] { return engine_->num_cancelled() == expected; })) << body;
+      EXPECT_TRUE(becomes_true([&] { return server_->is_idle(); }));
+    }
+  }
+  // Queued, never started.
+  ASSERT_TRUE(becomes_true([&] { return engine_->is_idle(); }));
+  engine_->hold(true);
+  RawClient client(server_->port());
+  client.send(post("/v1/completions", bodies[0]));
+  ASSERT_TRUE(becomes_true([&] { return engine_->stats().waiting == 2; }));
+  client.reset();
+  EXPECT_TRUE(becomes_true([&] { return engine_->num_cancelled() == expected + 2; }));
+}
+
+TEST_F(HttpServerTest, StopStringCancelsItsChoiceAlone) {
+  start({.answer = "abc", .step = 1ms, .max_model_len = 100'000});
+  const json answer =
+      complete_json(R"({"prompt":"a","ignore_eos":true,"max_tokens":50000,"n":3,"stop":"bca"})");
+  for (const json& choice : answer["choices"]) EXPECT_EQ(choice["text"], "a");
+  EXPECT_EQ(answer["usage"]["completion_tokens"], 12);
+  EXPECT_TRUE(becomes_true([&] { return engine_->num_choices_cancelled() == 3; }));
+}
+
+TEST_F(HttpServerTest, ReaderThatStandsStillIsDropped) {
+  settings_.server.write_timeout = 400ms;
+  start({.answer = std::string(64, 'x'), .max_model_len = 10'000'000});
+  RawClient client(server_->port(), 4096);
+  client.send(
+      post("/v1/completions", R"({"prompt":"a","ignore_eos":true,"max_tokens":2000000,"stream":true})"));
+  EXPECT_TRUE(becomes_true([&] { return engine_->num_cancelled() == 1; }, 20s));
+  EXPECT_TRUE(becomes_true([&] { return server_->is_idle(); }));
+}
+
+TEST_F(HttpServerTest, SlowReaderGetsEverything) {
+  start({.answer = std::string(64, 'x'), .max_model_len = 10'000'000});
+  RawClient client(server_->port(), 4096);
+  client.send(post("/v1/completions", R"({"prompt":"a","ignore_eos":true,"max_tokens":40000,"stream":true})",
+                   "Connection: close\r\n"));
+  std::this_thread::sleep_for(300ms);
+  const std::vector<std::string> data = events(client.receive_all(30));
+  ASSERT_GT(data.size(), 2u);
+  EXPECT_EQ(data.back(), "[DONE]");
+  size_t len = 0;
+  for (size_t i = 0; i + 1 < data.size(); ++i)
+    len += json::parse(data[i])["choices"][0]["text"].get<std::string>().size();
+  EXPECT_EQ(len, 40000u);
+}
+
+TEST_F(HttpServerTest, HealthFollowsTheEngine) {
+  start();
+  const std::string close = "Connection: close\r\n";
+  EXPECT_EQ(status_of(exchange(get("/health/ready", close))), 200);
+  engine_->fail();
+  EXPECT_EQ(status_of(exchange(get("/health", close))), 503);
+  EXPECT_EQ(status_of(exchange(get("/health/live", close))), 200);
+}
+
+TEST_F(HttpServerTest, DrainFinishesWhatRuns) {
+  start({.answer = std::string(100, 'x'), .step = 2ms});
+  RawClient idle(server_->port()), running(server_->port());
+  idle.send(get("/ping"));
+  idle.receive_until("\"ok\"}");
+  running.send(post("/v1/completions", R"({"prompt":"a","max_tokens":100,"stream":true})"));
+  running.receive_until("data: ");
+  server_->drain();
+  EXPECT_FALSE(server_->is_idle());
+  idle.receive_all(2);
+  EXPECT_TRUE(idle.is_closed());
+  EXPECT_EQ(status_of(exchange(get("/health/ready"))), 503);
+  EXPECT_EQ(status_of(exchange(post("/v1/completions", R"({"prompt":"a"})"))), 503);
+  EXPECT_TRUE(running.receive_all(5).ends_with("data: [DONE]\n\n\r\n0\r\n\r\n"));
+  EXPECT_TRUE(becomes_true([&] { return server_->is_idle(); }));
+}
+
+TEST_F(HttpServerTest, StopEndsRunningStreams) {
+  start({.answer = "x", .step = 1ms, .max_model_len = 1'000'000});
+  RawClient client(server_->port());
+  client.send(
+      post("/v1/completions", R"({"prompt":"a","ignore_eos":true,"max_tokens":900000,"stream":true})"));
+  client.receive_until("data: ");
+  server_->stop();
+  client.receive_all(2);
+  EXPECT_TRUE(client.is_closed());
+  EXPECT_TRUE(becomes_true([&] { return engine_->num_cancelled() == 1; }));
+}
+
+TEST_F(HttpServerTest, PortInUse) {
+  start();
+  Settings second = settings_;
+  second.server.port = server_->port();
+  const auto result = HttpServer::start(serving("m", second));
+  ASSERT_FALSE(result.ok());
+  EXPECT_NE(result.status().message().find("in use"), std::string::npos);
+  EXPECT_NE(result.status().message().find("--port"), std::string::npos);
+  second.server.host = "localhost";
+  EXPECT_FALSE(HttpServer::start(serving("m", second)).ok());
+}
+
+TEST_F(HttpServerTest, TooManyConnectionsAreClosed) {
+  settings_.server.max_connections = 2;
+  start();
+  RawClient first(server_->port()), second(server_->port());
+  first.send(get("/ping"));
+  second.send(get("/ping"));
+  EXPECT_EQ(status_of(first.receive_until("}")), 200);
+  EXPECT_EQ(status_of(second.receive_until("}")), 200);
+  RawClient third(server_->port());
+  EXPECT_EQ(third.receive_all(2), "");
+  EXPECT_TRUE(third.is_closed());
+}
+
+TEST_F(HttpServerTest, UnknownFieldsUnderStrictParams) {
+  settings_.server.strict_params = true;
+  start();
+  EXPECT_EQ(status_of(complete(R"({"prompt":"a","colour":1})")), 400);
+}
+
+}  // namespace
+}  // namespace restkv
