@@ -1,6 +1,7 @@
 // --device auto: the first card where there is one, else the CPU. One card a process.
 #include "engine/device.h"
 
+#include <algorithm>
 #include <charconv>
 #include <optional>
 
@@ -49,11 +50,22 @@ Result<std::unique_ptr<Backend>> make_backend(const EngineOptions& options) {
   if (Status status = check_device_name(options.device); !status.ok()) return status;
   if (options.device == "cpu") return make_cpu(options);
   if (options.device == "auto" && !cuda::count_cards().ok()) return make_cpu(options);
-  return cuda::open_card(card_index(options.device).value_or(0), {});
+  return cuda::open_card(card_index(options.device).value_or(0),
+                         {.is_deterministic = options.deterministic, .use_graphs = options.cuda_graphs});
 }
 
 EngineOptions fit_options(EngineOptions options, const Backend& backend) {
-  if (!backend.is_host_memory()) options.cache_dtype = backend.activation_type();
+  const bool is_card = !backend.is_host_memory();
+  if (is_card) options.cache_dtype = backend.activation_type();
+  const int32_t seqs = is_card ? 256 : 32;
+  if (options.max_num_batched_tokens == 0) {
+    options.max_num_batched_tokens = is_card ? 2048 : 512;
+    // Who wants more sequences than that wants room for a prompt beside them.
+    if (options.max_num_seqs >= options.max_num_batched_tokens)
+      options.max_num_batched_tokens = options.max_num_seqs * 2;
+  }
+  if (options.max_num_seqs == 0)
+    options.max_num_seqs = std::clamp(options.max_num_batched_tokens / 2, 1, seqs);
   return options;
 }
 

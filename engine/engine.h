@@ -22,11 +22,14 @@ namespace restkv {
 class Backend;
 
 struct EngineOptions {
-  std::string device = "auto";  // auto, cpu, cuda, cuda:N
-  int32_t threads = 0;          // 0: physical cores
-  int64_t max_model_len = 0;    // 0: the model's context, bounded by memory
-  int32_t max_num_seqs = 32;    // sequences that decode in one step
-  int32_t max_num_batched_tokens = 512;
+  std::string device = "auto";         // auto, cpu, cuda, cuda:N
+  int32_t threads = 0;                 // 0: physical cores
+  int64_t max_model_len = 0;           // 0: the model's context, bounded by memory
+  int32_t max_num_seqs = 0;            // sequences that decode in one step; 0: fit_options, by device
+  int32_t max_num_batched_tokens = 0;  // rows of a step; 0: fit_options, by device
+  bool deterministic =
+      false;                // on a card: an answer does not depend on what runs beside it; the CPU's never do
+  bool cuda_graphs = true;  // decode steps reach a card as graphs
   double memory_fraction = 0.5;     // of what the machine leaves beside the weights, for the page pool
   DType cache_dtype = DType::kF32;  // kF32 or kF16
   // Makes the backend in place of make_backend(): tests run the engine on the emulated device.

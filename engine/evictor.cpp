@@ -270,13 +270,8 @@ void Evictor::keep_all(SequenceMemory& memory, int64_t layer, const RowSource& r
     CHECK(shared == 0) << "a prefix of " << rows.first_position << " tokens and " << shared
                        << " shared entries";
     const std::vector<int32_t> kept_len(num_heads, prefill_len);
-    // Row i of the identity for every head.
-    const ConstTensor identity = {all_positions_.data(), DType::kI32, static_cast<int64_t>(num_heads),
-                                  prefill_len, 0};
-    const CompactItem item = {.rows = rows,
-                              .kept = identity,
-                              .kept_len = kept_len.data(),
-                              .destination = cache_.tables(memory.cache, layer)};
+    const CompactItem item = {
+        .rows = rows, .kept_len = kept_len.data(), .destination = cache_.tables(memory.cache, layer)};
     backend_.compact({.shape = attention_shape(model_.config), .items = {&item, 1}, .cache = cache_.view()});
     backend_.synchronize();  // the lengths are this call's
   } else {

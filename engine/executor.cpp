@@ -16,6 +16,27 @@ void for_group(Sequence& leader, Visit visit) {
   for (Sequence* follower : leader.followers) visit(*follower);
 }
 
+// The ops of a step as one for the backend. Prompts and their cuts are never the same twice and go one by one.
+class StepScope {
+ public:
+  StepScope(Backend& backend, bool is_on) : backend_(backend), is_on_(is_on) {
+    if (is_on_) backend_.begin_step();
+  }
+  ~StepScope() {
+    if (is_on_) backend_.drop_step();
+  }
+  StepScope(const StepScope&) = delete;
+  StepScope& operator=(const StepScope&) = delete;
+  void finish() {
+    if (is_on_) backend_.end_step();
+    is_on_ = false;
+  }
+
+ private:
+  Backend& backend_;
+  bool is_on_;
+};
+
 template <class Work>
 void timed(double& seconds, Work work) {
   const Clock::time_point start = Clock::now();
@@ -288,6 +309,7 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
   }
   const auto num_rows = static_cast<int64_t>(ids_.size());
   const Tensor residual = buffers_.residual.row_range(0, num_rows);
+  StepScope scope(backend_, batch.prompts.empty() && feed_.empty());
   transformer_.embed(ids_, residual);
   transformer_.prepare(positions_);
 
@@ -329,6 +351,8 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
     }
   }
 
+  transformer_.settle(residual);
+  scope.finish();
   drawing_.clear();
   rows_.clear();
   int64_t row = 0;
@@ -346,6 +370,7 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
     finish_prefill(*sequence, static_cast<int32_t>(row + count - 1));
     row += sequence->prefill_rows() - sequence->first_row;
   }
+  backend_.at_layer(-1);
   timed(eviction_seconds_.decode, [&] { evictor_.cut_full(decoding_); });
   draw(residual, results);
   end_prefixes(batch.prompts, results);
@@ -361,6 +386,12 @@ void Executor::end_prefixes(std::span<Sequence* const> leaders, std::span<const 
 }
 
 void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& results) {
+  enqueue_unit(unit, results);
+  // How long it took is what the scheduler plans the next one by.
+  backend_.synchronize();
+}
+
+void Executor::enqueue_unit(const PrefillUnit& unit, std::vector<StepResult>& results) {
   results.clear();
   Sequence& sequence = *unit.sequence;
   const ScratchRows scratch = scratch_rows(*sequence.memory);
@@ -390,6 +421,7 @@ void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& result
                                   sequence.first_row};
   transformer_.run_layer(unit.layer, {residual, positions, {&store, 1}, {&prefill, 1}, {}, cache_.view()},
                          [] {});
+  transformer_.settle(residual);
   const bool layer_done = rows_so_far == sequence.prefill_rows();
   const ConstTensor queries = transformer_.queries(0, unit.num_rows);
   // The last rows' queries, and the probe's behind them, are kept until the layer is done.
@@ -483,7 +515,7 @@ void Executor::count_token(Sequence& sequence, int32_t token) {
 
 void Executor::draw(const Tensor& residual, std::vector<StepResult>& results) {
   results.clear();
-  if (drawing_.empty()) return;
+  if (drawing_.empty()) return backend_.synchronize();
   sample_rows_.clear();
   const size_t count = drawing_.size();
   CHECK(count <= sample_results_.size()) << count << " sequences";

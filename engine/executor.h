@@ -65,7 +65,7 @@ class Executor final : public SequenceHost {
   int32_t max_feed_rows(const Sequence& sequence) const { return sequence.max_entries() - sequence.position; }
   CacheCounters cache_counters(const Sequence& sequence) const;
 
-  // One step. `results` has one entry for each sequence whose next token was drawn (not while its prompt is still fed);
+  // One step; done when this returns, as a unit is. `results` has one entry for each sequence whose next token was drawn (not while its prompt is still fed);
   // valid until the next call.
   void run_step(const StepBatch& batch, std::vector<StepResult>& results);
   // One unit; the last unit of the last layer draws the first token, if that was the whole prompt.
@@ -111,6 +111,7 @@ class Executor final : public SequenceHost {
   void append_prefill_ids(const Sequence& sequence, int64_t begin, int64_t count);
   // Prompt log probabilities and the observer: logits of rows [first_row, +residual.rows) of `sequence`.
   void look_at_rows(Sequence& sequence, int64_t first_row, const Tensor& residual);
+  void enqueue_unit(const PrefillUnit& unit, std::vector<StepResult>& results);
   // Draws for the sequences in `drawing_` from their rows of `residual`.
   void draw(const Tensor& residual, std::vector<StepResult>& results);
 

@@ -5,7 +5,6 @@
 
 #include "engine/device.h"
 #include "engine/executor.h"
-#include "engine/host_memory.h"
 
 namespace restkv {
 namespace {
@@ -201,10 +200,11 @@ Result<std::vector<GroupOutcome>> LocalGroupRunner::run(const GroupText& text,
 Result<std::unique_ptr<GroupRunner>> GroupRunner::make(std::shared_ptr<const Model> model,
                                                        EngineOptions options, int32_t max_settings) {
   options.max_num_seqs = max_settings;
-  options.max_num_batched_tokens = std::max(options.max_num_batched_tokens, max_settings + 1);
   Result<std::unique_ptr<Backend>> backend = make_backend(options);
   if (!backend.ok()) return backend.status();
-  const Result<MemoryPlan> plan = Executor::plan(*model, **backend, options, available_host_memory());
+  options = fit_options(options, **backend);
+  options.max_num_batched_tokens = std::max(options.max_num_batched_tokens, max_settings + 1);
+  const Result<MemoryPlan> plan = Executor::plan(*model, **backend, options, available_memory(**backend));
   if (!plan.ok()) return plan.status();
   return std::unique_ptr<GroupRunner>(
       std::make_unique<LocalGroupRunner>(std::move(model), options, *plan, std::move(*backend)));

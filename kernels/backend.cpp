@@ -9,8 +9,9 @@ namespace restkv {
 namespace {
 
 template <class T>
-void check_shape(const char* name, const T& tensor, int64_t rows, int64_t cols) {
+void check_shape(const Backend& backend, const char* name, const T& tensor, int64_t rows, int64_t cols) {
   CHECK(tensor.data != nullptr || rows == 0) << name << " is missing";
+  CHECK(rows == 0 || backend.is_own_address(tensor.data)) << name << " is not in the backend's memory";
   CHECK(tensor.rows == rows && tensor.cols == cols)
       << name << " is [" << tensor.rows << ", " << tensor.cols << "], not [" << rows << ", " << cols << "]";
   CHECK(tensor.stride >= tensor.cols)
@@ -19,21 +20,22 @@ void check_shape(const char* name, const T& tensor, int64_t rows, int64_t cols) 
 }
 
 template <class T>
-void check_f32(const char* name, const T& tensor, int64_t rows, int64_t cols) {
-  check_shape(name, tensor, rows, cols);
+void check_f32(const Backend& backend, const char* name, const T& tensor, int64_t rows, int64_t cols) {
+  check_shape(backend, name, tensor, rows, cols);
   CHECK(tensor.dtype == DType::kF32) << name << " is " << dtype_info(tensor.dtype).name;
 }
 
 // Of the backend's activation type.
 template <class T>
 void check_active(const Backend& backend, const char* name, const T& tensor, int64_t rows, int64_t cols) {
-  check_shape(name, tensor, rows, cols);
+  check_shape(backend, name, tensor, rows, cols);
   CHECK(tensor.dtype == backend.activation_type())
       << name << " is " << dtype_info(tensor.dtype).name << ", the backend's type is "
       << dtype_info(backend.activation_type()).name;
 }
 
-void check_weight(const char* name, const ConstTensor& tensor) {
+void check_weight(const Backend& backend, const char* name, const ConstTensor& tensor) {
+  CHECK(backend.is_own_address(tensor.data)) << name << " is not in the backend's memory";
   CHECK(tensor.dtype != DType::kI32 && tensor.dtype != DType::kU8)
       << name << " is " << dtype_info(tensor.dtype).name;
   CHECK(tensor.cols % dtype_info(tensor.dtype).block_elems == 0)
@@ -47,6 +49,7 @@ void check_plain(const char* name, const ConstTensor& tensor) {
 
 void check_cache(const Backend& backend, const PagedCacheView& cache, int64_t head_dim) {
   CHECK(cache.pool != nullptr) << "no pages";
+  CHECK(backend.is_own_address(cache.pool)) << "the pages are not in the backend's memory";
   CHECK(backend.has_cache_type(cache.dtype)) << dtype_info(cache.dtype).name;
   CHECK(cache.head_dim == head_dim) << cache.head_dim << " of " << head_dim;
   CHECK(cache.slots > 0 &&
@@ -85,7 +88,7 @@ void check_attention(const Backend& backend, const AttentionShape& shape, const 
 }  // namespace
 
 void Backend::gather(const GatherArgs& args) {
-  check_weight("table", args.table);
+  check_weight(*this, "table", args.table);
   check_active(*this, "out", args.out, static_cast<int64_t>(args.ids.size()), args.table.cols);
   for (const int32_t id : args.ids)
     CHECK(id >= 0 && id < args.table.rows) << "id " << id << " of " << args.table.rows;
@@ -96,7 +99,7 @@ void Backend::rmsnorm(const RmsNormArgs& args) {
   CHECK(args.weight.cols > 0 && args.x.cols % args.weight.cols == 0)
       << args.x.cols << " over " << args.weight.cols;
   check_active(*this, "x", args.x, args.x.rows, args.x.cols);
-  check_shape("weight", args.weight, 1, args.weight.cols);
+  check_shape(*this, "weight", args.weight, 1, args.weight.cols);
   check_plain("weight", args.weight);
   if (args.residual) {
     check_active(*this, "residual", args.residual, args.x.rows, args.x.cols);
@@ -115,13 +118,13 @@ void Backend::add(const AddArgs& args) {
 void Backend::matmul(const MatmulArgs& args) {
   check_active(*this, "x", args.x, args.x.rows, args.x.cols);
   for (const MatmulOutput& output : args.outputs) {
-    check_weight("weight", output.weight);
-    check_shape("weight", output.weight, output.weight.rows, args.x.cols);
-    check_shape("out", output.out, args.x.rows, output.weight.rows);
+    check_weight(*this, "weight", output.weight);
+    check_shape(*this, "weight", output.weight, output.weight.rows, args.x.cols);
+    check_shape(*this, "out", output.out, args.x.rows, output.weight.rows);
     CHECK(output.out.dtype == activation_type() || output.out.dtype == DType::kF32)
         << "out is " << dtype_info(output.out.dtype).name;
     if (output.bias) {
-      check_shape("bias", output.bias, 1, output.weight.rows);
+      check_shape(*this, "bias", output.bias, 1, output.weight.rows);
       check_plain("bias", output.bias);
     }
   }
@@ -129,7 +132,7 @@ void Backend::matmul(const MatmulArgs& args) {
 }
 
 void Backend::rope_table(const RopeTableArgs& args) {
-  check_f32("out", args.out, static_cast<int64_t>(args.positions.size()),
+  check_f32(*this, "out", args.out, static_cast<int64_t>(args.positions.size()),
             2 * static_cast<int64_t>(args.inv_freq.size()));
   do_rope_table(args);
 }
@@ -142,13 +145,13 @@ void Backend::rope_and_store(const RopeAndStoreArgs& args) {
   check_active(*this, "q", args.q, args.q.rows, args.q.cols);
   check_active(*this, "k", args.k, args.q.rows, args.k.cols);
   check_active(*this, "v", args.v, args.q.rows, args.k.cols);
-  check_f32("rope", args.rope, args.q.rows, head_dim);
+  check_f32(*this, "rope", args.rope, args.q.rows, head_dim);
   CHECK(static_cast<int64_t>(args.positions.size()) == args.q.rows) << args.positions.size() << " positions";
   for (const StoreSegment& segment : args.segments) {
     check_rows(segment.row_begin, segment.num_rows, args.q.rows);
     if (segment.scratch_k) {
-      check_shape("scratch_k", segment.scratch_k, segment.num_rows, args.k.cols);
-      check_shape("scratch_v", segment.scratch_v, segment.num_rows, args.k.cols);
+      check_shape(*this, "scratch_k", segment.scratch_k, segment.num_rows, args.k.cols);
+      check_shape(*this, "scratch_v", segment.scratch_v, segment.num_rows, args.k.cols);
       CHECK(segment.scratch_k.dtype == segment.scratch_v.dtype) << "k and v differ";
       CHECK(has_cache_type(segment.scratch_k.dtype)) << dtype_info(segment.scratch_k.dtype).name;
     } else {
@@ -161,12 +164,12 @@ void Backend::rope_and_store(const RopeAndStoreArgs& args) {
 
 void Backend::prefill_attention(const PrefillAttentionArgs& args) {
   check_attention(*this, args.shape, args.q, args.out, args.positions.size());
-  if (args.lse) check_f32("lse", args.lse, args.q.rows, args.shape.num_heads);
+  if (args.lse) check_f32(*this, "lse", args.lse, args.q.rows, args.shape.num_heads);
   const int64_t kv_cols = int64_t{args.shape.num_kv_heads} * args.shape.head_dim;
   for (const PrefillSegment& segment : args.segments) {
     check_rows(segment.row_begin, segment.num_rows, args.q.rows);
-    check_shape("k", segment.k, segment.k.rows, kv_cols);
-    check_shape("v", segment.v, segment.k.rows, kv_cols);
+    check_shape(*this, "k", segment.k, segment.k.rows, kv_cols);
+    check_shape(*this, "v", segment.v, segment.k.rows, kv_cols);
     CHECK(segment.k.dtype == segment.v.dtype) << "k and v differ";
     CHECK(has_cache_type(segment.k.dtype)) << dtype_info(segment.k.dtype).name;
     if (segment.prefix.kv_len != nullptr) {
@@ -196,7 +199,7 @@ void Backend::glu(const GluArgs& args) {
 }
 
 void Backend::softcap(const SoftcapArgs& args) {
-  check_f32("x", args.x, args.x.rows, args.x.cols);
+  check_f32(*this, "x", args.x, args.x.rows, args.x.cols);
   CHECK(args.cap > 0.0f) << args.cap;
   do_softcap(args);
 }
@@ -204,8 +207,8 @@ void Backend::softcap(const SoftcapArgs& args) {
 void Backend::store_pages(const StorePagesArgs& args) {
   const int64_t cols = int64_t{args.num_kv_heads} * args.cache.head_dim;
   check_cache(*this, args.cache, args.cache.head_dim);
-  check_shape("k", args.k, args.k.rows, cols);
-  check_shape("v", args.v, args.k.rows, cols);
+  check_shape(*this, "k", args.k, args.k.rows, cols);
+  check_shape(*this, "v", args.v, args.k.rows, cols);
   CHECK(args.k.dtype == args.cache.dtype && args.v.dtype == args.cache.dtype)
       << dtype_info(args.k.dtype).name;
   CHECK(static_cast<int64_t>(args.positions.size()) == args.k.rows) << args.positions.size() << " positions";
@@ -214,7 +217,7 @@ void Backend::store_pages(const StorePagesArgs& args) {
 }
 
 void Backend::sample(const SampleArgs& args) {
-  check_f32("logits", args.logits, args.logits.rows, args.logits.cols);
+  check_f32(*this, "logits", args.logits, args.logits.rows, args.logits.cols);
   const auto rows = static_cast<size_t>(args.logits.rows);
   const int64_t vocab = args.logits.cols;
   CHECK(args.rows.size() == rows && args.results.size() == rows)

@@ -184,6 +184,8 @@ class Backend {
   virtual Status check_attention_shape(const AttentionShape&) const { return {}; }
   // Whether the host may read and write allocate()'s memory in place.
   virtual bool is_host_memory() const { return true; }
+  // Whether an op may be given this address. A card cannot say cheaply and believes it; the emulated one looks.
+  virtual bool is_own_address(const void*) const { return true; }
   // Free memory of the device; nothing where that is the machine's own.
   virtual std::optional<int64_t> free_bytes() { return std::nullopt; }
   // Where an op finds a weight that lies in a mapped file: there, or in a copy taken from `arena` (which may count only)
@@ -217,11 +219,23 @@ class Backend {
   void select(const SelectArgs& args);
   void compact(const CompactArgs& args);
   virtual void synchronize() = 0;
+  // Between begin_step and end_step a backend may gather what the ops ask for and send it to the device as one; what waits
+  // sends it before. Nothing else changes. drop_step: an op threw.
+  virtual void begin_step() {}
+  virtual void end_step() {}
+  virtual void drop_step() {}
+  // The layer that the ops from now on belong to, for the messages of failures; -1: none.
+  void at_layer(int64_t layer) { layer_ = layer; }
   // Rows of a plain tensor to and from the host, dense there; both wait.
   virtual void read_back(const ConstTensor& tensor, void* host);
   virtual void write(const Tensor& tensor, const void* host);
 
+ protected:
+  int64_t layer() const { return layer_; }
+
  private:
+  int64_t layer_ = -1;
+
   virtual void do_gather(const GatherArgs& args) = 0;
   virtual void do_rmsnorm(const RmsNormArgs& args) = 0;
   virtual void do_add(const AddArgs& args) = 0;

@@ -260,7 +260,7 @@ struct SelectArgs {
 // moves up.
 struct CompactItem {
   RowSource rows = {};
-  ConstTensor kept = {};              // [K, cap] i32, ascending
+  ConstTensor kept = {};              // [K, cap] i32, ascending; empty: entry i becomes row i
   const int32_t* kept_len = nullptr;  // [K]
   HeadTables destination = {};        // pages to write; kv_len is not read
   ConstTensor scores = {};            // [K, >= N] f32, with `sums`

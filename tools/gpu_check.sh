@@ -1,17 +1,23 @@
 #!/usr/bin/env bash
-# What can be found out on a machine with a card, of which only CUDA 13, cmake, ninja and Python are expected.
+# What can be found out on a machine with a card, of which only CUDA 13, cmake, ninja, Python and PyTorch are expected.
 #   tools/gpu_check.sh --pack          here: gathers what that machine lacks in build/gpu-pack, to be copied there
 #   tools/gpu_check.sh                 there: all stages
-#   tools/gpu_check.sh --stage NAME    one of build, models, sanitize; each takes a few minutes and may be run again
-# Results go to docs/measurements/<card>-<date>.md, stage by stage: what ran stays when a later stage is cut off.
-#   build     the core, its kernels and tests (preset gpu-check)
-#   models    the golden models on the card, in bf16, and on the emulator for comparison
+#   tools/gpu_check.sh --stage NAME    one of them; each takes at most eight minutes and may be run again
+# Results go to docs/measurements/<card>-<date>.md, a section for each stage: what ran stays when a later stage is cut off, and
+# a stage that runs again replaces its section.
+#   build     the core, its kernels, tests and benches (preset gpu-check)
+#   ops       every op against f64 on the card, and the golden models in its bf16
 #   sanitize  compute-sanitizer memcheck, racecheck and initcheck over one small model
+#   kernels   device_bench beside PyTorch's attention (cuDNN, flash, compiled flex_attention) and products
+#   decode    engine_bench, a token after the other, beside torch.compile with graphs and transformers
+#   prefill   engine_bench, first tokens, beside PyTorch's
+#   schedule  engine_bench, many requests at once
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly pack=build/gpu-pack build=build/gpu-check
-stages=(build models sanitize)
+readonly limit=480  # seconds of a stage
+stages=(build ops sanitize kernels decode prefill schedule)
 
 fail() {
   echo "gpu_check: $1" >&2
@@ -39,7 +45,7 @@ while (( $# )); do
       stages=("$2")
       shift
       ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) fail "unknown option '$1'; see --help" ;;
   esac
   shift
@@ -61,13 +67,24 @@ golden=${RESTKV_SHARED_DIR:-}
 [[ -d $golden/golden/models ]] || fail "no golden files at $golden/golden; make them with --pack where they are"
 export RESTKV_GOLDEN_MODELS_DIR=$golden/golden/models RESTKV_GOLDEN_DIR=$golden/golden/restkv
 
+readonly results=build/gpu-results
+mkdir -p "$results"
+op_tests=(kernel_op_table kernel_half_ops kernel_attention kernel_attention_shapes kernel_determinism kernel_sampling
+  eviction_ops_test)
+
 stage_build() {
-  cmake --preset gpu-check -DBUILD_TESTING=ON &&
-    cmake --build "$build" --target golden_models emulated_golden_models device_failure_test
+  cmake --preset gpu-check -DBUILD_TESTING=ON -DPython3_EXECUTABLE="$(command -v python3)" &&
+    timeout "$limit" cmake --build "$build" --target golden_models device_bench engine_bench \
+      "${op_tests[@]}" &&
+    python3 tools/check_kernels.py "$build"
 }
-stage_models() {
-  "$build/bin/device_failure_test" && "$build/bin/emulated_golden_models" &&
-    RESTKV_TEST_DEVICE=cuda:0 "$build/bin/golden_models"
+stage_ops() {
+  local test failed=0 end=$(( SECONDS + limit ))
+  for test in "${op_tests[@]}"; do
+    timeout "$(( end - SECONDS > 1 ? end - SECONDS : 1 ))" "$build/bin/$test" --gtest_filter='*cuda*' --gtest_brief=1 || failed=1
+  done
+  RESTKV_TEST_DEVICE=cuda:0 timeout "$(( end - SECONDS > 1 ? end - SECONDS : 1 ))" "$build/bin/golden_models" || failed=1
+  return $failed
 }
 stage_sanitize() {
   local one tool
@@ -76,9 +93,59 @@ stage_sanitize() {
   for tool in memcheck racecheck initcheck; do
     echo "--- $tool"
     RESTKV_TEST_DEVICE=cuda:0 RESTKV_GOLDEN_MODELS_DIR=$one \
-      compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/bin/golden_models" || return 1
+      timeout "$(( limit / 3 ))" compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/bin/golden_models" || return 1
   done
   rm -r "$one"
+}
+
+# bench NAME COMMAND...: lines of JSON to a file of the stage, half of the time for each side; cut off, what is there stays.
+bench() {
+  local file=$1 code=0
+  shift
+  timeout "$(( limit / 2 ))" "$@" >"$file" || code=$?
+  (( code == 0 || code == 124 )) || echo "gpu_check: '$*' ended with $code"
+  (( code == 0 || code == 124 ))
+}
+# compare STAGE OURS...: our bench and the competitors of the same name, then the tables.
+compare() {
+  local stage=$1 failed=0
+  shift
+  bench "$results/$stage.jsonl" "$@" --seconds "$(( limit / 2 - 30 ))" || failed=1
+  if [[ $stage == schedule ]]; then
+    python3 tests/bench/gpu_report.py "$results/$stage.jsonl"
+    return $failed
+  fi
+  bench "$results/$stage.others.jsonl" python3 tests/bench/gpu_competitors.py "$stage" --seconds "$(( limit / 2 - 30 ))" ||
+    failed=1
+  # What this machine copies and multiplies is measured with the kernels.
+  if [[ $stage != kernels && -f $results/kernels.others.jsonl ]]; then
+    grep -E '"bench": "(copy|product)"' "$results/kernels.others.jsonl" >>"$results/$stage.others.jsonl" || true
+  fi
+  python3 tests/bench/gpu_report.py "$results/$stage.jsonl" "$results/$stage.others.jsonl"
+  return $failed
+}
+stage_kernels() { compare kernels "$build/bin/device_bench"; }
+stage_decode() { compare decode "$build/bin/engine_bench" --stage decode; }
+stage_prefill() { compare prefill "$build/bin/engine_bench" --stage prefill; }
+stage_schedule() { compare schedule "$build/bin/engine_bench" --stage schedule; }
+
+# A stage's section, at its old place or behind the others.
+write_section() {
+  python3 - "$report" "$1" "$2" "$3" "$4" <<'PYTHON'
+import pathlib, re, sys
+report, stage, result, seconds, log = sys.argv[1:]
+text = pathlib.Path(report).read_text()
+output = pathlib.Path(log).read_text(errors="replace").rstrip()
+# Tables go in as they are, of all else the end.
+if stage in ("kernels", "decode", "prefill", "schedule") and result == "passed":
+    body = output
+else:
+    body = "```\n" + "\n".join(output.splitlines()[-25:]) + "\n```"
+section = f"## {stage}: {result}, {seconds} s\n\n{body}\n"
+found = re.search(rf"^## {stage}: .*?(?=^## |\Z)", text, re.M | re.S)
+text = text[:found.start()] + section + "\n" + text[found.end():] if found else text.rstrip() + "\n\n" + section
+pathlib.Path(report).write_text(text.rstrip() + "\n")
+PYTHON
 }
 
 failed=0
@@ -90,7 +157,7 @@ for stage in "${stages[@]}"; do
     result=FAILED
     failed=1
   fi
-  printf '\n## %s: %s, %s s\n\n```\n%s\n```\n' "$stage" "$result" "$((SECONDS - start))" "$(tail -20 "$log")" >>"$report"
+  write_section "$stage" "$result" "$((SECONDS - start))" "$log"
   rm -f "$log"
   if [[ $stage == build && $result == FAILED ]]; then break; fi
 done

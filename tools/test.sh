@@ -114,7 +114,7 @@ part_cuda() {
   export CUDACXX=$nvcc
   cmake --preset cuda -DBUILD_TESTING=ON -DPython3_EXECUTABLE="$PWD/build/venv/bin/python" &&
     cmake --build build/cuda --target device_failure_test &&
-    ctest --test-dir build/cuda --output-on-failure --no-tests=error -R '^device_failure_test$'
+    ctest --test-dir build/cuda --output-on-failure --no-tests=error -R '^(device_failure_test|kernel_resources)$'
 }
 
 part_tests() {

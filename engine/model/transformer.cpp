@@ -24,17 +24,21 @@ Transformer::Transformer(const ModelConfig& config, const WeightViews& weights, 
   }
   hidden_ = arena.tensor(active, max_rows, c.hidden_size);
   delta_ = arena.tensor(active, max_rows, c.hidden_size);
-  q_ = arena.tensor(active, max_rows, c.num_heads * c.head_dim);
   attended_ = arena.tensor(active, max_rows, c.num_heads * c.head_dim);
-  k_ = arena.tensor(active, max_rows, c.num_kv_heads * c.head_dim);
-  v_ = arena.tensor(active, max_rows, c.num_kv_heads * c.head_dim);
-  gate_ = arena.tensor(active, max_rows, c.ffn_size);
-  up_ = arena.tensor(active, max_rows, c.ffn_size);
+  const int64_t q_cols = c.num_heads * c.head_dim, kv_cols = c.num_kv_heads * c.head_dim;
+  const Tensor qkv = arena.tensor(active, max_rows, q_cols + 2 * kv_cols);
+  q_ = qkv.col_range(0, q_cols);
+  k_ = qkv.col_range(q_cols, kv_cols);
+  v_ = qkv.col_range(q_cols + kv_cols, kv_cols);
+  const Tensor gate_up = arena.tensor(active, max_rows, 2 * c.ffn_size);
+  gate_ = gate_up.col_range(0, c.ffn_size);
+  up_ = gate_up.col_range(c.ffn_size, c.ffn_size);
   logit_rows_ = arena.tensor(active, max_logit_rows, c.hidden_size);
   logits_ = arena.tensor(DType::kF32, max_logit_rows, c.vocab_size);
 }
 
 void Transformer::embed(std::span<const int32_t> ids, Tensor residual) {
+  backend_.at_layer(-1);
   backend_.gather({.table = weights_.embedding,
                    .ids = ids,
                    .scale = static_cast<float>(config_.embedding_scale),
@@ -44,6 +48,7 @@ void Transformer::embed(std::span<const int32_t> ids, Tensor residual) {
 void Transformer::prepare(std::span<const int32_t> positions) {
   const auto rows = static_cast<int64_t>(positions.size());
   CHECK(rows <= max_rows_) << rows << " rows, room for " << max_rows_;
+  owes_delta_ = false;
   backend_.rope_table({.positions = positions,
                        .inv_freq = rope_.inv_freq,
                        .attention_factor = rope_.attention_factor,
@@ -57,6 +62,7 @@ void Transformer::prepare(std::span<const int32_t> positions) {
 }
 
 void Transformer::project(int64_t layer, const LayerRows& rows) {
+  backend_.at_layer(layer);
   const ModelConfig& c = config_;
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const int64_t count = rows.residual.rows;
@@ -65,12 +71,13 @@ void Transformer::project(int64_t layer, const LayerRows& rows) {
   const Tensor hidden = first_rows(hidden_, count);
   const Tensor q = first_rows(q_, count), k = first_rows(k_, count), v = first_rows(v_, count);
 
-  backend_.rmsnorm({.x = rows.residual,
-                    .residual = {},
+  backend_.rmsnorm({.x = owes_delta_ ? first_rows(delta_, count) : rows.residual,
+                    .residual = owes_delta_ ? rows.residual : Tensor{},
                     .weight = w.attn_norm,
                     .eps = eps,
                     .offset = offset,
                     .out = hidden});
+  owes_delta_ = false;
   const std::array<MatmulOutput, 3> outputs = {{{w.q, w.q_bias, q}, {w.k, w.k_bias, k}, {w.v, w.v_bias, v}}};
   backend_.matmul({.x = hidden, .outputs = outputs});
   if (c.qk_norm) {
@@ -152,11 +159,17 @@ void Transformer::attend(int64_t layer, const LayerRows& rows) {
     backend_.rmsnorm(
         {.x = delta, .residual = {}, .weight = w.ffn_post_norm, .eps = eps, .offset = offset, .out = delta});
   }
-  backend_.add({.residual = rows.residual, .x = delta});
+  owes_delta_ = true;
+}
+
+void Transformer::settle(Tensor residual) {
+  if (owes_delta_) backend_.add({.residual = residual, .x = first_rows(delta_, residual.rows)});
+  owes_delta_ = false;
 }
 
 Tensor Transformer::logits(ConstTensor residual, std::span<const int32_t> rows) {
   const ModelConfig& c = config_;
+  backend_.at_layer(-1);
   const auto count = static_cast<int64_t>(rows.size());
   CHECK(count <= max_logit_rows_) << count << " rows, room for " << max_logit_rows_;
   const Tensor picked = first_rows(logit_rows_, count), logits = first_rows(logits_, count);

@@ -36,13 +36,15 @@ class Transformer {
   // Rotary tables for the rows of the calls that follow.
   void prepare(std::span<const int32_t> positions);
   // Layer `layer` over rows prepared before. `after_store` runs when K and V are stored and before attention
-  // reads them.
+  // reads them. The residual lacks the layer's last block until the next layer has begun, or settle().
   template <class AfterStore>
   void run_layer(int64_t layer, const LayerRows& rows, AfterStore&& after_store) {
     project(layer, rows);
     after_store();
     attend(layer, rows);
   }
+  // What the last run_layer owes the residual.
+  void settle(Tensor residual);
   // Attention of rows of the layer in work over their pages, from `after_store`: for rows that need more than one call.
   void attend_pages(int64_t layer, std::span<const int32_t> positions,
                     std::span<const DecodeSegment> segments, const PagedCacheView& cache);
@@ -68,14 +70,15 @@ class Transformer {
   int64_t max_logit_rows_;
   RopeFrequencies rope_, rope_local_;
   bool has_local_rope_ = false;
+  bool owes_delta_ = false;               // delta_ of the last layer has not joined the residual
   Tensor rope_table_, rope_local_table_;  // [R, D]
   Tensor hidden_;                         // [R, M] normed input of a block
   Tensor delta_;                          // [R, M] a block's output before it joins the residual
-  Tensor q_, attended_;                   // [R, H*D]
-  Tensor k_, v_;                          // [R, K*D]
-  Tensor gate_, up_;                      // [R, F]
-  Tensor logit_rows_;                     // [n, M]
-  Tensor logits_;                         // [n, V]
+  Tensor attended_;                       // [R, H*D]
+  Tensor q_, k_, v_;   // [R, H*D], [R, K*D], [R, K*D]: columns of one buffer, one product's result
+  Tensor gate_, up_;   // [R, F]: columns of one buffer
+  Tensor logit_rows_;  // [n, M]
+  Tensor logits_;      // [n, V]
 };
 
 }  // namespace restkv

@@ -87,7 +87,8 @@ struct Tensor {
   Tensor row_range(int64_t begin, int64_t count) const { return {row(begin), dtype, count, cols, stride}; }
   // Columns [begin, begin + count) of every row; plain types only.
   Tensor col_range(int64_t begin, int64_t count) const {
-    return {static_cast<std::byte*>(data) + bytes_of(dtype, begin), dtype, rows, count, stride};
+    std::byte* first = data ? static_cast<std::byte*>(data) + bytes_of(dtype, begin) : nullptr;
+    return {first, dtype, rows, count, stride};
   }
 };
 

@@ -136,8 +136,9 @@ void ThreadPool::work(int thread) {
   while (true) {
     const auto has_new = [&] { return region_.load(std::memory_order_acquire) != seen; };
     if (!spin_until(has_new)) region_.wait(seen, std::memory_order_acquire);
-    if (is_stopping_.load(std::memory_order_acquire)) return;
+    // In this order: who has seen the destructor's region sees that it is the end, and does not wait for another.
     const uint32_t region = region_.load(std::memory_order_acquire);
+    if (is_stopping_.load(std::memory_order_acquire)) return;
     if (region == seen) continue;
     seen = region;
     claim_chunks(region, thread);

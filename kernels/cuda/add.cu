@@ -1,4 +1,5 @@
 // residual[t] += x[t], [T, M]. Bound by memory: 3 * T * M values. Block: 256 threads over 1024 values of one row.
+// Occupancy: add_kernel 256 x 8.
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -18,7 +19,7 @@ struct AddParams {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) add_kernel(const __grid_constant__ AddParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 8) add_kernel(const __grid_constant__ AddParams<T> p) {
   T* residual = p.residual + blockIdx.x * p.residual_stride;
   const T* x = p.x + blockIdx.x * p.x_stride;
   const int64_t begin = int64_t{blockIdx.y} * kPerBlock;

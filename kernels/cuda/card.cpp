@@ -1,4 +1,4 @@
-// CudaRuntime: cudaMalloc, one stream, copies. synchronize() asks again and again and gives up after ten seconds: a kernel
+// CudaRuntime: cudaMalloc, one stream, copies, graphs, and cuBLASLt where it is installed. synchronize() asks again and again and gives up after ten seconds: a kernel
 // that hangs must end the process, not the patience of its clients.
 #include "kernels/cuda/card.h"
 
@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "kernels/base/device_error.h"
+#include "kernels/cuda/blas.h"
 #include "kernels/cuda/device_check.h"
 
 namespace restkv::cuda {
@@ -17,6 +18,22 @@ namespace {
 constexpr std::chrono::seconds kWatchdog{10};
 constexpr int kSpins = 2000;  // polls before the thread begins to sleep in between
 constexpr int kMinimumMajor = 8;
+constexpr int64_t kBlasBytes = int64_t{32} << 20;  // what cuBLASLt's kernels want on sm_90
+
+class CudaGraph final : public LaunchGraph {
+ public:
+  // Takes what a capture gave.
+  explicit CudaGraph(cudaGraph_t graph) {
+    const cudaError_t code = cudaGraphInstantiate(&exec_, graph, 0);
+    cudaGraphDestroy(graph);
+    CUDA_CHECK(code);
+  }
+  ~CudaGraph() override { cudaGraphExecDestroy(exec_); }
+  cudaGraphExec_t exec() const { return exec_; }
+
+ private:
+  cudaGraphExec_t exec_ = nullptr;
+};
 
 class CudaRuntime final : public Runtime {
  public:
@@ -31,9 +48,16 @@ class CudaRuntime final : public Runtime {
     CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     CUDA_CHECK(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming));
     index_ = index;
+    blas_memory_ = allocate(kBlasBytes);
+    if (blas_memory_ != nullptr) blas_ = Blas::open(blas_memory_, kBlasBytes);
   }
   ~CudaRuntime() override {
-    if (is_lost_) return;  // its calls would fail or never return; the process is ending
+    if (is_lost_) {  // its calls would fail or never return; the process is ending
+      static_cast<void>(blas_.release());
+      return;
+    }
+    blas_.reset();
+    cudaFree(blas_memory_);
     cudaEventDestroy(done_);
     cudaStreamDestroy(stream_);
   }
@@ -91,6 +115,48 @@ class CudaRuntime final : public Runtime {
     CUDA_CHECK(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), stream_));
   }
 
+  bool multiply(const Product& product, Stream stream) override {
+    bind();
+    if (blas_ == nullptr || !blas_->can_multiply(product)) return false;
+    if (stream.list != nullptr) {
+      stream.list->add(product);
+    } else {
+      blas_->multiply(product, stream_);
+    }
+    return true;
+  }
+  void launch_all(const LaunchList& list) override {
+    bind();
+    for (const LaunchList::Item& item : list.items()) {
+      const OpScope scope(item.op);
+      if (item.is_product) {
+        blas_->multiply(item.product, stream_);
+        continue;
+      }
+      const KernelLaunch& launch = item.kernel;
+      void* arguments[] = {const_cast<std::byte*>(list.params(launch))};
+      CUDA_CHECK(cudaLaunchKernel(launch.kernel, dim3(launch.grid.x, launch.grid.y, launch.grid.z),
+                                  dim3(launch.block), arguments, launch.smem, stream_));
+    }
+  }
+  std::unique_ptr<LaunchGraph> make_graph(const LaunchList& list) override {
+    bind();
+    cudaGraph_t graph = nullptr;
+    CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+    try {
+      launch_all(list);
+    } catch (...) {
+      if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess) cudaGraphDestroy(graph);
+      throw;
+    }
+    CUDA_CHECK(cudaStreamEndCapture(stream_, &graph));
+    return std::make_unique<CudaGraph>(graph);
+  }
+  void launch_graph(LaunchGraph& graph) override {
+    bind();
+    CUDA_CHECK(cudaGraphLaunch(static_cast<CudaGraph&>(graph).exec(), stream_));
+  }
+
   void synchronize() override {
     bind();
     CUDA_CHECK(cudaEventRecord(done_, stream_));
@@ -116,6 +182,8 @@ class CudaRuntime final : public Runtime {
   cudaStream_t stream_ = nullptr;
   cudaEvent_t done_ = nullptr;
   int index_ = 0;
+  std::byte* blas_memory_ = nullptr;
+  std::unique_ptr<Blas> blas_;
   bool is_lost_ = false;
 };
 

@@ -11,7 +11,7 @@
 #include <span>
 
 #include "kernels/base/check.h"
-#include "kernels/cuda/runtime.h"
+#include "kernels/cuda/graph_cache.h"
 
 namespace restkv::cuda {
 
@@ -24,8 +24,9 @@ struct Staged {
 
 class Context {
  public:
-  // `workspace_bytes` of device memory for the ops' own use (split-KV partials, histograms).
-  Context(Runtime& runtime, int64_t workspace_bytes);
+  // `workspace_bytes` of device memory for the ops' own use (split-KV partials, histograms); `staging_bytes` of it and of
+  // page-locked memory for what travels with the ops, of which one op may take half.
+  Context(Runtime& runtime, int64_t workspace_bytes, int64_t staging_bytes);
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
@@ -39,6 +40,15 @@ class Context {
 
   // The backend calls this before each op: workspace and staged arrays of the one before are no longer its own.
   void begin_op();
+
+  // From begin_step to end_step launches gather in a list, and so do staged arrays, at the same places in each step of the
+  // same ops; they reach the device together, as a graph where the list is known (graph_cache.h). flush() sends what is there.
+  void begin_step();
+  void end_step();
+  void drop_step();  // an op of the step failed: what was not sent is forgotten
+  void flush();
+  void synchronize();  // sends, and waits for all
+  const GraphCache::Counters& graph_counters() const { return graphs_.counters(); }
 
   // Room for `count` values that go to the device with the next ready(). Valid for this op.
   template <class T>
@@ -77,12 +87,13 @@ class Context {
     return host;
   }
 
-  static constexpr int64_t kStagingBytes = int64_t{16} << 20;
+  int64_t staging_bytes() const { return staging_bytes_; }
 
  private:
-  explicit Context(Runtime& runtime) : runtime_(runtime) {}
+  explicit Context(Runtime& runtime) : runtime_(runtime), graphs_(runtime) {}
   int64_t take_staging(int64_t bytes);
   std::byte* take_workspace(int64_t bytes);
+  void send_staging();
 
   Runtime& runtime_;
   std::byte* staging_host_ = nullptr;
@@ -91,9 +102,14 @@ class Context {
   int64_t workspace_bytes_ = 0;
   int64_t workspace_used_ = 0;
   bool is_deterministic_ = false;
+  int64_t staging_bytes_ = 0;
   int64_t staging_used_ = 0;  // next free byte of the ring
   int64_t staging_sent_ = 0;  // bytes before it are on their way
   int64_t op_staging_ = 0;    // of this op
+  bool is_in_step_ = false;
+  bool is_idle_ = true;  // no copy reads the host's side of the ring
+  LaunchList list_;
+  GraphCache graphs_;
 };
 
 }  // namespace restkv::cuda

@@ -41,7 +41,9 @@ void convert_row(const ConstTensor& from, int64_t row, DType type, float* floats
 class CudaBackend final : public Backend {
  public:
   CudaBackend(std::unique_ptr<Runtime> runtime, const BackendOptions& options)
-      : runtime_(std::move(runtime)), options_(options), context_(*runtime_, options.workspace_bytes) {
+      : runtime_(std::move(runtime)),
+        options_(options),
+        context_(*runtime_, options.workspace_bytes, options.staging_bytes) {
     context_.set_deterministic(options.is_deterministic);
   }
 
@@ -52,6 +54,7 @@ class CudaBackend final : public Backend {
     return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
   }
   bool is_host_memory() const override { return false; }
+  bool is_own_address(const void* data) const override { return runtime_->is_own_address(data); }
   std::optional<int64_t> free_bytes() override { return runtime_->free_bytes(); }
 
   Status check_attention_shape(const AttentionShape& shape) const override {
@@ -61,6 +64,20 @@ class CudaBackend final : public Backend {
     if (shape.head_dim % 8 != 0 || shape.head_dim < 8 || shape.head_dim > kMaxHeadDim) {
       return unsupported("head dim " + std::to_string(shape.head_dim) +
                          "; there are the multiples of 8 up to " + std::to_string(kMaxHeadDim));
+    }
+    const auto fits = [&](int32_t head_dim) {
+      return attention_shared_bytes(options_.type, head_dim) <= runtime_->limits().max_shared_bytes;
+    };
+    if (!fits(shape.head_dim)) {
+      int32_t largest = 0;
+      for (int32_t dim = 8; dim <= kMaxHeadDim; dim += 8)
+        if (fits(dim)) largest = dim;
+      const std::string type(dtype_info(options_.type).name);
+      return unsupported(
+          "head dim " + std::to_string(shape.head_dim) + " of " + type + " on " + runtime_->limits().name +
+          ": its blocks take " + std::to_string(attention_shared_bytes(options_.type, shape.head_dim) >> 10) +
+          " KiB of shared memory, the card has " + std::to_string(runtime_->limits().max_shared_bytes >> 10) +
+          " KiB; there are the multiples of 8 up to " + std::to_string(largest));
     }
     if (options_.page_slots % 16 != 0 || options_.page_slots < 16 || options_.page_slots > 256) {
       return unsupported("pages of " + std::to_string(options_.page_slots) +
@@ -101,16 +118,25 @@ class CudaBackend final : public Backend {
   }
 
   void zero(const Tensor& tensor) override {
-    const OpScope scope("zero", tensor.rows, tensor.cols);
+    const OpScope scope(op("zero", tensor));
     context_.begin_op();
     cuda::zero(context_, tensor);
   }
   void synchronize() override {
-    const OpScope scope("synchronize", 0, 0);
-    runtime_->synchronize();
+    const OpScope scope({.name = "synchronize", .layer = layer()});
+    context_.synchronize();
   }
+  void begin_step() override {
+    if (options_.use_graphs) context_.begin_step();
+  }
+  void end_step() override {
+    const OpScope scope({.name = "step", .layer = layer()});
+    context_.end_step();
+  }
+  void drop_step() override { context_.drop_step(); }
   void read_back(const ConstTensor& tensor, void* host) override {
-    const OpScope scope("read_back", tensor.rows, tensor.cols);
+    const OpScope scope(op("read_back", tensor));
+    context_.flush();
     const int64_t bytes = bytes_of(tensor.dtype, tensor.cols);
     const bool is_dense = tensor.stride == tensor.cols;
     for (int64_t r = 0; r < (is_dense ? std::min<int64_t>(1, tensor.rows) : tensor.rows); ++r) {
@@ -120,7 +146,8 @@ class CudaBackend final : public Backend {
     runtime_->synchronize();
   }
   void write(const Tensor& tensor, const void* host) override {
-    const OpScope scope("write", tensor.rows, tensor.cols);
+    const OpScope scope(op("write", tensor));
+    context_.flush();
     const int64_t bytes = bytes_of(tensor.dtype, tensor.cols);
     for (int64_t r = 0; r < tensor.rows; ++r)
       runtime_->copy_to_device(tensor.row(r), static_cast<const std::byte*>(host) + r * bytes, bytes);
@@ -128,50 +155,75 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  // One op: its name and first tensor for messages, a fresh workspace.
-  template <class Op, class Args>
-  void run(const char* name, const ConstTensor& first, Op op, const Args& args) {
-    const OpScope scope(name, first.rows, first.cols);
-    context_.begin_op();
-    op(context_, args);
+  RunningOp op(const char* name, const ConstTensor& in, const ConstTensor& out = {}) const {
+    return {.name = name, .in = {in.rows, in.cols}, .out = {out.rows, out.cols}, .layer = layer()};
   }
+  // One op: what messages say of it, a fresh workspace.
   template <class Op, class Args>
-  void run_items(const char* name, Op op, const Args& args) {
-    const OpScope scope(name, static_cast<long long>(args.items.size()), 0);
+  void run(const RunningOp& running, Op launcher, const Args& args) {
+    const OpScope scope(running);
     context_.begin_op();
-    op(context_, args);
+    launcher(context_, args);
+  }
+  // Of eviction: as many items as stand there, of the first one's rows.
+  template <class Op, class Args>
+  void run_items(const char* name, int32_t num_kv_heads, Op launcher, const Args& args) {
+    long long rows = 0;
+    for (const auto& item : args.items) {
+      for (int32_t h = 0; h < num_kv_heads; ++h) rows = std::max<long long>(rows, item.rows.num_rows(h));
+    }
+    run({.name = name, .in = {static_cast<long long>(args.items.size()), rows}, .layer = layer()}, launcher,
+        args);
   }
 
-  void do_gather(const GatherArgs& args) override { run("gather", args.out, cuda::gather, args); }
-  void do_rmsnorm(const RmsNormArgs& args) override { run("rmsnorm", args.x, cuda::rmsnorm, args); }
-  void do_add(const AddArgs& args) override { run("add", args.x, cuda::add, args); }
-  void do_matmul(const MatmulArgs& args) override { run("matmul", args.x, cuda::matmul, args); }
+  void do_gather(const GatherArgs& args) override {
+    run(op("gather", args.table, args.out), cuda::gather, args);
+  }
+  void do_rmsnorm(const RmsNormArgs& args) override {
+    run(op("rmsnorm", args.x, args.out), cuda::rmsnorm, args);
+  }
+  void do_add(const AddArgs& args) override { run(op("add", args.x), cuda::add, args); }
+  void do_matmul(const MatmulArgs& args) override {
+    ConstTensor out = args.outputs[0].out;
+    for (const MatmulOutput& output : args.outputs.subspan(1)) out.cols += output.out.cols;
+    run(op("matmul", args.x, out), cuda::matmul, args);
+  }
   void do_rope_table(const RopeTableArgs& args) override {
-    run("rope_table", args.out, cuda::rope_table, args);
+    run(op("rope_table", args.out), cuda::rope_table, args);
   }
   void do_rope_and_store(const RopeAndStoreArgs& args) override {
-    run("rope_and_store", args.q, cuda::rope_and_store, args);
+    run(op("rope_and_store", args.q, args.k), cuda::rope_and_store, args);
   }
   void do_prefill_attention(const PrefillAttentionArgs& args) override {
-    run("prefill_attention", args.q, cuda::prefill_attention, args);
+    run(op("prefill_attention", args.q, args.out), cuda::prefill_attention, args);
   }
   void do_decode_attention(const DecodeAttentionArgs& args) override {
-    run("decode_attention", args.q, cuda::decode_attention, args);
+    run(op("decode_attention", args.q, args.out), cuda::decode_attention, args);
   }
-  void do_glu(const GluArgs& args) override { run("glu", args.gate, cuda::glu, args); }
-  void do_softcap(const SoftcapArgs& args) override { run("softcap", args.x, cuda::softcap, args); }
+  void do_glu(const GluArgs& args) override { run(op("glu", args.gate, args.out), cuda::glu, args); }
+  void do_softcap(const SoftcapArgs& args) override { run(op("softcap", args.x), cuda::softcap, args); }
   void do_store_pages(const StorePagesArgs& args) override {
-    run("store_pages", args.k, cuda::store_pages, args);
+    run(op("store_pages", args.k), cuda::store_pages, args);
   }
-  void do_sample(const SampleArgs& args) override { run("sample", args.logits, cuda::sample, args); }
+  void do_sample(const SampleArgs& args) override { run(op("sample", args.logits), cuda::sample, args); }
   void do_store_queries(const StoreQueriesArgs& args) override {
-    run("store_queries", args.q, cuda::store_queries, args);
+    run(op("store_queries", args.q), cuda::store_queries, args);
   }
-  void do_observe(const ObserveArgs& args) override { run_items("observe", cuda::observe, args); }
-  void do_score(const ScoreArgs& args) override { run_items("score", cuda::score, args); }
-  void do_smooth(const SmoothArgs& args) override { run_items("smooth", cuda::smooth, args); }
-  void do_select(const SelectArgs& args) override { run_items("select", cuda::select, args); }
-  void do_compact(const CompactArgs& args) override { run_items("compact", cuda::compact, args); }
+  void do_observe(const ObserveArgs& args) override {
+    run_items("observe", args.shape.num_kv_heads, cuda::observe, args);
+  }
+  void do_score(const ScoreArgs& args) override {
+    run_items("score", args.shape.num_kv_heads, cuda::score, args);
+  }
+  void do_smooth(const SmoothArgs& args) override {
+    run_items("smooth", args.shape.num_kv_heads, cuda::smooth, args);
+  }
+  void do_select(const SelectArgs& args) override {
+    run_items("select", args.num_kv_heads, cuda::select, args);
+  }
+  void do_compact(const CompactArgs& args) override {
+    run_items("compact", args.shape.num_kv_heads, cuda::compact, args);
+  }
 
   std::unique_ptr<Runtime> runtime_;
   BackendOptions options_;

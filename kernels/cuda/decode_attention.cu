@@ -8,9 +8,11 @@
 // Tiles of K and V run through a ring of three stages filled by cp.async. Lengths and positions come from the paged view; a
 // row of several in one sequence sees the entries up to its own position. A row that sees nothing gives zeros.
 // Grid: (unit, split); spans are whole tiles at fixed places of the entry index, as many as fill the card: planned on the host
-// from the longest head, the same for all layers of a step. One split writes `out`, several leave (m, l, acc) for
+// from the longest head, the same for all layers of a step; `deterministic` makes each span 256 entries, so that neighbours
+// change no bit. One split writes `out`, several leave (m, l, acc) for
 // decode_merge_kernel. Bound: bandwidth, K and V once. Shared memory at D = 128, 16 bits: 3 x 34 KiB of tiles, 8.5 KiB of
 // queries, 13 KiB of scores and weights, 124 KiB: 1 block of sm_80 with 68 KiB in flight; two stages (90 KiB) on smaller cards.
+// Occupancy: decode_attention_kernel 128 x 2, decode_merge_kernel 128 x 16.
 #include <algorithm>
 
 #include "kernels/cuda/attention_tiles.h"
@@ -25,9 +27,9 @@ constexpr int32_t kThreads = 128;
 constexpr int32_t kWarps = kThreads / 32;
 constexpr int32_t kQueries = 32;
 constexpr int32_t kMaxStages = 3;
-constexpr int32_t kMinSplit = 256;  // entries
+constexpr int32_t kMinSplit = 64, kFixedSplit = 256;  // entries
 constexpr int32_t kMergeThreads = 128;
-static_assert(kMinSplit % 64 == 0, "whole tiles");
+static_assert(kMinSplit % 64 == 0 && kFixedSplit % 64 == 0, "whole tiles");
 
 struct QueryTile {
   int32_t segment;
@@ -41,7 +43,7 @@ struct DecodeParams {
   const int32_t* positions;  // [T]
   const std::byte* q;        // [T, q_stride]
   std::byte* out;            // [T, out_stride]
-  float* partial;            // [units, splits, 32, dim + 2]: acc, m, l; null: one split
+  float* partial;            // [units, splits, partial_rows, dim + 2]: acc, m, l; null: one split
   PagedView<T> cache;
   int64_t q_stride;
   int64_t out_stride;
@@ -50,6 +52,7 @@ struct DecodeParams {
   int32_t num_kv_heads;
   int32_t num_splits;
   int32_t split_entries;
+  int32_t partial_rows;  // most queries of a tile
   int32_t stages;
   int32_t slot_shift;
   int32_t group;
@@ -86,8 +89,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int32_t kOwnTiles = (kDimTiles + kWarps - 1) / kWarps;  // 16 of D each, of a warp
   auto& shared = *shared_memory<Shared>();
   static_assert(sizeof(Shared) + sizeof(Shared::tiles) <= (163u << 10), "two stages on sm_80");
-  static_assert(!kIsHalf<T> || kDim > 128 || sizeof(Shared) + sizeof(Shared::tiles) <= (99u << 10),
-                "on sm_86");
+  static_assert(!kIsHalf<T> || sizeof(Shared) + sizeof(Shared::tiles) <= (99u << 10), "on sm_86");
   static_assert(!kIsHalf<T> || kDim > 128 || sizeof(Shared) + 2 * sizeof(Shared::tiles) <= (163u << 10),
                 "three stages on sm_80");
   const auto unit = static_cast<int32_t>(blockIdx.x);
@@ -246,7 +248,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   sync_threads();
 
   float* partial =
-      p.partial ? p.partial + (int64_t{unit} * p.num_splits + split) * kQueries * (p.dim + 2) : nullptr;
+      p.partial ? p.partial + (int64_t{unit} * p.num_splits + split) * p.partial_rows * (p.dim + 2) : nullptr;
 #pragma unroll(kUnroll)
   for (int32_t n = 0; n < kQueries / 8; ++n) {
 #pragma unroll(kUnroll)
@@ -278,14 +280,14 @@ __global__ void __launch_bounds__(kThreads, 2)
 // out = sum_s exp2(m_s - m) acc_s / sum_s exp2(m_s - m) l_s, splits in rising order; a split without entries changes nothing.
 // Grid: (unit, query of a tile); a thread owns columns of D.
 template <class T>
-__global__ void __launch_bounds__(kMergeThreads)
+__global__ void __launch_bounds__(kMergeThreads, 16)
     decode_merge_kernel(const __grid_constant__ DecodeParams<T> p) {
   const auto unit = static_cast<int32_t>(blockIdx.x);
   const auto query = static_cast<int32_t>(blockIdx.y);
   const QueryTile tile = p.tiles[unit / p.num_kv_heads];
   const AttentionSegment& segment = p.segments[tile.segment];
   if (tile.first + query >= segment.num_rows * p.group) return;
-  const int64_t stride = int64_t{kQueries} * (p.dim + 2);
+  const int64_t stride = int64_t{p.partial_rows} * (p.dim + 2);
   const float* partial = p.partial + int64_t{unit} * p.num_splits * stride + int64_t{query} * (p.dim + 2);
   float most = kMinusInfinity;
   for (int32_t s = 0; s < p.num_splits; ++s) most = fmaxf(most, partial[s * stride + p.dim]);
@@ -311,14 +313,16 @@ struct DecodePlan {
   int32_t split_entries = 0;
 };
 
-// Two blocks for each multiprocessor where there is that much to split; spans of at least 256 entries, whole multiples of it.
-DecodePlan plan_decode(int64_t units, int64_t longest, int32_t num_multiprocessors) {
-  const int64_t spans = std::max<int64_t>(1, (longest + kMinSplit - 1) / kMinSplit);
+// Two blocks for each multiprocessor where there is that much to split; spans are whole multiples of 64 entries.
+DecodePlan plan_decode(int64_t units, int64_t longest, int32_t num_multiprocessors, bool is_deterministic) {
+  const int64_t least = is_deterministic ? kFixedSplit : kMinSplit;
+  const int64_t spans = std::max<int64_t>(1, (longest + least - 1) / least);
+  if (is_deterministic) return {static_cast<int32_t>(spans), kFixedSplit};
   const int64_t wanted =
       std::clamp<int64_t>(2 * int64_t{num_multiprocessors} / std::max<int64_t>(1, units), 1, spans);
   const int64_t spans_each = (spans + wanted - 1) / wanted;
   return {static_cast<int32_t>((spans + spans_each - 1) / spans_each),
-          static_cast<int32_t>(spans_each * kMinSplit)};
+          static_cast<int32_t>(spans_each * least)};
 }
 
 }  // namespace
@@ -327,8 +331,10 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
   const AttentionShape& shape = args.shape;
   const int32_t group = shape.num_heads / shape.num_kv_heads;
   size_t num_tiles = 0;
-  int32_t longest = 0;
+  int32_t longest = 0, most_queries = 0;
   for (const DecodeSegment& segment : args.segments) {
+    most_queries =
+        std::max(most_queries, static_cast<int32_t>(std::min<int64_t>(segment.num_rows * group, kQueries)));
     num_tiles += blocks_of(segment.num_rows * group, kQueries);
     for (int32_t h = 0; h < shape.num_kv_heads; ++h) longest = std::max(longest, segment.tables.kv_len[h]);
   }
@@ -350,10 +356,18 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
       tiles.host[tile++] = {static_cast<int32_t>(i), first};
   }
   const int64_t units = static_cast<int64_t>(num_tiles) * shape.num_kv_heads;
-  const DecodePlan plan = plan_decode(units, longest, context.limits().num_multiprocessors);
+  const DecodePlan plan =
+      plan_decode(units, longest, context.limits().num_multiprocessors, context.is_deterministic());
+  // As many tiles at once as there is room for the parts of.
   float* partial = nullptr;
-  if (plan.num_splits > 1)
-    partial = context.workspace<float>(units * plan.num_splits * kQueries * (shape.head_dim + 2));
+  size_t tiles_at_once = num_tiles;
+  if (plan.num_splits > 1) {
+    const int64_t floats =
+        int64_t{shape.num_kv_heads} * plan.num_splits * most_queries * (shape.head_dim + 2);
+    tiles_at_once = static_cast<size_t>(std::clamp<int64_t>((context.workspace_left() - 256) / (floats * 4),
+                                                            1, static_cast<int64_t>(num_tiles)));
+    partial = context.workspace<float>(static_cast<int64_t>(tiles_at_once) * floats);
+  }
   const int32_t* positions = context.upload(args.positions);
 
   dispatch_float(args.cache.dtype, [&]<class T>() {
@@ -371,6 +385,7 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
                            .num_kv_heads = shape.num_kv_heads,
                            .num_splits = plan.num_splits,
                            .split_entries = plan.split_entries,
+                           .partial_rows = most_queries,
                            .stages = kMaxStages,
                            .slot_shift = slot_shift(args.cache),
                            .group = group,
@@ -378,21 +393,36 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
                            .window = shape.window,
                            .scale = shape.scale,
                            .softcap = shape.softcap};
-    dispatch_head_dim(shape.head_dim, [&]<int32_t kDim>() {
-      using Shared = DecodeShared<T, kDim>;
-      const auto shared_bytes = [&](int32_t stages) {
-        return static_cast<int32_t>(sizeof(Shared) + static_cast<size_t>(stages - 1) * sizeof(Shared::tiles));
-      };
-      if (shared_bytes(kMaxStages) > context.limits().max_shared_bytes) params.stages = 2;
-      launch(decode_attention_kernel<T, kDim>,
-             {.x = static_cast<uint32_t>(units), .y = static_cast<uint32_t>(plan.num_splits)}, kThreads,
-             static_cast<uint32_t>(shared_bytes(params.stages)), context.ready(), params);
-    });
-    if (partial) {
-      launch(decode_merge_kernel<T>, {.x = static_cast<uint32_t>(units), .y = kQueries}, kMergeThreads, 0,
-             context.ready(), params);
+    for (size_t first = 0; first < num_tiles; first += tiles_at_once) {
+      params.tiles = tiles.device + first;
+      const auto count = static_cast<uint32_t>(std::min(tiles_at_once, num_tiles - first) *
+                                               static_cast<size_t>(shape.num_kv_heads));
+      dispatch_head_dim(shape.head_dim, [&]<int32_t kDim>() {
+        using Shared = DecodeShared<T, kDim>;
+        const auto shared_bytes = [&](int32_t stages) {
+          return static_cast<int32_t>(sizeof(Shared) +
+                                      static_cast<size_t>(stages - 1) * sizeof(Shared::tiles));
+        };
+        if (shared_bytes(kMaxStages) > context.limits().max_shared_bytes) params.stages = 2;
+        launch(decode_attention_kernel<T, kDim>, {.x = count, .y = static_cast<uint32_t>(plan.num_splits)},
+               kThreads, static_cast<uint32_t>(shared_bytes(params.stages)), context.ready(), params);
+      });
+      if (partial) {
+        launch(decode_merge_kernel<T>, {.x = count, .y = static_cast<uint32_t>(most_queries)}, kMergeThreads,
+               0, context.ready(), params);
+      }
     }
   });
+}
+
+int32_t decode_shared_bytes(DType cache, int32_t head_dim) {
+  int32_t bytes = 0;
+  dispatch_float(cache, [&]<class T>() {
+    dispatch_head_dim(head_dim, [&]<int32_t kDim>() {
+      bytes = sizeof(DecodeShared<T, kDim>) + sizeof(DecodeShared<T, kDim>::tiles);
+    });
+  });
+  return bytes;
 }
 
 }  // namespace restkv::cuda

@@ -10,11 +10,21 @@
 namespace restkv::cuda {
 namespace {
 
-struct Running {
-  const char* name = nullptr;
-  long long rows = 0, cols = 0;
-};
-thread_local Running running;
+thread_local RunningOp running, finished;
+
+bool has_shape(const RunningOp& op) { return op.in.rows != 0 || op.in.cols != 0; }
+
+// " in matmul [4, 64] -> [4, 256] of layer 3"
+std::string text(const char* word, const RunningOp& op) {
+  const auto shape = [](const OpShape& s) {
+    return " [" + std::to_string(s.rows) + ", " + std::to_string(s.cols) + "]";
+  };
+  std::string what = std::string(word) + op.name;
+  if (has_shape(op)) what += shape(op.in);
+  if (op.out.rows != 0 || op.out.cols != 0) what += " ->" + shape(op.out);
+  if (op.layer >= 0) what += " of layer " + std::to_string(op.layer);
+  return what;
+}
 
 struct CodeName {
   int code;
@@ -48,12 +58,14 @@ constexpr CodeName kCodes[] = {
 
 }  // namespace
 
-OpScope::OpScope(const char* name, long long rows, long long cols)
-    : previous_name_(running.name), previous_rows_(running.rows), previous_cols_(running.cols) {
-  running = {name, rows, cols};
-}
+RunningOp running_op() { return running; }
 
-OpScope::~OpScope() { running = {previous_name_, previous_rows_, previous_cols_}; }
+OpScope::OpScope(const RunningOp& op) : previous_(running) { running = op; }
+
+OpScope::~OpScope() {
+  if (has_shape(running)) finished = running;
+  running = previous_;
+}
 
 void throw_device_error(int code, const char* call, const char* file, int line) {
   const auto* known =
@@ -62,8 +74,8 @@ void throw_device_error(int code, const char* call, const char* file, int line) 
   std::string what = "CUDA error " + std::to_string(code);
   if (is_known) what += std::string(" (") + known->name + ")";
   if (running.name != nullptr) {
-    what += std::string(" in ") + running.name + " [" + std::to_string(running.rows) + ", " +
-            std::to_string(running.cols) + "]";
+    what += text(" in ", running);
+    if (!has_shape(running) && finished.name != nullptr) what += text(", after ", finished);
   }
   const std::string path = file;
   what += ": " + std::string(call).substr(0, 60) + " at " + path.substr(path.rfind('/') + 1) + ":" +

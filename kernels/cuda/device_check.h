@@ -1,21 +1,33 @@
 // CUDA_CHECK(call): the one way a call of the device's runtime is made. What is not 0 becomes the one DeviceError of
-// kernels/base/device_error.h, with the call, the place, and the op that was running.
+// kernels/base/device_error.h, with the call, the place, and the op that was running: its shapes and its layer.
 #pragma once
 
 namespace restkv::cuda {
 
-// The op that runs on this thread, for messages. Set by the backend around each do_op(); nests.
+struct OpShape {
+  long long rows = 0, cols = 0;
+};
+
+// What runs on this thread, for messages.
+struct RunningOp {
+  const char* name = nullptr;  // outlives the scope
+  OpShape in = {}, out = {};   // of its first and last tensors; 0 x 0: it has none
+  long long layer = -1;        // -1: of no layer
+};
+
+RunningOp running_op();
+
+// Set by the backend around each do_op(); nests. An error that shows only later, while a call without shapes waits, names
+// the op before it as well.
 class OpScope {
  public:
-  // `shape`: rows x cols of its first tensor. `name` outlives the scope.
-  OpScope(const char* name, long long rows, long long cols);
+  explicit OpScope(const RunningOp& op);
   ~OpScope();
   OpScope(const OpScope&) = delete;
   OpScope& operator=(const OpScope&) = delete;
 
  private:
-  const char* previous_name_;
-  long long previous_rows_, previous_cols_;
+  RunningOp previous_;
 };
 
 // Throws DeviceError. `code`: a cudaError_t.

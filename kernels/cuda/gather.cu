@@ -1,4 +1,5 @@
 // out[t] = scale * table[ids[t]], [T, M]. Bound by memory: 2 * T * M values. Block: 256 threads over 1024 values of a row.
+// Occupancy: gather_kernel 256 x 8.
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -20,7 +21,7 @@ struct GatherParams {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant__ GatherParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 8) gather_kernel(const __grid_constant__ GatherParams<T> p) {
   const T* from = p.table + p.ids[blockIdx.x] * p.table_stride;
   T* to = p.out + blockIdx.x * p.out_stride;
   const int64_t begin = int64_t{blockIdx.y} * kPerBlock;

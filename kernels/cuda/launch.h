@@ -2,14 +2,14 @@
 //   template <class T> __global__ void __launch_bounds__(256) foo_kernel(const __grid_constant__ FooParams p);
 //   launch(foo_kernel<T>, {.x = blocks}, 256, sizeof(FooShared), stream, params);
 // A kernel takes exactly one params struct by value: numbers and device pointers, each pointer with its shape. Blocks are
-// one-dimensional, a multiple of 32 threads; all shared memory is dynamic (device.h: shared_memory<T>()). A launch that
-// fails is a DeviceError (device_check.h); on the emulator a kernel that misbehaves is an EmulatorError.
+// one-dimensional, a multiple of 32 threads; all shared memory is dynamic (device.h: shared_memory<T>()). A launch on
+// a stream with a list is kept there and starts later (launch_list.h). One that fails is a DeviceError (device_check.h); on the emulator a kernel that misbehaves is an EmulatorError.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/cuda/device_check.h"
-#include "kernels/cuda/launch_types.h"
+#include "kernels/cuda/launch_list.h"
 
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
@@ -29,27 +29,39 @@ void launch(void (*kernel)(Params), Grid grid, uint32_t block, uint32_t smem, St
     CUDA_CHECK(
         cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem)));
   }
+  if (stream.list != nullptr) return stream.list->add(function, grid, block, smem, params, nullptr);
   void* arguments[] = {const_cast<void*>(static_cast<const void*>(&params))};
   CUDA_CHECK(cudaLaunchKernel(function, dim3(grid.x, grid.y, grid.z), dim3(block), arguments, smem,
-                              static_cast<cudaStream_t>(stream)));
+                              static_cast<cudaStream_t>(stream.handle)));
 }
 
 #else
 
+// A kernel of a list, when its turn comes.
 template <class Params>
-void launch(void (*kernel)(Params), Grid grid, uint32_t block, uint32_t smem, Stream, const Params& params) {
+void run_on_emulator(const KernelLaunch& launch, const void* params) {
   struct Call {
     void (*kernel)(Params);
     const Params* params;
-  } call = {kernel, &params};
+  } call = {reinterpret_cast<void (*)(Params)>(const_cast<void*>(launch.kernel)),
+            static_cast<const Params*>(params)};
   CUDA_CHECK(emulator::next_call_error());
   emulator::run_grid(
-      {grid.x, grid.y, grid.z}, block, smem,
+      {launch.grid.x, launch.grid.y, launch.grid.z}, launch.block, launch.smem,
       [](const void* c) {
         const auto* one = static_cast<const Call*>(c);
         one->kernel(*one->params);
       },
       &call);
+}
+
+template <class Params>
+void launch(void (*kernel)(Params), Grid grid, uint32_t block, uint32_t smem, Stream stream,
+            const Params& params) {
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  if (stream.list != nullptr)
+    return stream.list->add(function, grid, block, smem, params, run_on_emulator<Params>);
+  run_on_emulator<Params>({function, grid, block, smem, 0, sizeof params, nullptr}, &params);
 }
 
 #endif

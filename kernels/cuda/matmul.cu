@@ -1,9 +1,11 @@
 // out[t, n] = sum over c of x[t, c] * weight[n, c] + bias[n] for up to three weights of one input (Q, K, V; gate, up).
 // Two kernels; both add in f32 in an order that depends on C alone, so a row's result does not depend on T:
 //   tiles   (T > 4, or `deterministic`): 64 x 64 outputs a block, 4 warps of 32 x 32 on mma.sync m16n8k16, a ring of three 32-wide
-//           slices by cp.async. Matrix-bound beyond some 200 rows. Shared memory 30 KB (16-bit), 60 KB (f32).
+//           slices by cp.async. Matrix-bound beyond some 200 rows. Shared memory 30 KB (16-bit), 60 KB (f32: 2 blocks, not 3).
 //   streams (T <= 4): a warp owns one weight row and streams it once, 16 bytes a lane; x comes from L1/L2. Memory-bound.
-// f32 (tests) uses exact products in the same places. On a card CudaBackend gives large products to cuBLASLt instead.
+// f32 (tests) uses exact products in the same places. Products of more than 4 rows in 16 bits are the vendor's library's where
+// there is one and not `deterministic` (Runtime::multiply); outputs whose weights and results lie side by side are one product.
+// Occupancy: matmul_tile_kernel 128 x 3, matmul_stream_kernel 128 x 8.
 #include <algorithm>
 
 #include "kernels/cuda/device.h"
@@ -23,6 +25,7 @@ constexpr int32_t kTileM = 64, kTileN = 64, kTileK = 32, kStages = 3;
 constexpr int32_t kStride =
     kTileK + 8;  // of a row in shared memory: 80 bytes, ldmatrix without bank conflicts
 constexpr int32_t kStreamRows = 4;
+constexpr int32_t kInFlight = 4;
 static_assert(kWarps == 4 && kTileM == 2 * 32 && kTileN == 2 * 32, "a warp owns a quarter of the tile");
 
 template <class T>
@@ -43,7 +46,8 @@ struct MatmulParams {
   int64_t rows, cols;  // T, C
   Output<T> outputs[kMaxOutputs];
   int32_t num_outputs;
-  bool is_aligned;  // rows of x and of the weights begin at multiples of 16 bytes
+  int32_t
+      is_aligned;  // rows of x and of the weights begin at multiples of 16 bytes; no padding behind the array (LaunchList)
 };
 
 template <class T>
@@ -51,6 +55,9 @@ struct MatmulTiles {
   T x[kStages][kTileM * kStride];
   T weight[kStages][kTileN * kStride];
 };
+
+static_assert(fits_multiprocessor(sizeof(MatmulTiles<bf16>), 3) &&
+              fits_multiprocessor(sizeof(MatmulTiles<float>), 2));
 
 template <class T>
 __device__ __forceinline__ const Output<T>& output_of(const MatmulParams<T>& p, int32_t block) {
@@ -94,7 +101,7 @@ __device__ __forceinline__ void load_slice(T* tile, const T* from, int64_t strid
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) matmul_tile_kernel(const __grid_constant__ MatmulParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 3) matmul_tile_kernel(const __grid_constant__ MatmulParams<T> p) {
   auto& tiles = *shared_memory<MatmulTiles<T>>();
   const Output<T>& output = output_of(p, static_cast<int32_t>(blockIdx.y));
   const int64_t row0 = int64_t{blockIdx.x} * kTileM;
@@ -106,9 +113,9 @@ __global__ void __launch_bounds__(kThreads) matmul_tile_kernel(const __grid_cons
   const auto fetch = [&](int64_t slice) {
     if (slice < slices) {
       const int64_t stage = slice % kStages;
-      load_slice(tiles.x[stage], p.x, p.x_stride, row0, p.rows, p.cols, slice * kTileK, p.is_aligned);
+      load_slice(tiles.x[stage], p.x, p.x_stride, row0, p.rows, p.cols, slice * kTileK, p.is_aligned != 0);
       load_slice(tiles.weight[stage], output.weight, output.weight_stride, n0, output.num, p.cols,
-                 slice * kTileK, p.is_aligned);
+                 slice * kTileK, p.is_aligned != 0);
     }
     cp_async_commit();
   };
@@ -171,22 +178,40 @@ __device__ __forceinline__ float multiply_chunk(uint4 a, uint4 b, float sum) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) matmul_stream_kernel(const __grid_constant__ MatmulParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 8)
+    matmul_stream_kernel(const __grid_constant__ MatmulParams<T> p) {
   const Output<T>& output = output_of(p, static_cast<int32_t>(blockIdx.x));
   const int64_t n = int64_t{static_cast<int32_t>(blockIdx.x) - output.first_block} * kWarps + warp_idx();
   if (n >= output.num) return;  // a whole warp
   const T* weight = output.weight + n * output.weight_stride;
   constexpr int32_t kPer16 = 16 / sizeof(T);
   float sums[kStreamRows] = {};
-  const int64_t whole = p.is_aligned ? p.cols / kPer16 * kPer16 : 0;
-  for (int64_t c = int64_t{lane_idx()} * kPer16; c < whole; c += int64_t{kWarpSize} * kPer16) {
+  const int64_t whole = p.is_aligned != 0 ? p.cols / kPer16 * kPer16 : 0;
+  constexpr int64_t kStep = int64_t{kWarpSize} * kPer16;
+  int64_t c = int64_t{lane_idx()} * kPer16;
+  // Four pieces of the weight on their way at once: 64 KiB of a multiprocessor.
+  for (; c + (kInFlight - 1) * kStep < whole; c += kInFlight * kStep) {
+    uint4 w[kInFlight];
+#pragma unroll
+    for (int32_t i = 0; i < kInFlight; ++i) w[i] = load_vector<uint4>(weight + c + i * kStep);
+#pragma unroll
+    for (int32_t i = 0; i < kInFlight; ++i) {
+#pragma unroll
+      for (int32_t t = 0; t < kStreamRows; ++t) {
+        if (t < p.rows)
+          sums[t] =
+              multiply_chunk<T>(load_vector<uint4>(p.x + t * p.x_stride + c + i * kStep), w[i], sums[t]);
+      }
+    }
+  }
+  for (; c < whole; c += kStep) {
     const auto w = load_vector<uint4>(weight + c);
 #pragma unroll
     for (int32_t t = 0; t < kStreamRows; ++t) {
       if (t < p.rows) sums[t] = multiply_chunk<T>(load_vector<uint4>(p.x + t * p.x_stride + c), w, sums[t]);
     }
   }
-  for (int64_t c = whole + lane_idx(); c < p.cols; c += kWarpSize) {
+  for (c = whole + lane_idx(); c < p.cols; c += kWarpSize) {
     const float w = to_f32(weight[c]);
 #pragma unroll
     for (int32_t t = 0; t < kStreamRows; ++t) {
@@ -218,7 +243,7 @@ void run(Context& context, const MatmulArgs& args, std::span<const MatmulOutput>
   params.rows = args.x.rows;
   params.cols = args.x.cols;
   params.num_outputs = static_cast<int32_t>(outputs.size());
-  params.is_aligned = is_aligned<T>(args, outputs);
+  params.is_aligned = is_aligned<T>(args, outputs) ? 1 : 0;
   uint32_t blocks = 0;
   for (size_t i = 0; i < outputs.size(); ++i) {
     const MatmulOutput& output = outputs[i];
@@ -243,11 +268,59 @@ void run(Context& context, const MatmulArgs& args, std::span<const MatmulOutput>
   }
 }
 
+Product product_of(const MatmulArgs& args, const MatmulOutput& output) {
+  return {.x = args.x.data,
+          .weight = output.weight.data,
+          .out = output.out.data,
+          .bias = output.bias.data,
+          .rows = args.x.rows,
+          .cols = args.x.cols,
+          .num = output.weight.rows,
+          .x_stride = args.x.stride,
+          .weight_stride = output.weight.stride,
+          .out_stride = output.out.stride,
+          .type = args.x.dtype,
+          .out_type = output.out.dtype};
+}
+
+// The rows of one weight behind those of another, the columns of its result beside those of the other.
+bool joins(const Product& all, const Product& next) {
+  const auto behind = [](const void* data, DType type, int64_t count) {
+    return static_cast<const std::byte*>(data) + bytes_of(type, count);
+  };
+  return all.weight_stride == next.weight_stride && all.out_stride == next.out_stride &&
+         all.out_type == next.out_type && all.bias == nullptr && next.bias == nullptr &&
+         behind(all.weight, all.type, all.num * all.weight_stride) == next.weight &&
+         behind(all.out, all.out_type, all.num) == next.out;
+}
+
+// Outputs [0, n) that the library took.
+size_t multiply(Context& context, const MatmulArgs& args) {
+  size_t done = 0;
+  while (done < args.outputs.size()) {
+    Product product = product_of(args, args.outputs[done]);
+    CHECK(args.outputs[done].weight.dtype == product.type)
+        << "the weight was not placed: " << dtype_info(args.outputs[done].weight.dtype).name;
+    if (product.bias != nullptr && args.outputs[done].bias.dtype != product.type) return done;
+    size_t end = done + 1;
+    for (; end < args.outputs.size(); ++end) {
+      const Product next = product_of(args, args.outputs[end]);
+      if (!joins(product, next)) break;
+      product.num += next.num;
+    }
+    if (!context.runtime().multiply(product, context.ready())) return done;
+    done = end;
+  }
+  return done;
+}
+
 }  // namespace
 
 void matmul(Context& context, const MatmulArgs& args) {
   const bool streams = args.x.rows <= kStreamRows && !context.is_deterministic();
-  for (size_t first = 0; first < args.outputs.size(); first += kMaxOutputs) {
+  const bool may_use_library = !streams && !context.is_deterministic() && args.x.dtype != DType::kF32;
+  size_t first = may_use_library ? multiply(context, args) : 0;
+  for (; first < args.outputs.size(); first += kMaxOutputs) {
     const auto outputs =
         args.outputs.subspan(first, std::min<size_t>(kMaxOutputs, args.outputs.size() - first));
     dispatch_float(args.x.dtype, [&]<class T>() { run<T>(context, args, outputs, streams); });

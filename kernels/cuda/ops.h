@@ -2,6 +2,8 @@
 // nothing beyond what Backend's public op() checks.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/backend.h"
 #include "kernels/cuda/context.h"
 
@@ -26,5 +28,12 @@ void score(Context& context, const ScoreArgs& args);
 void smooth(Context& context, const SmoothArgs& args);
 void select(Context& context, const SelectArgs& args);
 void compact(Context& context, const CompactArgs& args);
+
+// Shared memory that a block of the attention kernels takes at least.
+int32_t prefill_shared_bytes(DType cache, int32_t head_dim);
+int32_t decode_shared_bytes(DType cache, int32_t head_dim);
+inline int32_t attention_shared_bytes(DType cache, int32_t head_dim) {
+  return std::max(prefill_shared_bytes(cache, head_dim), decode_shared_bytes(cache, head_dim));
+}
 
 }  // namespace restkv::cuda

@@ -8,7 +8,8 @@
 // ranges of a block are never read; a NaN in V of an entry that only some of the block's queries see may reach the others.
 // Grid: (tile of queries, KV head), the tiles with most entries first. Bound: matrix products, 4*D flops for each visible pair.
 // Shared memory at D = 128, 16 bits: 64 queries and 2 x (K + V) tiles of 272-byte rows, 85 KiB: 2 blocks an SM of sm_90, 1 of
-// sm_80; D = 256: 99 KiB, more than an sm_86 has.
+// sm_80; D = 256: 99 KiB, all that sm_86 has.
+// Occupancy: prefill_attention_kernel 128 x 2.
 #include <algorithm>
 
 #include "kernels/cuda/attention_tiles.h"
@@ -54,10 +55,14 @@ struct PrefillParams {
 template <class T, int32_t kDim>
 struct PrefillShared {
   T queries[kQueries * kRowElements<T, kDim>];
-  T keys[kStages][kTileKeys<T, kDim> * kRowElements<T, kDim>];
+  union {
+    T keys[kStages][kTileKeys<T, kDim> * kRowElements<T, kDim>];
+    Visible seen[kQueries];  // of each query, until the first tile is on its way
+  };
   T values[kStages][kTileKeys<T, kDim> * kRowElements<T, kDim>];
-  Visible seen[kQueries];
 };
+template <class T, int32_t kDim>
+inline constexpr bool kFitsSm86 = sizeof(PrefillShared<T, kDim>) <= (99u << 10);
 
 template <class T, int32_t kDim>
 __global__ void __launch_bounds__(kThreads, 2)
@@ -67,7 +72,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int32_t kRow = kRowElements<T, kDim>;
   auto& shared = *shared_memory<PrefillShared<T, kDim>>();
   static_assert(sizeof(shared) <= (163u << 10), "sm_80");
-  static_assert(!kIsHalf<T> || kDim > 128 || sizeof(shared) <= (88u << 10), "2 blocks of sm_90, 1 of sm_86");
+  static_assert(!kIsHalf<T> || kDim > 128 || sizeof(shared) <= (88u << 10), "2 blocks of sm_90");
+  static_assert(!kIsHalf<T> || kFitsSm86<T, kDim>, "1 of sm_86");
   const QueryTile tile = p.tiles[blockIdx.x];
   const AttentionSegment& segment = p.segments[tile.segment];
   const auto kv_head = static_cast<int32_t>(blockIdx.y);
@@ -99,6 +105,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const auto warp = static_cast<int32_t>(warp_idx());
   const int32_t g = static_cast<int32_t>(lane_idx()) / 4, c = static_cast<int32_t>(lane_idx()) % 4 * 2;
   const Visible seen[2] = {shared.seen[warp * 16 + g], shared.seen[warp * 16 + g + 8]};
+  sync_threads();  // everybody knows what is seen, and the tiles may take its place
   // The queries of a warp stay in registers where there are enough of them.
   constexpr bool kHoldsQueries = kIsHalf<T> && kDim <= 128;
   [[maybe_unused]] MmaA<T> held[kHoldsQueries ? kDim / 16 : 1];
@@ -292,6 +299,14 @@ void prefill_attention(Context& context, const PrefillAttentionArgs& args) {
              kThreads, sizeof(PrefillShared<T, kDim>), context.ready(), params);
     });
   });
+}
+
+int32_t prefill_shared_bytes(DType cache, int32_t head_dim) {
+  int32_t bytes = 0;
+  dispatch_float(cache, [&]<class T>() {
+    dispatch_head_dim(head_dim, [&]<int32_t kDim>() { bytes = sizeof(PrefillShared<T, kDim>); });
+  });
+  return bytes;
 }
 
 }  // namespace restkv::cuda

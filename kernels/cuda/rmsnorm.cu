@@ -2,6 +2,7 @@
 // or x (arXiv 1910.07467, eq. 4). Sums in f32. Bound by memory.
 // Wide groups (model norm): a block of 256 threads owns one group of one row. Narrow ones (QK-norm): a warp owns one.
 // A thread reads in the second pass only what it wrote in the first, so out may be x.
+// Occupancy: rmsnorm_block_kernel 256 x 8, rmsnorm_warp_kernel 256 x 8.
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -57,7 +58,8 @@ __device__ __forceinline__ void write_scaled(const RmsNormParams<T>& p, int64_t 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) rmsnorm_block_kernel(const __grid_constant__ RmsNormParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 8)
+    rmsnorm_block_kernel(const __grid_constant__ RmsNormParams<T> p) {
   const int64_t row = blockIdx.x, group = blockIdx.y;
   const float squares =
       block_reduce(add_and_square(p, row, group, threadIdx.x, kThreads), Sum{}, shared_memory<float>());
@@ -65,7 +67,8 @@ __global__ void __launch_bounds__(kThreads) rmsnorm_block_kernel(const __grid_co
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) rmsnorm_warp_kernel(const __grid_constant__ RmsNormParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 8)
+    rmsnorm_warp_kernel(const __grid_constant__ RmsNormParams<T> p) {
   const int64_t item = int64_t{blockIdx.x} * kWarps + warp_idx();
   if (item >= p.rows * p.groups) return;  // a whole warp
   const int64_t row = item / p.groups, group = item % p.groups;

@@ -1,6 +1,7 @@
 // Rotates the heads of q and k in place, (a, b) -> (a cos - b sin, b cos + a sin) for pairs (i, i + D/2) or (2i, 2i + 1), and
 // writes k and v to rows of layer scratch or behind the entries of the pages, with the position beside them.
 // Bound by memory. Grid: (rows, heads of q, k and v over 8). A warp owns one head of one row.
+// Occupancy: rope_and_store_kernel 256 x 6.
 #include <algorithm>
 
 #include "kernels/cuda/device.h"
@@ -55,7 +56,7 @@ __device__ __forceinline__ void rotate(T* x, const float* rope, int32_t head_dim
 }
 
 template <class T, class C>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 6)
     rope_and_store_kernel(const __grid_constant__ StoreParams<T, C> p) {
   const int64_t row = blockIdx.x;
   auto head = static_cast<int32_t>(blockIdx.y * kWarps + warp_idx());

@@ -1,5 +1,6 @@
 // table[t] = (cos | sin)(positions[t] * inv_freq) * factor, [T, D] f32; the angle is an f32 product. Once a step, small.
 // Block: 128 threads over one row.
+// Occupancy: rope_table_kernel 128 x 16.
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -19,7 +20,7 @@ struct RopeTableParams {
   float factor;
 };
 
-__global__ void __launch_bounds__(kThreads) rope_table_kernel(const __grid_constant__ RopeTableParams p) {
+__global__ void __launch_bounds__(kThreads, 16) rope_table_kernel(const __grid_constant__ RopeTableParams p) {
   float* out = p.out + blockIdx.x * p.stride;
   const auto position = static_cast<float>(p.positions[blockIdx.x]);
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.half; i += static_cast<int32_t>(kThreads)) {

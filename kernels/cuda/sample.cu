@@ -1,9 +1,11 @@
-// One token for each row of logits [B, V]: bias, allowed, banned -> penalties -> temperature -> min-p -> top-k -> top-p -> draw,
-// with the CPU's order, ties and generator (kernels/cpu/sampler.cpp). A block of 512 threads owns a row; the few passes over V
+// One token for each row of logits [B, V]: bias, allowed, banned -> penalties -> temperature -> min-p -> top-k -> top-p -> draw
+// (temperature_last: top-k -> top-p -> min-p -> temperature -> draw), with the CPU's order, ties and generator (kernels/cpu/sampler.cpp). A block of 512 threads owns a row; the few passes over V
 // are bound by memory (L2 for one row).
 // Tokens are ordered by (weight descending, id ascending), weight = exp((logit - max) / temperature) in (0, 1]. A cut of that
 // order is found digit by digit over the bits of the weight (radix select), then among the ids of equal weight. Sums of
 // weights are integers, units of 2^-40: the same for any order of addition, so a draw depends on nothing but its row.
+// Shared memory 4 KiB.
+// Occupancy: sample_kernel 512 x 1.
 #include <algorithm>
 #include <vector>
 
@@ -38,6 +40,7 @@ struct DeviceRow {
   const uint16_t* counts;         // [V] or null
   int32_t num_biases, num_allowed, num_banned;
   int32_t has_penalties;
+  int32_t temperature_last;
 };
 
 struct DeviceResult {
@@ -70,6 +73,8 @@ struct SampleShared {
   uint32_t left_count;
   uint32_t digit;
 };
+
+static_assert(fits_multiprocessor(sizeof(SampleShared), 1));
 
 // The last token that stays in the order: those of larger weight, and of equal weight up to this id, stay.
 struct Bound {
@@ -309,14 +314,14 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const __grid_consta
         find_id(p.vocab, 0, shared, [&](uint32_t i) { return logits[i] == max ? uint64_t{1} : uint64_t{0}; });
   } else {
     auto* weights = reinterpret_cast<uint32_t*>(logits);
+    const bool is_last = row.temperature_last != 0;
+    const float temperature = is_last ? 1.0f : row.temperature;
     for (uint32_t i = threadIdx.x; i < vocab; i += kThreads)
-      weights[i] = f32_to_bits(expf((logits[i] - max) / row.temperature));
+      weights[i] = f32_to_bits(expf((logits[i] - max) / temperature));
     sync_threads();
     Bound bound{1, kNoToken};  // a weight of 0 never takes part
-    if (row.min_p > 0.0f) {
-      const uint32_t least = f32_to_bits(row.min_p < 1.0f ? row.min_p : 1.0f);
-      if (least > bound.weight) bound.weight = least;
-    }
+    const uint32_t least = row.min_p > 0.0f ? f32_to_bits(row.min_p < 1.0f ? row.min_p : 1.0f) : uint32_t{0};
+    if (!is_last && least > bound.weight) bound.weight = least;
     if (row.top_k > 0 && row.top_k < p.vocab)
       bound = find_cut(weights, p.vocab, bound, static_cast<uint32_t>(row.top_k), ~uint64_t{0}, shared);
     uint64_t total = kept_units(weights, p.vocab, bound, shared);
@@ -324,6 +329,17 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const __grid_consta
       const double share = row.top_p > 0.0f ? static_cast<double>(row.top_p) : 0.0;
       bound = find_cut(weights, p.vocab, bound, 0xFFFFFFFFu,
                        static_cast<uint64_t>(share * static_cast<double>(total)), shared);
+      total = kept_units(weights, p.vocab, bound, shared);
+    }
+    if (is_last) {
+      if (least > bound.weight) bound = {least, kNoToken};
+      for (uint32_t i = threadIdx.x; i < vocab; i += kThreads) {
+        const float weight = bits_to_f32(weights[i]);
+        weights[i] =
+            is_kept(weights[i], i, bound) ? f32_to_bits(expf(logf(weight) / row.temperature)) : uint32_t{0};
+      }
+      sync_threads();
+      bound = {1, kNoToken};
       total = kept_units(weights, p.vocab, bound, shared);
     }
     const auto target = static_cast<uint64_t>(row.uniform * static_cast<double>(total));
@@ -343,11 +359,17 @@ const T* upload_or_null(Context& context, std::span<const T> values) {
   return values.empty() ? nullptr : context.upload(values);
 }
 
-}  // namespace
+// What a row brings along; counts of a large vocabulary are half a megabyte.
+int64_t staged_bytes(const SampleRow& row) {
+  const SamplingParams& params = *row.params;
+  constexpr int64_t kAlignment = 6 * 256;
+  return kAlignment + static_cast<int64_t>(sizeof(DeviceRow) + params.logit_bias.size() * sizeof(DeviceBias) +
+                                           4 * (params.allowed_tokens.size() + row.banned.size()) +
+                                           8 * row.prompt_tokens.size() + 2 * row.counts.size());
+}
 
-void sample(Context& context, const SampleArgs& args) {
+void sample_rows(Context& context, const SampleArgs& args) {
   const auto rows = static_cast<size_t>(args.logits.rows);
-  if (rows == 0) return;
   const auto vocab = static_cast<int32_t>(args.logits.cols);
   int32_t max_top = 0;
   const Staged<DeviceRow> staged = context.stage<DeviceRow>(rows);
@@ -376,7 +398,8 @@ void sample(Context& context, const SampleArgs& args) {
                       static_cast<int32_t>(params.logit_bias.size()),
                       static_cast<int32_t>(params.allowed_tokens.size()),
                       static_cast<int32_t>(row.banned.size()),
-                      params.has_penalties() ? 1 : 0};
+                      params.has_penalties() ? 1 : 0,
+                      params.temperature_last ? 1 : 0};
   }
   auto* results = context.workspace<DeviceResult>(static_cast<int64_t>(rows));
   auto* top = context.workspace<DeviceTop>(static_cast<int64_t>(rows) * std::max(1, max_top));
@@ -414,6 +437,27 @@ void sample(Context& context, const SampleArgs& args) {
       const DeviceTop& one = best[i * static_cast<size_t>(max_top) + static_cast<size_t>(j)];
       args.results[i].top.push_back({one.token, one.logprob});
     }
+  }
+}
+
+}  // namespace
+
+void sample(Context& context, const SampleArgs& args) {
+  // As many rows at once as staging takes.
+  size_t begin = 0;
+  while (begin < args.rows.size()) {
+    size_t end = begin;
+    int64_t bytes = 0;
+    do {
+      bytes += staged_bytes(args.rows[end++]);
+    } while (end < args.rows.size() && bytes + staged_bytes(args.rows[end]) <= context.staging_bytes() / 4);
+    if (begin > 0) context.begin_op();
+    const size_t count = end - begin;
+    sample_rows(context,
+                {.logits = args.logits.row_range(static_cast<int64_t>(begin), static_cast<int64_t>(count)),
+                 .rows = args.rows.subspan(begin, count),
+                 .results = args.results.subspan(begin, count)});
+    begin = end;
   }
 }
 

@@ -1,4 +1,5 @@
 // x = cap * tanh(x / cap), [B, V] f32 logits in place. Bound by memory. Block: 256 threads over 1024 values of one row.
+// Occupancy: softcap_kernel 256 x 8.
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -15,7 +16,7 @@ struct SoftcapParams {
   float cap;
 };
 
-__global__ void __launch_bounds__(kThreads) softcap_kernel(const __grid_constant__ SoftcapParams p) {
+__global__ void __launch_bounds__(kThreads, 8) softcap_kernel(const __grid_constant__ SoftcapParams p) {
   float* x = p.x + blockIdx.x * p.stride;
   const int64_t begin = int64_t{blockIdx.y} * kPerBlock;
   const int64_t end = min(p.cols, begin + kPerBlock);

@@ -1,5 +1,6 @@
 // Scratch rows of one layer go to the pages of each head behind its kv_len entries, all of them, in position order.
 // Bound by memory: 4 * N * K*D values. Grid: (rows, heads over 8). A warp owns K and V of one head of one row.
+// Occupancy: store_pages_kernel 256 x 8.
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -24,7 +25,7 @@ struct StorePagesParams {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     store_pages_kernel(const __grid_constant__ StorePagesParams<T> p) {
   const int64_t row = blockIdx.x;
   const auto head = static_cast<int32_t>(blockIdx.y * kWarps + warp_idx());

@@ -9,6 +9,9 @@
 #include <type_traits>
 
 #include "emulator/emulator.h"
+#if defined(RESTKV_COUNT_ACCESSES)
+#include "emulator/access_counters.h"
+#endif
 #include "kernels/base/float16.h"
 #include "kernels/cuda/device_types.h"
 
@@ -261,10 +264,18 @@ inline void thread_fence() {}
 
 inline void cp_async16(void* shared, const void* global, uint32_t valid = 16,
                        const emulator::Place& place = emulator::Place::current()) {
+#if defined(RESTKV_COUNT_ACCESSES)
+  emulator::count_access(shared, 16, emulator::here());
+  if (valid > 0) emulator::count_access(global, valid, emulator::here());
+#endif
   emulator::copy_async(shared, global, 16, valid, place);
 }
 inline void cp_async4(void* shared, const void* global, uint32_t valid = 4,
                       const emulator::Place& place = emulator::Place::current()) {
+#if defined(RESTKV_COUNT_ACCESSES)
+  emulator::count_access(shared, 4, emulator::here());
+  if (valid > 0) emulator::count_access(global, valid, emulator::here());
+#endif
   emulator::copy_async(shared, global, 4, valid, place);
 }
 inline void cp_async_commit() { emulator::copy_commit(); }
@@ -276,6 +287,9 @@ inline void cp_async_wait() {
 template <uint32_t Count, bool Transposed>
 inline void ldmatrix(uint32_t (&r)[Count], const void* row, const emulator::Place& place) {
   if (lane_idx() < 8 * Count) emulator::check_shared(row, 16, 16, place);
+#if defined(RESTKV_COUNT_ACCESSES)
+  if (lane_idx() < 8 * Count) emulator::count_access(row, 16, emulator::here());
+#endif
   emulator::LdMatrixLane lane{row, {}, Count, Transposed};
   emulator::collective("ldmatrix", kFullWarp, &lane, emulator::perform_ldmatrix, place);
   std::copy(lane.r, lane.r + Count, r);

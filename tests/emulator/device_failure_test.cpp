@@ -75,7 +75,7 @@ TEST(DeviceFailure, EveryCallMayFail) {
   const Outcome whole = run(model, 0, 0);
   ASSERT_TRUE(whole.started);
   ASSERT_EQ(whole.answer.tokens.size(), 2u);
-  int failed_starts = 0, failed_answers = 0;
+  int failed_starts = 0, failed_answers = 0, named_layers = 0;
   for (const int code : {kIllegalAddress, kOutOfMemory}) {
     bool saw_failure = true;
     // An error that the device survives takes the same way up: fewer calls tell as much.
@@ -90,6 +90,8 @@ TEST(DeviceFailure, EveryCallMayFail) {
         ++failed_answers;
         EXPECT_NE(outcome.answer.error.message().find("device failure"), std::string::npos)
             << outcome.answer.error.message();
+        named_layers +=
+            outcome.answer.error.message().find("matmul [1, 32] -> [1, 64] of layer 0:") != std::string::npos;
         EXPECT_EQ(outcome.is_healthy, code != kIllegalAddress) << "call " << k;
         EXPECT_EQ(outcome.answer.num_finishes, 1);
       } else {
@@ -99,6 +101,7 @@ TEST(DeviceFailure, EveryCallMayFail) {
   }
   EXPECT_GT(failed_starts, 4);
   EXPECT_GT(failed_answers, 40);
+  EXPECT_GT(named_layers, 0) << "op, shapes and layer of the products of Q, K and V";
 }
 
 TEST(Device, NamesAreChecked) {
@@ -134,11 +137,49 @@ TEST(Device, ShapesWithoutAKernelAreRefusedAtLoad) {
       << engine.status().message();
 }
 
+// What sm_86 and sm_89 have: the 16-bit kernels fit it at every head dim, the f32 ones of the tests do not.
+TEST(Device, ShapesWhoseKernelsDoNotFitTheCardAreRefusedAtLoad) {
+  const uint32_t before = emulator::options().max_shared_bytes;
+  emulator::options().max_shared_bytes = 99u << 10;
+  const auto half = make_emulated_backend({.type = DType::kBF16});
+  const auto full = make_emulated_backend({.type = DType::kF32});
+  emulator::options().max_shared_bytes = before;
+  AttentionShape shape = {.num_heads = 2, .num_kv_heads = 1, .head_dim = 256};
+  EXPECT_TRUE(half->check_attention_shape(shape).ok()) << half->check_attention_shape(shape).message();
+  const Status refused = full->check_attention_shape(shape);
+  EXPECT_EQ(refused.code(), StatusCode::kUnimplemented);
+  EXPECT_NE(refused.message().find("head dim 256 of F32 on emulated"), std::string::npos)
+      << refused.message();
+  EXPECT_NE(refused.message().find("the card has 99 KiB; there are the multiples of 8 up to"),
+            std::string::npos)
+      << refused.message();
+  shape.head_dim = 64;
+  EXPECT_TRUE(full->check_attention_shape(shape).ok());
+}
+
+TEST(Device, WhatIsLeftOpenDependsOnTheDevice) {
+  const auto card = make_emulated_backend();
+  const EngineOptions on_card = fit_options({}, *card);
+  EXPECT_EQ(on_card.max_num_seqs, 256);
+  EXPECT_EQ(on_card.max_num_batched_tokens, 2048);
+  EngineOptions wanted;
+  wanted.device = "cpu";
+  const auto cpu = make_backend(wanted);
+  ASSERT_TRUE(cpu.ok());
+  EXPECT_EQ(fit_options({}, **cpu).max_num_seqs, 32);
+  EXPECT_EQ(fit_options({}, **cpu).max_num_batched_tokens, 512);
+  wanted.max_num_seqs = 3000;  // more than a step's rows by default
+  EXPECT_GT(fit_options(wanted, *card).max_num_batched_tokens, 3000);
+  wanted.max_num_seqs = 0;
+  wanted.max_num_batched_tokens = 16;
+  EXPECT_LT(fit_options(wanted, *card).max_num_seqs, 16);
+}
+
 TEST(Device, TooLittleMemoryNamesTheSetting) {
   EngineOptions options = emulated_options();
   options.max_model_len = 512;
   options.backend_maker = []() -> Result<std::unique_ptr<Backend>> {
-    return make_emulated_backend({.memory_bytes = int64_t{52} << 20});  // 48 MiB are the backend's own
+    return make_emulated_backend({.memory_bytes = int64_t{44} << 20});  // 40 MiB are the backend's own
   };
   options.memory_fraction = 0.01;
   const Result<std::unique_ptr<Engine>> engine = Engine::start(testing::make_tiny_model(), options);

@@ -2,12 +2,17 @@
 // what was there before.
 #include "emulator/emulated_backend.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <mutex>
-#include <unordered_map>
+#include <set>
 
 #include "emulator/emulator.h"
+#include "kernels/base/device_error.h"
+#include "kernels/base/float16.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device_check.h"
 
@@ -16,9 +21,26 @@ namespace {
 
 constexpr int kPoison = 0xFF;
 
+class EmulatedGraph final : public LaunchGraph {
+ public:
+  explicit EmulatedGraph(LaunchList launches) : list(std::move(launches)) {}
+  const LaunchList list;
+};
+
+float value_at(const void* data, DType type, int64_t i) {
+  if (type == DType::kF32) return static_cast<const float*>(data)[i];
+  const uint16_t bits = static_cast<const uint16_t*>(data)[i];
+  return type == DType::kBF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
 class EmulatedRuntime final : public Runtime {
  public:
-  explicit EmulatedRuntime(int64_t memory_bytes) : left_(memory_bytes) {
+  explicit EmulatedRuntime(const EmulatedOptions& options)
+      : left_(options.memory_bytes),
+        has_library_(options.has_library),
+        refuses_graphs_(options.refuses_graphs),
+        counts_(options.graphs) {
+    const int64_t memory_bytes = options.memory_bytes;
     limits_.name = "emulated";
     limits_.num_multiprocessors = 4;
     limits_.max_shared_bytes = static_cast<int32_t>(emulator::options().max_shared_bytes);
@@ -36,10 +58,16 @@ class EmulatedRuntime final : public Runtime {
     CUDA_CHECK(emulator::next_call_error());
     const std::lock_guard lock(mutex_);
     if (bytes > left_) return nullptr;
-    auto* memory =
-        static_cast<std::byte*>(std::aligned_alloc(256, static_cast<size_t>((bytes + 511) / 256 * 256)));
+    const bool is_large = bytes > kPoisonedBytes;
+    auto* memory = is_large ? address_space(bytes)
+                            : static_cast<std::byte*>(
+                                  std::aligned_alloc(256, static_cast<size_t>((bytes + 511) / 256 * 256)));
     if (memory == nullptr) return nullptr;
-    if (bytes <= kPoisonedBytes) std::memset(memory, kPoison, static_cast<size_t>(bytes));
+    if (is_large) {
+      fresh_.insert(memory);
+    } else {
+      std::memset(memory, kPoison, static_cast<size_t>(bytes));
+    }
     left_ -= bytes;
     sizes_[memory] = bytes;
     return memory;
@@ -49,8 +77,22 @@ class EmulatedRuntime final : public Runtime {
     const auto size = sizes_.find(memory);
     if (size == sizes_.end()) return;
     left_ += size->second;
+    const bool is_large = size->second > kPoisonedBytes;
+    if (is_large) {
+      munmap(memory, static_cast<size_t>(size->second));
+    } else {
+      std::free(memory);
+    }
     sizes_.erase(size);
-    std::free(memory);
+    fresh_.erase(memory);
+  }
+  bool is_own_address(const void* data) const override {
+    const std::lock_guard lock(mutex_);
+    const auto* address = static_cast<const std::byte*>(data);
+    const auto behind = sizes_.upper_bound(const_cast<std::byte*>(address));
+    if (behind == sizes_.begin()) return false;
+    const auto& [begin, size] = *std::prev(behind);
+    return address < begin + size;
   }
   std::byte* allocate_host(int64_t bytes) override {
     CUDA_CHECK(emulator::next_call_error());
@@ -68,17 +110,85 @@ class EmulatedRuntime final : public Runtime {
   }
   void fill_zero(void* to, int64_t bytes) override {
     CUDA_CHECK(emulator::next_call_error());
+    {
+      // A large piece that nobody has written is address space of zeros, and stays it.
+      const std::lock_guard lock(mutex_);
+      auto* memory = static_cast<std::byte*>(to);
+      if (fresh_.erase(memory) > 0 && sizes_[memory] == bytes) return;
+    }
     std::memset(to, 0, static_cast<size_t>(bytes));
   }
   void synchronize() override { CUDA_CHECK(emulator::next_call_error()); }
 
+  bool multiply(const Product& product, Stream stream) override {
+    if (!has_library_) return false;
+    if (stream.list != nullptr) {
+      stream.list->add(product);
+    } else {
+      run(product);
+    }
+    return true;
+  }
+  void launch_all(const LaunchList& list) override {
+    if (counts_) ++counts_->piecewise;
+    run(list);
+  }
+  std::unique_ptr<LaunchGraph> make_graph(const LaunchList& list) override {
+    if (refuses_graphs_) throw DeviceError("no graphs here", /*is_sticky=*/false);
+    if (counts_) ++counts_->made;
+    return std::make_unique<EmulatedGraph>(list);
+  }
+  void launch_graph(LaunchGraph& graph) override {
+    CUDA_CHECK(emulator::next_call_error());
+    if (counts_) ++counts_->launched;
+    run(static_cast<EmulatedGraph&>(graph).list);
+  }
+
  private:
   static constexpr int64_t kPoisonedBytes = int64_t{256} << 20;  // larger pieces stay untouched address space
 
+  // Zeros that become memory where they are written.
+  static std::byte* address_space(int64_t bytes) {
+    void* memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
+  }
+  void run(const LaunchList& list) {
+    for (const LaunchList::Item& item : list.items()) {
+      const OpScope scope(item.op);
+      if (item.is_product) {
+        run(item.product);
+      } else {
+        item.kernel.run(item.kernel, list.params(item.kernel));
+      }
+    }
+  }
+  void run(const Product& p) {
+    CUDA_CHECK(emulator::next_call_error());
+    if (counts_) ++counts_->products;
+    for (int64_t t = 0; t < p.rows; ++t) {
+      for (int64_t n = 0; n < p.num; ++n) {
+        float sum = p.bias ? value_at(p.bias, p.type, n) : 0.0f;
+        for (int64_t c = 0; c < p.cols; ++c)
+          sum +=
+              value_at(p.x, p.type, t * p.x_stride + c) * value_at(p.weight, p.type, n * p.weight_stride + c);
+        const int64_t at = t * p.out_stride + n;
+        if (p.out_type == DType::kF32) {
+          static_cast<float*>(p.out)[at] = sum;
+        } else {
+          static_cast<uint16_t*>(p.out)[at] = p.out_type == DType::kBF16 ? f32_to_bf16(sum) : f32_to_f16(sum);
+        }
+      }
+    }
+  }
+
   DeviceLimits limits_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   int64_t left_;
-  std::unordered_map<std::byte*, int64_t> sizes_;
+  const bool has_library_, refuses_graphs_;
+  GraphCounts* const counts_;
+  std::map<std::byte*, int64_t> sizes_;
+  std::set<std::byte*> fresh_;
 };
 
 }  // namespace
@@ -87,11 +197,13 @@ class EmulatedRuntime final : public Runtime {
 namespace restkv {
 
 std::unique_ptr<Backend> make_emulated_backend(const EmulatedOptions& options) {
-  return cuda::make_backend(std::make_unique<cuda::EmulatedRuntime>(options.memory_bytes),
+  return cuda::make_backend(std::make_unique<cuda::EmulatedRuntime>(options),
                             {.type = options.type,
                              .page_slots = options.page_slots,
                              .workspace_bytes = options.workspace_bytes,
-                             .is_deterministic = options.is_deterministic});
+                             .staging_bytes = options.staging_bytes,
+                             .is_deterministic = options.is_deterministic,
+                             .use_graphs = options.use_graphs});
 }
 
 }  // namespace restkv

@@ -2,17 +2,29 @@
 // CudaBackend with all its kernels on it.
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "kernels/backend.h"
 
 namespace restkv {
 
+// What became of the lists of launches.
+struct GraphCounts {
+  std::atomic<int64_t> made{0}, launched{0}, piecewise{0};  // graphs; launches of one; lists launched without
+  std::atomic<int64_t> products{0};                         // of the library
+};
+
 struct EmulatedOptions {
   DType type = DType::kF32;  // of activations, weights and cache: kF32, kBF16, kF16
   int32_t page_slots = 64;
   int64_t workspace_bytes = int64_t{32} << 20;  // of the ops; a small one cuts batches into several launches
+  int64_t staging_bytes = int64_t{8} << 20;
   bool is_deterministic = false;
+  bool use_graphs = true;
+  bool refuses_graphs = false;    // making one fails, and the device lives on
+  bool has_library = false;       // products of 16-bit types as a vendor's library gives them, by plain loops
+  GraphCounts* graphs = nullptr;  // counted here, if given
   int64_t memory_bytes = int64_t{4} << 30;  // of the device
 };
 std::unique_ptr<Backend> make_emulated_backend(const EmulatedOptions& options = {});

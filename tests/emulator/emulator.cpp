@@ -23,7 +23,6 @@
 namespace restkv::emulator {
 namespace {
 
-constexpr size_t kStackBytes = size_t{256} << 10;
 constexpr uint32_t kSharedAlign = 128;
 constexpr uint32_t kCanaryBytes = 128;
 constexpr auto kCanary = std::byte{0xA5};
@@ -74,6 +73,7 @@ struct Machine {
 };
 thread_local Machine machine;
 thread_local Counters counts;
+thread_local bool is_running = false;  // a thread of the kernel, not the scheduler
 // Of all threads: the engine's is not the test's.
 std::atomic<int64_t> call_number = 0, failing_call = 0;
 std::atomic<int> failing_code = 0;
@@ -112,7 +112,9 @@ void resume(uint32_t index) {
   machine.current = index;
   threadIdx = {index, 0, 0};
   ++counts.switches;
+  is_running = true;
   machine.threads[index].fiber->resume();
+  is_running = false;
 }
 
 // One warp until none of its lanes can run; true if one did.
@@ -269,7 +271,7 @@ void run_grid(GridSize grid, uint32_t block, uint32_t smem, KernelCall kernel, c
   machine.call = call;
   machine.num_threads = block;
   while (machine.threads.size() < block) {
-    machine.threads.emplace_back().fiber = std::make_unique<Fiber>(kStackBytes);
+    machine.threads.emplace_back().fiber = std::make_unique<Fiber>(kFiberStackBytes);
   }
   machine.collectives.resize(block / kWarp);
   struct Free {
@@ -305,6 +307,8 @@ void fail_call(int64_t k, int code) {
 int64_t num_calls() { return call_number; }
 
 std::byte* shared_base() { return machine.shared; }
+bool is_in_kernel() { return is_running; }
+uint32_t shared_bytes() { return machine.shared_bytes; }
 
 void fail(const std::string& what, const Place& place) {
   machine.error = what + " (" + text_of(place) + ")";

@@ -53,4 +53,10 @@ int next_call_error();
 void fail_call(int64_t k, int code);
 int64_t num_calls();
 
+// For hooks that look at accesses (access_counters.h): whether a thread of a kernel runs now, its block's shared memory, and the
+// room that its stack has.
+bool is_in_kernel();
+uint32_t shared_bytes();
+inline constexpr size_t kFiberStackBytes = size_t{256} << 10;
+
 }  // namespace restkv::emulator

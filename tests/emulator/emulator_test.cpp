@@ -151,12 +151,13 @@ TEST_P(Emulator, AFailedLaunchIsADeviceError) {
   emulator::fail_call(2, 700);
   launch(reverse_kernel, {}, 256, 1024, nullptr, params);
   try {
-    const OpScope scope("reverse", 3, 5);
+    const OpScope scope({.name = "reverse", .in = {3, 5}, .out = {3, 6}, .layer = 2});
     launch(reverse_kernel, {}, 256, 1024, nullptr, params);
     FAIL() << "no error";
   } catch (const DeviceError& error) {
     EXPECT_TRUE(error.is_sticky());
-    EXPECT_NE(std::string(error.what()).find("illegal address) in reverse [3, 5]"), std::string::npos)
+    EXPECT_NE(std::string(error.what()).find("illegal address) in reverse [3, 5] -> [3, 6] of layer 2:"),
+              std::string::npos)
         << error.what();
   }
 }

@@ -12,6 +12,7 @@
 #include "engine/model/safetensors.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/emulator/emulated_backend.h"
+#include "tests/emulator/host_copies.h"
 #include "tests/golden/golden_folder.h"
 
 namespace fs = std::filesystem;
@@ -217,7 +218,7 @@ int run() {
   golden::Run run("RESTKV_GOLDEN_DIR", std::string(RESTKV_SHARED_DIR) + "/golden/restkv");
   if (!run.has_folder()) return run.finish();
 #ifdef RESTKV_EMULATED
-  const std::unique_ptr<Backend> backend = make_emulated_backend();
+  const std::unique_ptr<Backend> backend = with_host_memory(make_emulated_backend());
 #else
   const std::unique_ptr<Backend> backend = make_cpu_backend(0);
 #endif

@@ -19,7 +19,9 @@
 #include "kernels/backend.h"
 #include "kernels/base/float16.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/card.h"
 #include "tests/emulator/emulated_backend.h"
+#include "tests/emulator/host_copies.h"
 
 namespace restkv {
 
@@ -33,8 +35,19 @@ struct BackendCase {
   int32_t head_dim_multiple = 1;  // of the head dims it takes
 };
 
+inline constexpr int64_t kEmulatedBytes = int64_t{64}
+                                          << 30;  // address space; only what is touched becomes memory
+
+// A card's backend in f32, as a column; the process has opened it before.
+inline std::unique_ptr<Backend> open_test_card(bool is_deterministic, DType type = DType::kF32) {
+  auto card = cuda::open_card(0, {.type = type, .is_deterministic = is_deterministic});
+  CHECK(card.ok()) << card.status().message();
+  return with_host_memory(std::move(*card));
+}
+
 // Every backend present: each processor level of the CPU is a column (RESTKV_CPU_TARGET names a single one); `emulated` is
-// the CUDA backend with all its kernels on the emulator, in f32.
+// the CUDA backend with all its kernels on the emulator, in f32; `cuda` the same on a card, where there is one. The columns
+// of a device take and give host memory all the same (host_copies.h).
 inline const std::vector<BackendCase>& backend_cases() {
   static const std::vector<BackendCase> cases = [] {
     std::vector<BackendCase> list;
@@ -45,18 +58,33 @@ inline const std::vector<BackendCase>& backend_cases() {
       list.push_back({"cpu_" + name, [name](int threads) { return make_cpu_backend(threads, name); }});
     }
     if (only == nullptr) {
-      const BackendCase emulated{.name = "emulated",
-                                 .make = [](int) { return make_emulated_backend(); },
-                                 .is_emulated = true,
-                                 .is_row_independent = false,
-                                 .is_exact = false,
-                                 .has_bf16_cache = true,
-                                 .head_dim_multiple = 8};
+      const BackendCase emulated{
+          .name = "emulated",
+          .make =
+              [](int) { return with_host_memory(make_emulated_backend({.memory_bytes = kEmulatedBytes})); },
+          .is_emulated = true,
+          .is_row_independent = false,
+          .is_exact = false,
+          .has_bf16_cache = true,
+          .head_dim_multiple = 8};
       list.push_back(emulated);
       list.push_back(emulated);
       list.back().name = "emulated_deterministic";
-      list.back().make = [](int) { return make_emulated_backend({.is_deterministic = true}); };
+      list.back().make = [](int) {
+        return with_host_memory(
+            make_emulated_backend({.is_deterministic = true, .memory_bytes = kEmulatedBytes}));
+      };
       list.back().is_row_independent = true;
+      if (cuda::count_cards().ok()) {
+        for (const bool is_deterministic : {false, true}) {
+          BackendCase card = emulated;
+          card.name = is_deterministic ? "cuda_deterministic" : "cuda";
+          card.make = [is_deterministic](int) { return open_test_card(is_deterministic); };
+          card.is_emulated = false;
+          card.is_row_independent = is_deterministic;
+          list.push_back(card);
+        }
+      }
     }
     return list;
   }();
@@ -67,7 +95,7 @@ inline const std::vector<BackendCase>& backend_cases() {
 inline const std::vector<BackendCase>& device_op_cases() {
   static const std::vector<BackendCase> cases = [] {
     std::vector<BackendCase> list = backend_cases();
-    std::erase_if(list, [](const BackendCase& c) { return c.name == "emulated_deterministic"; });
+    std::erase_if(list, [](const BackendCase& c) { return c.name.ends_with("_deterministic"); });
     return list;
   }();
   return cases;

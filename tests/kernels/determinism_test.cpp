@@ -1,4 +1,6 @@
 // A row's bits do not depend on how many rows stand beside it, nor on the number of threads.
+#include <numeric>
+
 #include "tests/kernels/backend_cases.h"
 
 namespace restkv {
@@ -42,6 +44,40 @@ TEST_P(Determinism, MatmulRows) {
       }
     }
   }
+}
+
+// A row of decode attention does not know of longer neighbours, nor of the workspace that cuts the batch into launches.
+TEST_P(Determinism, DecodeRows) {
+  const BackendCase& column = backend_cases()[GetParam()];
+  if (!column.is_row_independent) GTEST_SKIP() << column.name << " promises this with `deterministic` only";
+  constexpr int32_t kHeads = 4, kKvHeads = 2, kDim = 16;
+  const AttentionShape shape{kHeads, kKvHeads, kDim, 0.25f, 0.0f, 0};
+  const auto backend = column.make(1);
+  TestCache caches[] = {{*backend, DType::kF32, kKvHeads, kDim, 700},
+                        {*backend, DType::kF32, kKvHeads, kDim, 700}};
+  const int32_t lengths[] = {300, 690};
+  SharedPool pool(caches[0].view);
+  std::vector<DecodeSegment> segments;
+  for (int64_t i = 0; i < 2; ++i) {
+    TestCache& cache = caches[i];
+    const int32_t n = lengths[i];
+    std::vector<int32_t> positions(static_cast<size_t>(n));
+    std::iota(positions.begin(), positions.end(), 0);
+    const Floats k = random_floats(n * kKvHeads * kDim, 1 + static_cast<uint64_t>(i)),
+                 v = random_floats(n * kKvHeads * kDim, 5 + static_cast<uint64_t>(i));
+    cache.fill(view(k, n), view(v, n), positions);
+    for (int32_t& len : cache.kv_len) len = n;
+    pool.take(cache);
+    segments.push_back({i, 1, cache.tables()});
+  }
+  const Floats q = random_floats(2 * kHeads * kDim, 9, 2.0f);
+  const std::vector<int32_t> positions = {299, 689};
+  Floats together(q.size(), NAN), alone(q.size() / 2, NAN);
+  backend->decode_attention({shape, view(q, 2), positions, segments, pool.view, view(together, 2)});
+  const ConstTensor first = dense(q.data(), DType::kF32, 1, kHeads * kDim);
+  backend->decode_attention(
+      {shape, first, std::span(positions).first(1), std::span(segments).first(1), pool.view, view(alone, 1)});
+  EXPECT_TRUE(same_bits(together.data(), alone.data(), kHeads * kDim));
 }
 
 TEST_P(Determinism, NormAndGluRows) {

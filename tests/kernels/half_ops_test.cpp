@@ -1,4 +1,4 @@
-// The CUDA backend in bf16 and f16, run by the emulator: activations, weights and cache of 16 bits, sums in f32, against the
+// The CUDA backend in bf16 and f16, run by the emulator and by a card where there is one: activations, weights and cache of 16 bits, sums in f32, against the
 // f64 reference over the rounded inputs; results are off by their own rounding.
 #include "tests/kernels/backend_cases.h"
 #include "tests/kernels/reference_ops.h"
@@ -6,11 +6,20 @@
 namespace restkv {
 namespace {
 
-class HalfOps : public testing::TestWithParam<DType> {
+struct HalfCase {
+  DType type;
+  bool is_card;
+};
+
+class HalfOps : public testing::TestWithParam<HalfCase> {
  protected:
-  void SetUp() override { backend_ = make_emulated_backend({.type = GetParam()}); }
+  void SetUp() override {
+    backend_ = GetParam().is_card ? open_test_card(false, type())
+                                  : with_host_memory(make_emulated_backend({.type = type()}));
+  }
+  static DType type() { return GetParam().type; }
   // Half a unit in the last place of a value of 1, with room for two roundings.
-  double tolerance() const { return GetParam() == DType::kBF16 ? 2e-2 : 2.5e-3; }
+  double tolerance() const { return type() == DType::kBF16 ? 2e-2 : 2.5e-3; }
 
   // [rows, cols] in the backend's type; `floats` becomes what was stored.
   struct Values {
@@ -23,21 +32,28 @@ class HalfOps : public testing::TestWithParam<DType> {
     v.bits.resize(floats.size());
     v.floats = std::move(floats);
     for (size_t i = 0; i < v.bits.size(); ++i) v.bits[i] = to_bits(v.floats[i]);
-    v.tensor = dense(v.bits.data(), GetParam(), rows, static_cast<int64_t>(v.bits.size()) / rows);
+    v.tensor = dense(v.bits.data(), type(), rows, static_cast<int64_t>(v.bits.size()) / rows);
     read(v);
     return v;
   }
   void read(Values& v) const {
     for (size_t i = 0; i < v.bits.size(); ++i)
-      v.floats[i] = GetParam() == DType::kBF16 ? bf16_to_f32(v.bits[i]) : f16_to_f32(v.bits[i]);
+      v.floats[i] = type() == DType::kBF16 ? bf16_to_f32(v.bits[i]) : f16_to_f32(v.bits[i]);
   }
-  uint16_t to_bits(float x) const { return GetParam() == DType::kBF16 ? f32_to_bf16(x) : f32_to_f16(x); }
+  uint16_t to_bits(float x) const { return type() == DType::kBF16 ? f32_to_bf16(x) : f32_to_f16(x); }
 
   std::unique_ptr<Backend> backend_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Types, HalfOps, testing::Values(DType::kBF16, DType::kF16),
-                         [](const auto& info) { return std::string(dtype_info(info.param).name); });
+std::vector<HalfCase> half_cases() {
+  std::vector<HalfCase> cases = {{DType::kBF16, false}, {DType::kF16, false}};
+  if (cuda::count_cards().ok()) cases.insert(cases.end(), {{DType::kBF16, true}, {DType::kF16, true}});
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, HalfOps, testing::ValuesIn(half_cases()), [](const auto& info) {
+  return std::string(dtype_info(info.param.type).name) + (info.param.is_card ? "_cuda" : "");
+});
 
 std::vector<double> doubles(const float* x, int64_t n) { return std::vector<double>(x, x + n); }
 
@@ -51,7 +67,7 @@ TEST_P(HalfOps, MatmulOfEveryWeightType) {
       if (cols % dtype_info(dtype).block_elems != 0) continue;
       const Weights weight(dtype, n, cols, 1);
       const PlacedWeight placed(*backend_, weight.tensor);
-      ASSERT_EQ(placed.tensor().dtype, GetParam());
+      ASSERT_EQ(placed.tensor().dtype, type());
       Values x = make(random_floats(rows * cols, 2), rows),
              out = make(Floats(static_cast<size_t>(rows * n)), rows);
       Floats logits(static_cast<size_t>(rows * n));
@@ -135,7 +151,7 @@ TEST_P(HalfOps, GluAndGather) {
 // Attention over what rope_and_store wrote to pages, all in 16 bits.
 TEST_P(HalfOps, RotatedKeysAreAttendedInPages) {
   const int32_t heads = 4, kv_heads = 2, head_dim = 24, rows = 37;
-  TestCache cache(*backend_, GetParam(), kv_heads, head_dim, 64);
+  TestCache cache(*backend_, type(), kv_heads, head_dim, 64);
   Values q = make(random_floats(rows * heads * head_dim, 1), rows),
          k = make(random_floats(rows * kv_heads * head_dim, 2), rows);
   Values v = make(random_floats(rows * kv_heads * head_dim, 3), rows),

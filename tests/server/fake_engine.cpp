@@ -8,6 +8,7 @@ namespace restkv {
 FakeEngine::FakeEngine(FakeEngineOptions options) : options_(std::move(options)), thread_([this] { run(); }) {
   plan_.max_model_len = options_.max_model_len;
   engine_options_.max_queue_requests = options_.max_queue;
+  engine_options_.max_num_seqs = 32;  // as a CPU has it
 }
 
 FakeEngine::~FakeEngine() {

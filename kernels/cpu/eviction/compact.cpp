@@ -26,15 +26,15 @@ void compact_head(const CompactArgs& args, const CompactItem& item, int32_t head
   const int64_t dim = args.shape.head_dim;
   const int64_t row_bytes = bytes_of(cache.dtype, dim);
   const HeadRows rows(item.rows, args.shape, cache, head);
-  const auto* kept = static_cast<const int32_t*>(item.kept.row(head));
+  const auto* kept = item.kept ? static_cast<const int32_t*>(item.kept.row(head)) : nullptr;
   const int32_t* source_pages =
       item.rows.pages.kv_len ? item.rows.pages.pages + int64_t{head} * item.rows.pages.stride : nullptr;
   const int32_t* pages = item.destination.pages + int64_t{head} * item.destination.stride;
   float* scratch = thread_floats(Buffer::kRows, dim);
   int64_t moved = 0;
   for (int64_t i = 0; i < item.kept_len[head]; ++i) {
-    const int64_t row = kept[i];
-    DCHECK(row >= i && row < rows.num_rows && (i == 0 || row > kept[i - 1]))
+    const int64_t row = kept ? kept[i] : i;
+    DCHECK(row >= i && row < rows.num_rows && (i == 0 || !kept || row > kept[i - 1]))
         << "row " << row << " to entry " << i;
     const int32_t page = pages[i / cache.slots];
     const int64_t slot = i % cache.slots;
@@ -58,7 +58,8 @@ void compact_head(const CompactArgs& args, const CompactItem& item, int32_t head
   }
   if (item.sums.pages) {
     const float* scores = item.scores.f32(head);
-    for (int64_t i = 0; i < item.kept_len[head]; ++i) *sum_at(item.sums, cache, head, i) = scores[kept[i]];
+    for (int64_t i = 0; i < item.kept_len[head]; ++i)
+      *sum_at(item.sums, cache, head, i) = scores[kept ? kept[i] : i];
   }
   if (item.moved) item.moved[head] = moved;
 }

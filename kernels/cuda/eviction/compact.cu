@@ -5,6 +5,7 @@
 // overwritten before it was read. Rows of pages move as raw bytes; scratch rows are converted to the cache's type.
 // Bound: bandwidth, 2 * (4*D*bytes + 4) a row that moves; rows at their place are left alone. 1 KiB of shared memory,
 // 256 threads with 4 x 16 bytes in flight each.
+// Occupancy: compact_kernel 256 x 5.
 #include "kernels/cuda/eviction/item_views.h"
 
 namespace restkv::cuda {
@@ -16,7 +17,7 @@ constexpr int32_t kMaxTile = kCompactThreads;
 
 struct CompactView {
   RowsView rows;
-  const int32_t* kept;       // [K, kept_stride], ascending
+  const int32_t* kept;       // [K, kept_stride], ascending; null: row i for entry i
   const int32_t* kept_len;   // [K]
   const int32_t* pages;      // [K, stride] of the destination
   const float* scores;       // [K, score_stride], null: no sums
@@ -39,11 +40,14 @@ struct CompactShared {
   uint32_t moved;
 };
 
-__global__ void __launch_bounds__(kCompactThreads) compact_kernel(const __grid_constant__ CompactParams p) {
+static_assert(fits_multiprocessor(sizeof(CompactShared), 5));
+
+__global__ void __launch_bounds__(kCompactThreads, 5)
+    compact_kernel(const __grid_constant__ CompactParams p) {
   const CompactView& item = p.items[blockIdx.y];
   const auto head = static_cast<int32_t>(blockIdx.x);
   const DeviceRows rows(item.rows, p.pool, head, p.dim);
-  const int32_t* kept = item.kept + head * item.kept_stride;
+  const int32_t* kept = item.kept ? item.kept + head * item.kept_stride : nullptr;
   const int32_t* pages = item.pages + int64_t{head} * item.stride;
   const int32_t count = item.kept_len[head];
   const int32_t slots = p.pool.slots;
@@ -59,7 +63,7 @@ __global__ void __launch_bounds__(kCompactThreads) compact_kernel(const __grid_c
     const int32_t tile_rows = min(tile, count - begin);
     int32_t position = 0;
     if (thread < tile_rows) {
-      const int32_t i = begin + thread, row = kept[i];
+      const int32_t i = begin + thread, row = kept ? kept[i] : i;
       const bool stays =
           row < rows.num_paged && rows.pages[row / slots] == pages[i / slots] && row % slots == i % slots;
       shared.rows[thread] = stays ? -1 : row;
@@ -124,7 +128,7 @@ __global__ void __launch_bounds__(kCompactThreads) compact_kernel(const __grid_c
     for (int32_t i = thread; i < count; i += kCompactThreads) {
       const int32_t page = item.sum_pages[int64_t{head} * item.sum_stride + i / per_page];
       store_vector(p.pool.pool + p.pool.page_bytes * page + int64_t{4} * (i % per_page),
-                   item.scores[head * item.score_stride + kept[i]]);
+                   item.scores[head * item.score_stride + (kept ? kept[i] : i)]);
     }
   }
   if (thread == 0 && item.moved) item.moved[head] = shared.moved;

@@ -4,6 +4,7 @@
 //   drift_index_kernel   grid (query, unit)     selects and sums; every number but the last quotient is an integer
 // As many units at a time as the workspace holds, so that nothing of size [H, Q, N] is kept. Bound: the first by f32
 // multiply-adds 2*N*H*Q*D, the second by L2 reads of 6*4*N*H*Q bytes. Shared memory 13 KiB and 2 KiB.
+// Occupancy: drift_logits_kernel 128 x 9, drift_index_kernel 256 x 8.
 #include "kernels/cuda/eviction/drift.h"
 
 #include "kernels/cuda/eviction/radix_select.h"
@@ -47,7 +48,10 @@ __device__ __forceinline__ Unit unit_of(const DriftParams& p) {
   return {unit / per_item, unit % per_item / p.query_blocks, unit % p.query_blocks * p.unit_queries};
 }
 
-__global__ void __launch_bounds__(kTileThreads) drift_logits_kernel(const __grid_constant__ DriftParams p) {
+static_assert(fits_multiprocessor(sizeof(DriftShared), 9) && fits_multiprocessor(sizeof(IndexShared), 8));
+
+__global__ void __launch_bounds__(kTileThreads, 9)
+    drift_logits_kernel(const __grid_constant__ DriftParams p) {
   const Unit unit = unit_of(p);
   const ObserveView& item = p.items[unit.item];
   if (!item.drift_rows || unit.first >= item.queries.num_queries) return;
@@ -73,7 +77,8 @@ __global__ void __launch_bounds__(kTileThreads) drift_logits_kernel(const __grid
   }
 }
 
-__global__ void __launch_bounds__(kIndexThreads) drift_index_kernel(const __grid_constant__ DriftParams p) {
+__global__ void __launch_bounds__(kIndexThreads, 8)
+    drift_index_kernel(const __grid_constant__ DriftParams p) {
   const Unit unit = unit_of(p);
   const ObserveView& item = p.items[unit.item];
   const int32_t query = unit.first + static_cast<int32_t>(blockIdx.x);

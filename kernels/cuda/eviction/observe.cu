@@ -11,6 +11,7 @@
 // Splits depend on N alone, so neighbours in the batch change no bit. The block is 128 threads: 64 rows x 32 queries.
 // Bound: f32 multiply-adds, 4*N*H*Q*D; K and V come from L2 once per (head, 32 queries). Shared memory 38 KiB and
 // 32 * D floats: 56 KiB at D = 128 (2 blocks an SM of sm_80), 71 KiB at D = 256.
+// Occupancy: value_mean_kernel 128 x 16, observe_kernel 128 x 3, observe_merge_kernel 128 x 2.
 #include "kernels/cuda/eviction/drift.h"
 #include "kernels/cuda/eviction/item_views.h"
 #include "kernels/cuda/eviction/observe_after.h"
@@ -66,7 +67,8 @@ __device__ __host__ inline int32_t num_splits(int32_t num_rows) {
 
 // Any centre near the mean of V saves the digits that projections of values far from 0 would lose; it cancels in p - u. So
 // at most 1024 rows, evenly spread, are averaged: each thread sums 4 columns of some of them, then one thread a column.
-__global__ void __launch_bounds__(kTileThreads) value_mean_kernel(const __grid_constant__ ObserveParams p) {
+__global__ void __launch_bounds__(kTileThreads, 16)
+    value_mean_kernel(const __grid_constant__ ObserveParams p) {
   const ObserveView& item = p.items[blockIdx.y];
   const auto head = static_cast<int32_t>(blockIdx.x);
   const int32_t dim = p.shape.dim;

@@ -4,6 +4,7 @@
 //   smooth_attention_kernel  grid (256 rows, head, item)  ratio, and the rows' part of o (in `partial`)
 //   merge_output_kernel      grid (head, item)            o from its parts in rising order, projected
 // Bound: f32 multiply-adds, 2*N*H*Q*D. The block is 128 threads: tiles of 64 rows x 32 queries; shared memory 14 KiB.
+// Occupancy: smooth_attention_kernel 128 x 3, merge_output_kernel 128 x 12.
 #include "kernels/cuda/eviction/observe_after.h"
 
 namespace restkv::cuda {
@@ -51,6 +52,8 @@ __device__ __forceinline__ void query_weights(const AfterParams& p, const Observ
     }
   }
 }
+
+static_assert(fits_multiprocessor(sizeof(AfterShared), 3));
 
 __global__ void __launch_bounds__(kTileThreads, 3)
     smooth_attention_kernel(const __grid_constant__ AfterParams p) {
@@ -144,7 +147,8 @@ __global__ void __launch_bounds__(kTileThreads, 3)
   }
 }
 
-__global__ void __launch_bounds__(kTileThreads) merge_output_kernel(const __grid_constant__ AfterParams p) {
+__global__ void __launch_bounds__(kTileThreads, 12)
+    merge_output_kernel(const __grid_constant__ AfterParams p) {
   const ObserveView& item = p.items[blockIdx.y];
   const auto head = static_cast<int32_t>(blockIdx.x);
   const int32_t dim = p.shape.dim;

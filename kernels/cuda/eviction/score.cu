@@ -7,6 +7,7 @@
 // queries are 8-lane shuffles in a fixed order, so neighbours in the batch change no bit.
 // Bound: f32 multiply-adds, N*H*(D*D/2 + 2*Q*D); the tile of K, V and R_g comes from L2 G times. Shared memory: 14 KiB and
 // the projected tile of 64 * (D + 1) floats: 46 KiB at D = 128 (3 blocks an SM of sm_80), 78 KiB at D = 256.
+// Occupancy: score_kernel 128 x 3.
 #include "kernels/cuda/eviction/item_views.h"
 #include "kernels/cuda/eviction/row_tile.h"
 

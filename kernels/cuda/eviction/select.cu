@@ -8,6 +8,7 @@
 //   select_kernel  grid (unit)            a unit is one KV head of one item; 512 threads walk its rows
 // Keys, orders and lists lie in the workspace, as many units at a time as it holds. Bound: latency, about ten passes over a
 // head's keys in L2. Shared memory 33 KiB (lists of up to 4096 keys are sorted there).
+// Occupancy: select_kernel 512 x 2, share_kernel 512 x 2.
 #include "kernels/cuda/eviction/item_views.h"
 #include "kernels/cuda/eviction/radix_select.h"
 
@@ -232,6 +233,8 @@ __device__ __forceinline__ void write_new_pins(const SelectView& item, const Dev
   }
   if (threadIdx.x == 0) item.num_new_pins[head] = pins;
 }
+
+static_assert(fits_multiprocessor(sizeof(SelectShared) + 8 * kSharedList, 2));
 
 __global__ void __launch_bounds__(kSelectThreads, 2) select_kernel(const __grid_constant__ SelectParams p) {
   const int32_t unit = p.first_unit + static_cast<int32_t>(blockIdx.x);

@@ -3,6 +3,7 @@
 // Grid: (256 rows, KV head, item); a thread owns one row and reads its neighbours from L1. The drift of kAdaptive is summed
 // by one thread of each block in the CPU's order, in f64, so that every block and every backend finds the same kernel.
 // Bound: bandwidth, 8 bytes a row. No shared memory but the drift's 8 bytes.
+// Occupancy: smooth_kernel 256 x 6.
 #include "kernels/cuda/eviction/item_views.h"
 
 namespace restkv::cuda {
@@ -59,7 +60,7 @@ __device__ __forceinline__ void adaptive(const SmoothParams& p, const SmoothView
   shared.first = shift - shared.width / 2;
 }
 
-__global__ void __launch_bounds__(kSmoothThreads) smooth_kernel(const __grid_constant__ SmoothParams p) {
+__global__ void __launch_bounds__(kSmoothThreads, 6) smooth_kernel(const __grid_constant__ SmoothParams p) {
   const SmoothView& item = p.items[blockIdx.z];
   const auto head = static_cast<int32_t>(blockIdx.y);
   const int64_t n = (item.rows.kv_len ? item.rows.kv_len[head] : 0) + item.rows.scratch_rows;

@@ -2,6 +2,7 @@
 // becomes row (p % W) * G + g of its KV head's pages, in the cache's type.
 // Grid: (row among the last W, segment); a block owns the H*D values of one row, a thread 4 of them at a time.
 // Bound: bandwidth. No shared memory.
+// Occupancy: store_queries_kernel 128 x 16.
 #include "kernels/cuda/eviction/item_views.h"
 
 namespace restkv::cuda {
@@ -29,7 +30,8 @@ struct StoreParams {
   int32_t dim;
 };
 
-__global__ void __launch_bounds__(kStoreThreads) store_queries_kernel(const __grid_constant__ StoreParams p) {
+__global__ void __launch_bounds__(kStoreThreads, 16)
+    store_queries_kernel(const __grid_constant__ StoreParams p) {
   const StoreView& segment = p.segments[blockIdx.y];
   if (static_cast<int32_t>(blockIdx.x) >= segment.num_rows) return;
   const int64_t t = segment.row_begin + blockIdx.x;

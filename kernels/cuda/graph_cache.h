@@ -1,0 +1,42 @@
+// Which lists of launches have become graphs. A list that is seen for the second time becomes one; a list seen once is
+// launched piece by piece, so that a step that never comes again costs no graph. The oldest of kMaxGraphs goes. A device that
+// cannot make a graph gets everything piece by piece from then on.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <list>
+#include <memory>
+
+#include "kernels/cuda/runtime.h"
+
+namespace restkv::cuda {
+
+class GraphCache {
+ public:
+  struct Counters {
+    int64_t launched = 0, built = 0, piecewise = 0;  // lists
+    bool is_off = false;                             // a graph could not be made
+  };
+
+  explicit GraphCache(Runtime& runtime) : runtime_(runtime) {}
+  // The list's work is enqueued; it may change afterwards.
+  void launch(const LaunchList& list);
+  const Counters& counters() const { return counters_; }
+
+  static constexpr size_t kMaxGraphs = 64;
+
+ private:
+  struct Entry {
+    uint64_t hash;
+    LaunchList list;
+    std::unique_ptr<LaunchGraph> graph;
+  };
+  Runtime& runtime_;
+  std::list<Entry> entries_;                     // the last used in front
+  std::array<uint64_t, 4 * kMaxGraphs> seen_{};  // hashes of lists seen once, the oldest overwritten
+  size_t next_seen_ = 0;
+  Counters counters_;
+};
+
+}  // namespace restkv::cuda

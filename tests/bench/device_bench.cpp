@@ -1,0 +1,266 @@
+// Speed of the ops on a device at the shapes of Llama-3.1-8B, 16-bit: attention of decode and prefill, products, sampling. One
+// line of JSON for each, with GB/s of what has to move and TFLOP/s; tests/bench/gpu_report.py puts them beside what the same
+// run measured for a copy, a product and the competitors.
+//   device_bench [--device cuda:0|emulated] [--small] [--seconds N]
+// `emulated` and --small are for the test that keeps this running; their times mean nothing. Built as kernel_accesses it says how
+// the accesses of each op's kernels fall on banks and sectors instead (tests/emulator/access_counters.h).
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/base/float16.h"
+#include "kernels/cuda/card.h"
+#include "tests/emulator/emulated_backend.h"
+#if defined(RESTKV_COUNT_ACCESSES)
+#include "tests/emulator/access_counters.h"
+#endif
+
+namespace restkv {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr DType kType = DType::kBF16;
+
+struct Shape {
+  int32_t heads = 32, kv_heads = 8, head_dim = 128;
+  int64_t hidden = 4096, ffn = 14336, vocab = 128256;
+};
+
+struct Bench {
+  Backend& backend;
+  Shape shape;
+  bool is_small;
+  Clock::time_point end;
+
+  bool has_time() const { return Clock::now() < end; }
+
+  // Device memory full of small random numbers.
+  std::unique_ptr<DeviceBuffer> random_memory(int64_t bytes) const {
+    auto memory = backend.allocate(bytes);
+    CHECK(memory != nullptr) << "no " << bytes << " bytes on the device";
+    static const std::vector<uint16_t> noise = [] {
+      std::mt19937 random(1);
+      std::vector<uint16_t> values(size_t{1} << 22);
+      for (uint16_t& x : values) x = f32_to_bf16(static_cast<float>(random() >> 8) / 16777216.0f - 0.5f);
+      return values;
+    }();
+    const auto piece = static_cast<int64_t>(noise.size() * 2);
+    for (int64_t at = 0; at < bytes; at += piece) {
+      const int64_t count = std::min(piece, bytes - at);
+      backend.write(dense(memory->data() + at, DType::kU8, 1, count), noise.data());
+    }
+    return memory;
+  }
+
+  // Seconds of one call: the median of rounds that each take some tens of milliseconds.
+  template <class Op>
+  double seconds_of(Op op) const {
+    const auto time = [&](int count) {
+      const auto start = Clock::now();
+      for (int i = 0; i < count; ++i) op();
+      backend.synchronize();
+      return std::chrono::duration<double>(Clock::now() - start).count();
+    };
+    const double first = (time(1), is_small ? 0.0 : time(3) / 3);
+    if (is_small) return time(1);
+    const int count = std::clamp(static_cast<int>(0.03 / std::max(first, 1e-6)), 1, 2000);
+    std::vector<double> rounds(5);
+    for (double& round : rounds) round = time(count) / count;
+    std::nth_element(rounds.begin(), rounds.begin() + 2, rounds.end());
+    return rounds[2];
+  }
+
+  void print(const std::string& op, const std::string& what, double seconds, double bytes,
+             double flops) const {
+#if defined(RESTKV_COUNT_ACCESSES)
+    static_cast<void>(seconds);
+    static_cast<void>(bytes);
+    static_cast<void>(flops);
+    const emulator::AccessCounts counts = emulator::take_access_counts();
+    const auto ratio = [](int64_t used, int64_t least) {
+      return least > 0 ? static_cast<double>(used) / static_cast<double>(least) : 0.0;
+    };
+    std::printf("%-18s %-14s banks %.2f, sectors %.2f of the least\n", op.c_str(), what.c_str(),
+                ratio(counts.shared_passes, counts.shared_least),
+                ratio(counts.global_sectors, counts.global_least));
+    for (const auto& place : counts.worst) {
+      std::printf("    %-28s %s %lld, least %lld\n", place.line.c_str(),
+                  place.is_shared ? "banks" : "sectors", static_cast<long long>(place.used),
+                  static_cast<long long>(place.least));
+    }
+#else
+    std::printf("{\"bench\": \"%s\", \"shape\": \"%s\", \"us\": %.2f, \"gb_s\": %.1f, \"tflop_s\": %.2f}\n",
+                op.c_str(), what.c_str(), seconds * 1e6, bytes / seconds * 1e-9, flops / seconds * 1e-12);
+#endif
+    std::fflush(stdout);
+  }
+};
+
+AttentionShape attention_of(const Shape& s) {
+  return {s.heads, s.kv_heads, s.head_dim, 0.08838834764f, 0.0f, 0};
+}
+
+void decode_attention(const Bench& b, int64_t batch, int32_t kv_len) {
+  const Shape& s = b.shape;
+  PagedCacheView cache{.dtype = kType, .slots = b.backend.page_slots(), .head_dim = s.head_dim};
+  cache.page_bytes = PagedCacheView::bytes_per_page(kType, cache.slots, s.head_dim);
+  const int32_t stride = (kv_len + cache.slots - 1) / cache.slots;
+  const int64_t num_pages = batch * s.kv_heads * stride;
+  const auto pool = b.random_memory(num_pages * cache.page_bytes);
+  cache.pool = pool->data();
+  std::vector<int32_t> pages(static_cast<size_t>(num_pages)), slots(static_cast<size_t>(cache.slots));
+  std::iota(pages.begin(), pages.end(), 0);
+  std::shuffle(pages.begin(), pages.end(), std::mt19937(2));
+  std::iota(slots.begin(), slots.end(), 0);  // positions that every query sees
+  for (int64_t table = 1; table <= batch * s.kv_heads;
+       ++table) {  // the kernel looks at the last entry's alone
+    const int32_t page = pages[static_cast<size_t>(table * stride - 1)];
+    b.backend.write(dense(reinterpret_cast<std::byte*>(cache.positions(page)), DType::kI32, 1, cache.slots),
+                    slots.data());
+  }
+  const std::vector<int32_t> lengths(static_cast<size_t>(s.kv_heads), kv_len);
+  const std::vector<int32_t> positions(static_cast<size_t>(batch), kv_len);
+  std::vector<DecodeSegment> segments;
+  for (int64_t i = 0; i < batch; ++i)
+    segments.push_back({i, 1, {pages.data() + i * s.kv_heads * stride, stride, lengths.data()}});
+  const int64_t cols = int64_t{s.heads} * s.head_dim;
+  const auto rows = b.random_memory(2 * batch * cols * 2);
+  const Tensor q = dense(rows->data(), kType, batch, cols),
+               out = dense(rows->data() + batch * cols * 2, kType, batch, cols);
+  const double seconds = b.seconds_of([&] {
+    b.backend.decode_attention({attention_of(s), q, positions, segments, cache, out});
+  });
+  const double entries = static_cast<double>(batch) * s.kv_heads * kv_len;
+  b.print("decode_attention", "b=" + std::to_string(batch) + " kv=" + std::to_string(kv_len), seconds,
+          entries * s.head_dim * 4, 4 * entries * s.head_dim * (s.heads / s.kv_heads));
+}
+
+void prefill_attention(const Bench& b, int64_t count) {
+  const Shape& s = b.shape;
+  const int64_t cols = int64_t{s.heads} * s.head_dim, kv_cols = int64_t{s.kv_heads} * s.head_dim;
+  const auto memory = b.random_memory(count * (2 * cols + 2 * kv_cols) * 2);
+  Arena arena(memory->data(), memory->bytes());
+  const Tensor q = arena.tensor(kType, count, cols), out = arena.tensor(kType, count, cols),
+               k = arena.tensor(kType, count, kv_cols), v = arena.tensor(kType, count, kv_cols);
+  std::vector<int32_t> positions(static_cast<size_t>(count));
+  std::iota(positions.begin(), positions.end(), 0);
+  const PrefillSegment segment{
+      .row_begin = 0, .num_rows = count, .prefix = {}, .k = k, .v = v, .first_position = 0};
+  const double seconds = b.seconds_of([&] {
+    b.backend.prefill_attention({attention_of(s), q, positions, {&segment, 1}, {}, out, {}});
+  });
+  const auto n = static_cast<double>(count);
+  b.print("prefill_attention", "T=" + std::to_string(count), seconds,
+          n * static_cast<double>(2 * cols + 2 * kv_cols) * 2,
+          2 * n * n * static_cast<double>(cols));  // half of the square
+}
+
+// The weights of several layers in turn, so that they come from memory as in a model.
+void matmul(const Bench& b, const char* name, int64_t rows, int64_t num, int64_t cols) {
+  const int64_t bytes = num * cols * 2;
+  const int64_t layers = b.is_small ? 1 : std::max<int64_t>(1, (int64_t{512} << 20) / bytes);
+  const auto weights = b.random_memory(bytes * layers), x = b.random_memory(rows * cols * 2),
+             out = b.random_memory(rows * num * 2);
+  int64_t layer = 0;
+  const double seconds = b.seconds_of([&] {
+    const MatmulOutput output{
+        dense(weights->data() + layer * bytes, kType, num, cols), {}, dense(out->data(), kType, rows, num)};
+    b.backend.matmul({dense(x->data(), kType, rows, cols), {&output, 1}});
+    layer = (layer + 1) % layers;
+  });
+  const auto n = static_cast<double>(num), c = static_cast<double>(cols), t = static_cast<double>(rows);
+  b.print("matmul", std::string(name) + " T=" + std::to_string(rows), seconds, 2 * (n * c + t * (n + c)),
+          2 * t * n * c);
+}
+
+void sample(const Bench& b, int64_t batch) {
+  const auto logits = b.random_memory(batch * b.shape.vocab * 4);
+  const Tensor tensor = dense(logits->data(), DType::kF32, batch, b.shape.vocab);
+  SamplingParams params;
+  params.top_p = 0.9f;
+  const std::vector<SampleRow> rows(static_cast<size_t>(batch), SampleRow{.params = &params});
+  std::vector<SampleResult> results(rows.size());
+  const double seconds = b.seconds_of([&] { b.backend.sample({tensor, rows, results}); });
+  b.print("sample", "b=" + std::to_string(batch) + " top-p", seconds, static_cast<double>(logits->bytes()),
+          0);
+}
+
+void run(const Bench& b) {
+  const Shape& s = b.shape;
+  const std::vector<int64_t> batches =
+      b.is_small ? std::vector<int64_t>{2} : std::vector<int64_t>{1, 8, 32, 64};
+  const std::vector<int32_t> lengths =
+      b.is_small ? std::vector<int32_t>{70} : std::vector<int32_t>{1024, 4096, 32768};
+  for (const int64_t batch : batches)
+    for (const int32_t length : lengths)
+      if (b.has_time()) decode_attention(b, batch, length);
+  for (const int64_t count :
+       b.is_small ? std::vector<int64_t>{70} : std::vector<int64_t>{4096, 8192, 16384, 32768})
+    if (b.has_time()) prefill_attention(b, count);
+  const int64_t qkv = (s.heads + 2 * s.kv_heads) * int64_t{s.head_dim};
+  for (const int64_t rows :
+       b.is_small ? std::vector<int64_t>{2, 5} : std::vector<int64_t>{1, 2, 4, 8, 32, 64, 256, 2048}) {
+    if (!b.has_time()) return;
+    matmul(b, "qkv", rows, qkv, s.hidden);
+    matmul(b, "o", rows, s.hidden, int64_t{s.heads} * s.head_dim);
+    matmul(b, "gate_up", rows, 2 * s.ffn, s.hidden);
+    matmul(b, "down", rows, s.hidden, s.ffn);
+    if (rows <= 64) matmul(b, "head", rows, s.vocab, s.hidden);
+  }
+  for (const int64_t batch : batches)
+    if (b.has_time()) sample(b, batch);
+}
+
+int usage(const char* what) {
+  std::fprintf(stderr,
+               "device_bench: %s\nusage: device_bench [--device cuda:N|emulated] [--small] [--seconds N]\n",
+               what);
+  return 2;
+}
+
+int main_of(int argc, char** argv) {
+  std::string device = "cuda:0";
+  bool is_small = false;
+  int seconds = 420;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word == "--small") {
+      is_small = true;
+    } else if (word == "--device" && i + 1 < argc) {
+      device = argv[++i];
+    } else if (word == "--seconds" && i + 1 < argc) {
+      seconds = std::atoi(argv[++i]);
+    } else {
+      return usage(("unknown or incomplete option '" + word + "'").c_str());
+    }
+  }
+  std::unique_ptr<Backend> backend;
+  if (device == "emulated") {
+    backend = make_emulated_backend({.type = kType});
+  } else if (device.starts_with("cuda:")) {
+    auto card = cuda::open_card(std::atoi(device.c_str() + 5), {});
+    if (!card.ok()) return usage(card.status().message().c_str());
+    backend = std::move(*card);
+  } else {
+    return usage(("no device '" + device + "'").c_str());
+  }
+  Bench bench{*backend, {}, is_small, Clock::now() + std::chrono::seconds(seconds)};
+  if (is_small)
+    bench.shape = {.heads = 4, .kv_heads = 2, .head_dim = 16, .hidden = 64, .ffn = 96, .vocab = 200};
+#if defined(RESTKV_COUNT_ACCESSES)
+  bench.shape = {.heads = 4, .kv_heads = 1, .head_dim = 128, .hidden = 512, .ffn = 256, .vocab = 1000};
+#endif
+  run(bench);
+  return 0;
+}
+
+}  // namespace
+}  // namespace restkv
+
+int main(int argc, char** argv) { return restkv::main_of(argc, argv); }
