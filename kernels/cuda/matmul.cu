@@ -5,7 +5,7 @@
 //   streams (T <= 4): a warp owns one weight row and streams it once, 16 bytes a lane; x comes from L1/L2. Memory-bound.
 // f32 (tests) uses exact products in the same places. Products of more than 4 rows in 16 bits are the vendor's library's where
 // there is one and not `deterministic` (Runtime::multiply); outputs whose weights and results lie side by side are one product.
-// Occupancy: matmul_tile_kernel 128 x 3, matmul_stream_kernel 128 x 8.
+// Occupancy: matmul_tile_kernel 128 x 3, matmul_stream_kernel 128 x 6.
 #include <algorithm>
 
 #include "kernels/cuda/device.h"
@@ -178,7 +178,7 @@ __device__ __forceinline__ float multiply_chunk(uint4 a, uint4 b, float sum) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 8)
+__global__ void __launch_bounds__(kThreads, 6)
     matmul_stream_kernel(const __grid_constant__ MatmulParams<T> p) {
   const Output<T>& output = output_of(p, static_cast<int32_t>(blockIdx.x));
   const int64_t n = int64_t{static_cast<int32_t>(blockIdx.x) - output.first_block} * kWarps + warp_idx();
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kThreads, 8)
   const int64_t whole = p.is_aligned != 0 ? p.cols / kPer16 * kPer16 : 0;
   constexpr int64_t kStep = int64_t{kWarpSize} * kPer16;
   int64_t c = int64_t{lane_idx()} * kPer16;
-  // Four pieces of the weight on their way at once: 64 KiB of a multiprocessor.
+  // Four pieces of the weight on their way at once: 48 KiB of a multiprocessor.
   for (; c + (kInFlight - 1) * kStep < whole; c += kInFlight * kStep) {
     uint4 w[kInFlight];
 #pragma unroll
