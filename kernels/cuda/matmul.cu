@@ -5,7 +5,7 @@
 //   streams (T <= 4): a warp owns one weight row and streams it once, 16 bytes a lane; x comes from L1/L2. Memory-bound.
 // f32 (tests) uses exact products in the same places. Products of more than 4 rows in 16 bits are the vendor's library's where
 // there is one and not `deterministic` (Runtime::multiply); outputs whose weights and results lie side by side are one product.
-// Occupancy: matmul_tile_kernel 128 x 3, matmul_stream_kernel 128 x 6.
+// Occupancy: matmul_tile_kernel 128 x 3, matmul_stream_kernel 128 x 4 (f32; the 16-bit types take 63 registers, 8 blocks).
 #include <algorithm>
 
 #include "kernels/cuda/device.h"
@@ -178,7 +178,7 @@ __device__ __forceinline__ float multiply_chunk(uint4 a, uint4 b, float sum) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 6)
+__global__ void __launch_bounds__(kThreads, 4)
     matmul_stream_kernel(const __grid_constant__ MatmulParams<T> p) {
   const Output<T>& output = output_of(p, static_cast<int32_t>(blockIdx.x));
   const int64_t n = int64_t{static_cast<int32_t>(blockIdx.x) - output.first_block} * kWarps + warp_idx();
