@@ -8,6 +8,7 @@
 #include "server/http/completion_handler.h"
 #include "server/http/connection.h"
 #include "server/http/metrics.h"
+#include "server/http/page.h"
 #include "server/http/request_handlers.h"
 #include "server/openai/json_text.h"
 #include "server/openai/model_list.h"
@@ -150,6 +151,17 @@ asio::awaitable<void> handle_openapi(Connection& c) {
   co_await c.respond(200, kJson, document);
 }
 
+asio::awaitable<void> handle_page(Connection& c) {
+  // What the model writes is shown as text; should it become markup after all, it can load nothing and go nowhere.
+  HeaderList headers = {
+      {"Content-Security-Policy",
+       "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
+       "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
+      {"X-Content-Type-Options", "nosniff"},
+      {"Referrer-Policy", "no-referrer"}};
+  co_await c.respond(200, "text/html; charset=utf-8", std::string(page_html()), std::move(headers));
+}
+
 asio::awaitable<void> handle_load(Connection& c) {
   const EngineStats stats = c.server().model.engine->stats();
   co_await c.respond(200, kJson, "{\"server_load\":" + std::to_string(stats.running + stats.waiting) + "}");
@@ -204,6 +216,7 @@ asio::awaitable<void> handle_v2_model(Connection& c) {
 }
 
 const Route kRoutes[] = {
+    {"GET", "/", RouteAccess::kPublic, handle_page},
     {"POST", "/v1/completions", RouteAccess::kKey, handle_completions},
     {"POST", "/v1/chat/completions", RouteAccess::kKey, handle_chat_completions},
     {"POST", "/completion", RouteAccess::kKey, handle_llama_completion},

@@ -152,14 +152,14 @@ def test_aliases(flags, key, value):
 
 @pytest.mark.parametrize("flags", [
     ["--jinja"], ["--metrics"], ["--enable-prefix-caching"], ["--generation-config", "auto"], ["--enable-chunked-prefill"], ["--dtype", "auto"], ["-fa", "on"], ["--flash-attn=auto"], ["-cb"],
-    ["--tensor-parallel-size", "1"], ["--no-context-shift"], ["--swap_space", "0"]])
+    ["--tensor-parallel-size", "1"], ["--no-context-shift"], ["--swap_space", "0"], ["-ngl", "99"], ["--gpu-layers", "all"]])
 def test_flags_that_say_what_is_so_anyway(flags):
     done = run_restkv("config", "show", *flags)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("flags, word", [
-    (["-ngl", "99"], "one device"), (["--n-gpu-layers=0"], "one device"), (["--dtype", "float16"], "only auto"),
+    (["-ngl", "20"], "one device"), (["--n-gpu-layers=0"], "--device cpu"), (["--dtype", "float16"], "only auto"),
     (["--quantization", "awq"], "ORG/REPO:Q4_K_M"), (["--no-enable-prefix-caching"], "--prefix-fraction 0"), (["--tensor-parallel-size", "2"], "only 1"), (["--no-jinja"], "Jinja"),
     (["--trust-remote-code"], "never run"), (["--hf-token", "hf_secret"], "HF_TOKEN"), (["--context-shift"], "budget"),
     (["--ssl-keyfile", "x"], "reverse proxy"), (["-fa", "off"], "only on"), (["--dtype"], "only auto")])
