@@ -76,10 +76,15 @@ TEST(DeviceFailure, EveryCallMayFail) {
   ASSERT_TRUE(whole.started);
   ASSERT_EQ(whole.answer.tokens.size(), 2u);
   int failed_starts = 0, failed_answers = 0, named_layers = 0;
+#if defined(__SANITIZE_ADDRESS__)
+  constexpr int64_t kStep = 7;  // a run takes ten times as long there
+#else
+  constexpr int64_t kStep = 1;
+#endif
   for (const int code : {kIllegalAddress, kOutOfMemory}) {
     bool saw_failure = true;
     // An error that the device survives takes the same way up: fewer calls tell as much.
-    const int64_t step = code == kIllegalAddress ? 1 : 5;
+    const int64_t step = code == kIllegalAddress ? kStep : 5 * kStep;
     for (int64_t k = 1; saw_failure; k += step) {
       ASSERT_LT(k, 2000) << "a run of so few tokens does not make so many calls";
       const Outcome outcome = run(model, k, code);
@@ -99,9 +104,11 @@ TEST(DeviceFailure, EveryCallMayFail) {
       }
     }
   }
-  EXPECT_GT(failed_starts, 4);
-  EXPECT_GT(failed_answers, 40);
-  EXPECT_GT(named_layers, 0) << "op, shapes and layer of the products of Q, K and V";
+  EXPECT_GT(failed_starts, 4 / kStep);
+  EXPECT_GT(failed_answers, 40 / kStep);
+  if (kStep == 1) {
+    EXPECT_GT(named_layers, 0) << "op, shapes and layer of the products of Q, K and V";
+  }
 }
 
 TEST(Device, NamesAreChecked) {

@@ -11,7 +11,7 @@ namespace {
 
 class Sampling : public testing::TestWithParam<size_t> {
  protected:
-  void SetUp() override { backend_ = backend_cases()[GetParam()].make(2); }
+  void SetUp() override { backend_ = device_op_cases()[GetParam()].make(2); }
 
   SampleResult draw(Floats logits, const SamplingParams& params, SampleRow row = {}) {
     row.params = &params;
@@ -31,8 +31,8 @@ class Sampling : public testing::TestWithParam<size_t> {
   std::unique_ptr<Backend> backend_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Backends, Sampling, testing::Range(size_t{0}, backend_cases().size()),
-                         [](const auto& info) { return backend_cases()[info.param].name; });
+INSTANTIATE_TEST_SUITE_P(Backends, Sampling, testing::Range(size_t{0}, device_op_cases().size()),
+                         [](const auto& info) { return device_op_cases()[info.param].name; });
 
 // Probabilities after temperature, min-p, top-k, top-p (temperature_last: after top-k, top-p, min-p, temperature), by
 // sorting; zero for tokens that are out.
@@ -89,7 +89,7 @@ TEST_P(Sampling, DistributionMatchesTheReference) {
   for (SamplingParams params : {plain, hot, top_k, top_p, min_p, all, last}) {
     params.seed = 12345;
     const std::vector<double> expected = reference_probabilities(logits, params);
-    const uint32_t count = backend_cases()[GetParam()].is_emulated ? 300 : 20000;
+    const uint32_t count = device_op_cases()[GetParam()].is_emulated ? 300 : 20000;
     const std::map<int32_t, double> drawn = frequencies(logits, params, count);
     for (size_t token = 0; token < expected.size(); ++token) {
       const auto found = drawn.find(static_cast<int32_t>(token));
@@ -119,7 +119,7 @@ TEST_P(Sampling, LargeVocabularyCuts) {
         if (kind == 2) params.top_p = 0.95f;
         const std::vector<double> expected = reference_probabilities(logits, params);
         SampleRow row;
-        const uint32_t draws = backend_cases()[GetParam()].is_emulated ? 8 : 40;
+        const uint32_t draws = device_op_cases()[GetParam()].is_emulated ? 8 : 40;
         for (row.position = 0; row.position < draws; ++row.position) {
           const SampleResult result = draw(logits, params, row);
           ASSERT_GE(result.token, 0);
