@@ -24,6 +24,15 @@
 HWY_BEFORE_NAMESPACE();
 namespace restkv::cpu::HWY_NAMESPACE {
 
+// f(0), ..., f(N - 1), the numbers as types.
+template <int N, class F>
+HWY_INLINE void for_pieces(const F& f) {
+  [&]<int... kPiece>(std::integer_sequence<int, kPiece...>) HWY_ATTR __attribute__((always_inline)) {
+    (f(std::integral_constant<int, kPiece>()), ...);
+  }
+  (std::make_integer_sequence<int, N>());
+}
+
 #if RESTKV_VECTORS
 
 using DBytes = hn::Rebind<uint8_t, DI>;  // kLanes bytes
@@ -203,15 +212,6 @@ HWY_INLINE void k4_scales(const uint8_t* b, float* scales) {
           scales + i);
   }
 #endif
-}
-
-// f(0), ..., f(N - 1), the numbers as types.
-template <int N, class F>
-HWY_INLINE void for_pieces(const F& f) {
-  [&]<int... kPiece>(std::integer_sequence<int, kPiece...>) HWY_ATTR __attribute__((always_inline)) {
-    (f(std::integral_constant<int, kPiece>()), ...);
-  }
-  (std::make_integer_sequence<int, N>());
 }
 
 struct Q2KBlock {
