@@ -53,9 +53,10 @@ export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
 
 # BUILD_TESTING is said aloud because quickstart.sh may have configured build/release without the tests; the Python of the
 # tests has numpy.
+# build(preset[, target])
 build() {
   cmake --preset "$1" -DBUILD_TESTING=ON -DPython3_EXECUTABLE="$PWD/build/venv/bin/python" &&
-    cmake --build "build/$1"
+    cmake --build "build/$1" --target "${2:-all}"
 }
 run_ctest() {
   ctest --test-dir "build/$1" --output-on-failure --no-tests=error -j "$jobs" "${ctest_options[@]}"
@@ -69,9 +70,10 @@ part_install() {
 
 part_release() { build release; }
 
-part_asan() { build asan && run_ctest asan; }
+# The tests and what they link; not the program.
+part_asan() { build asan tests/all && run_ctest asan; }
 
-part_tsan() { build tsan && run_ctest tsan; }
+part_tsan() { build tsan tests/all && run_ctest tsan; }
 
 # fuzz_one(target): the first corpus folder grows, the second holds the seeds.
 fuzz_one() {
