@@ -102,7 +102,7 @@ python3 tools/stream_completion.py "$url" "$prompt" || {
 }
 
 step "a long prompt with the full cache and with 256 entries a head"
-python3 tools/compare_budgets.py "$url" --budget 256 || {
+python3 tools/compare_budgets.py "$url" --budget 256 --records 115 --max-tokens 32 || {
   tail -5 "$server_log" >&2
   fail "no complete answer came from $url" "read $server_log"
 }
