@@ -47,28 +47,22 @@ CompletionField bool_row(std::string_view name, std::string_view default_json, s
   return {{.name = name, .type = FieldType::kBool, .default_json = default_json, .help = help},
           set_bool_field<Member>};
 }
-// `default_json` "null": the field's absence means something of its own.
+// A number within bounds. `default_json` "null": the field's absence means something of its own.
+inline CompletionField number_row(FieldType type, std::string_view name, double min, double max,
+                                  std::string_view default_json, std::string_view help,
+                                  decltype(CompletionField::set) set) {
+  return {{.name = name, .type = type, .min = min, .max = max, .default_json = default_json, .help = help},
+          set};
+}
 template <auto Member>
 CompletionField int_row(std::string_view name, double min, double max, std::string_view default_json,
                         std::string_view help) {
-  return {{.name = name,
-           .type = FieldType::kInteger,
-           .min = min,
-           .max = max,
-           .default_json = default_json,
-           .help = help},
-          set_int_field<Member>};
+  return number_row(FieldType::kInteger, name, min, max, default_json, help, set_int_field<Member>);
 }
 template <auto Member>
 CompletionField sampling_row(std::string_view name, double min, double max, std::string_view default_json,
                              std::string_view help) {
-  return {{.name = name,
-           .type = FieldType::kNumber,
-           .min = min,
-           .max = max,
-           .default_json = default_json,
-           .help = help},
-          set_sampling_field<Member>};
+  return number_row(FieldType::kNumber, name, min, max, default_json, help, set_sampling_field<Member>);
 }
 template <auto Member>
 CompletionField text_row(std::string_view name, double max_bytes, std::string_view help) {
