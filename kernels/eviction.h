@@ -1,10 +1,10 @@
 // The five steps of eviction as ops: observe, score, smooth, select, compact; and store_queries, which fills
 // the ring.
 //   observe  queries of the window look at the cached rows: softmax statistics and the heads' outputs
-//   score    one number for each (KV head, row): how much its removal hurts (restkv.md, arXiv 2605.08840 eq.
-//   7) smooth   pooling over neighbouring positions, after prefill only select   which rows stay, as sorted
-//   row indices; never more than asked for compact  the rows that stay move together, in position order, into
-//   the sequence's pages
+//   score    one number for each (KV head, row): how much its removal hurts (restkv.md, arXiv 2605.08840 eq. 7)
+//   smooth   pooling over neighbouring positions, after prefill only
+//   select   which rows stay, as sorted row indices; never more than asked for
+//   compact  the rows that stay move together, in position order, into the sequence's pages
 // Each op takes a ragged batch of items; an item is one (sequence, layer), its KV heads may hold different
 // numbers of rows. Letters: H query heads, K KV heads, G = H/K, D head dim, N rows of a head, Q queries, Qp =
 // Q rounded up to 16.

@@ -3,6 +3,7 @@
 // RESTKV_CPU_TARGET.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <numeric>
 #include <random>
@@ -151,6 +152,80 @@ BENCHMARK(decode_attention)
     ->ArgsProduct({{128, 512, 2048, 8192},
                    {static_cast<int64_t>(DType::kF32), static_cast<int64_t>(DType::kF16)}})
     ->UseRealTime();
+
+// Pages of `layers` layers of kKvHeads heads with n entries each, positions ascending.
+struct PagedLayers {
+  PagedLayers(int64_t layers, int32_t n)
+      : stride((n + backend().page_slots() - 1) / backend().page_slots()),
+        kv_len(kKvHeads, n),
+        pages(static_cast<size_t>(layers * kKvHeads * stride)) {
+    cache.dtype = DType::kF32;
+    cache.slots = backend().page_slots();
+    cache.head_dim = kHeadDim;
+    cache.page_bytes = PagedCacheView::bytes_per_page(cache.dtype, cache.slots, kHeadDim);
+    pool.resize(pages.size() * static_cast<size_t>(cache.page_bytes));
+    cache.pool = pool.data();
+    std::iota(pages.begin(), pages.end(), 0);
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    for (const int32_t page : pages) {
+      auto* values = reinterpret_cast<float*>(cache.keys(page));
+      std::generate_n(values, 2 * cache.slots * kHeadDim, [&] { return normal(random); });
+      for (int32_t slot = 0; slot < cache.slots; ++slot)
+        cache.positions(page)[slot] = page % stride * cache.slots + slot;
+    }
+  }
+  HeadTables tables(int64_t layer) const {
+    return {&pages[static_cast<size_t>(layer * kKvHeads * stride)], stride, kv_len.data()};
+  }
+
+  int32_t stride;
+  std::vector<int32_t> kv_len, pages;
+  std::vector<std::byte> pool;
+  PagedCacheView cache;
+};
+
+// What a cut of the preset `default` scores: a window of 32 queries looks at N cached rows, in each of 30 layers in turn.
+void observe_and_score(benchmark::State& state) {
+  constexpr int64_t kLayers = 30, kWindow = 32;
+  const auto n = static_cast<int32_t>(state.range(0));
+  const PagedLayers layers(kLayers, n);
+  const std::vector<float> q = random_floats(kWindow * kHeads * kHeadDim);
+  std::vector<float> projection(kHeads * kHeadDim * kHeadDim);  // triangles, transposed
+  for (int64_t row = 0; row < kHeads * kHeadDim; ++row) {
+    for (int64_t e = 0; e <= row % kHeadDim; ++e)
+      projection[static_cast<size_t>(row * kHeadDim + e)] = 0.1f + 0.01f * static_cast<float>(e);
+  }
+  std::vector<int32_t> positions(kWindow);
+  std::iota(positions.begin(), positions.end(), n - static_cast<int32_t>(kWindow));
+  const ScoreSpec spec;
+  Arena counting = Arena::counting();
+  Observation::make(counting, kShape, spec.kind, kWindow, n);
+  std::vector<std::byte> memory(static_cast<size_t>(counting.used()));
+  Arena arena(memory.data(), counting.used());
+  const Observation observation = Observation::make(arena, kShape, spec.kind, kWindow, n);
+  std::vector<float> scores(static_cast<size_t>(kKvHeads * n));
+  int64_t layer = 0;
+  for (auto _ : state) {
+    const RowSource rows = {.pages = layers.tables(layer)};
+    const QuerySource queries = {.rows = dense(q.data(), DType::kF32, kWindow, kHeads * kHeadDim),
+                                 .positions = positions};
+    const ConstTensor r = dense(projection.data(), DType::kF32, kHeads * kHeadDim, kHeadDim);
+    const ObserveItem observe{.rows = rows, .queries = queries, .projection = r, .out = observation};
+    const ScoreItem score{.rows = rows,
+                          .queries = queries,
+                          .projection = r,
+                          .observation = observation,
+                          .out = dense(scores.data(), DType::kF32, kKvHeads, n)};
+    backend().observe({.shape = kShape, .spec = spec, .items = {&observe, 1}, .cache = layers.cache});
+    backend().score({.shape = kShape, .spec = spec, .items = {&score, 1}, .cache = layers.cache});
+    layer = (layer + 1) % kLayers;
+  }
+  // Logits twice, outputs, triangles of rows and of two outputs a query, distances (a subtraction and a square).
+  const double pairs = static_cast<double>(kWindow) * kHeads * n, d = kHeadDim;
+  set_rates(state, 2.0 * d * (5.0 * pairs + (d + 1) / 2 * kHeads * (n + 2.0 * kWindow)), 0.0);
+}
+BENCHMARK(observe_and_score)->ArgName("N")->Arg(256)->Arg(1024)->Arg(4096)->UseRealTime();
 
 // One draw over V logits: 0 greedy, 1 plain, 2 top-p 0.9, 3 top-k 40.
 void sample(benchmark::State& state) {

@@ -47,10 +47,6 @@ void mean_values(const ObserveRun& args, const ObserveItem& item, int32_t head) 
   for (int64_t d = 0; d < dim; ++d) mean[d] /= static_cast<float>(std::max<int64_t>(1, rows.num_rows));
 }
 
-void load_positions(const HeadRows& rows, int64_t begin, int64_t count, int32_t* out) {
-  for (int64_t j = 0; j < count; ++j) out[j] = rows.position(begin + j);
-}
-
 // logits [count, stride] of a tile, capped and masked.
 void tile_logits(const ObserveRun& args, const float* keys, const float* queries,
                  const int32_t* row_positions, const int32_t* query_positions, int64_t num_queries,
@@ -65,43 +61,31 @@ void tile_logits(const ObserveRun& args, const float* keys, const float* queries
 void add_tile(const TileKernels& kernels, QueryStats& stats, float* logits, int64_t begin, int64_t count,
               const float* values, int64_t dim, float* acc, float* top_value) {
   std::array<float, kQueryBlock> best = stats.top_logit;
-  std::array<int32_t, kQueryBlock> best_row;
-  best_row.fill(-1);
-  for (int64_t j = 0; j < count; ++j) {
-    for (int64_t t = 0; t < kQueryBlock; ++t) {
-      const float logit = logits[j * kQueryBlock + t];
-      if (logit > best[static_cast<size_t>(t)]) {
-        best[static_cast<size_t>(t)] = logit;
-        best_row[static_cast<size_t>(t)] = static_cast<int32_t>(j);
-      }
-    }
-  }
+  std::array<float, kQueryBlock> best_row;  // of the tile, -1: none is above the top so far
+  best_row.fill(-1.0f);
+  kernels.column_max(logits, count, best.data(), best_row.data());
   std::array<float, kQueryBlock> shift;
   for (size_t t = 0; t < kQueryBlock; ++t) {
-    if (best_row[t] >= 0) {
+    const auto row = static_cast<int32_t>(best_row[t]);
+    if (row >= 0) {
       if (stats.top[t] >= 0) {
         const float factor = std::exp(stats.top_logit[t] - best[t]);
         stats.rest[t] = stats.rest[t] * factor + factor;
-        if (values) {
-          float* a = acc + static_cast<int64_t>(t) * dim;
-          const float* old = top_value + static_cast<int64_t>(t) * dim;
-          for (int64_t d = 0; d < dim; ++d) a[d] = a[d] * factor + factor * old[d];
-        }
+        const int64_t first = static_cast<int64_t>(t) * dim;
+        if (values) kernels.join_scaled(top_value + first, dim, factor, acc + first);
       }
       stats.top_logit[t] = best[t];
-      stats.top[t] = static_cast<int32_t>(begin) + best_row[t];
-      if (values) std::copy_n(values + best_row[t] * dim, dim, top_value + static_cast<int64_t>(t) * dim);
+      stats.top[t] = static_cast<int32_t>(begin) + row;
+      if (values) std::copy_n(values + row * dim, dim, top_value + static_cast<int64_t>(t) * dim);
     }
     shift[t] = stats.top[t] >= 0 ? stats.top_logit[t] : 0.0f;
   }
   kernels.exp_columns(logits, count, kQueryBlock, shift.data());
   for (size_t t = 0; t < kQueryBlock; ++t) {
-    if (best_row[t] >= 0) logits[best_row[t] * kQueryBlock + static_cast<int64_t>(t)] = 0.0f;
+    if (best_row[t] >= 0)
+      logits[static_cast<int64_t>(best_row[t]) * kQueryBlock + static_cast<int64_t>(t)] = 0.0f;
   }
-  for (int64_t j = 0; j < count; ++j) {
-    for (size_t t = 0; t < kQueryBlock; ++t)
-      stats.rest[t] += logits[j * kQueryBlock + static_cast<int64_t>(t)];
-  }
+  kernels.column_sums(logits, count, stats.rest.data());
   if (values) kernels.product(logits, 1, kQueryBlock, values, dim, kQueryBlock, dim, count, acc, dim, true);
 }
 
@@ -143,40 +127,11 @@ void project_norms(const ObserveRun& args, const ObserveItem& item, int32_t head
   }
 }
 
-// Statistics of queries [first, first + kQueryBlock) of one query head, and for kIndicatorQuery their outputs.
-void observe_block(const ObserveRun& args, const ObserveItem& item, int32_t head, int64_t first) {
-  const AttentionShape& shape = args.shape;
-  const int64_t dim = shape.head_dim;
-  const int32_t kv_head = head / (shape.num_heads / shape.num_kv_heads);
-  const bool with_values = args.spec.kind == ScoreKind::kIndicatorQuery;
-  const auto num_queries = static_cast<int64_t>(item.queries.positions.size());
-  const int64_t block = std::min(kQueryBlock, num_queries - first);
-  const HeadRows rows(item.rows, shape, args.cache, kv_head);
-  float* keys = thread_floats(Buffer::kKeys, kTileRows * dim);
-  float* values = with_values ? thread_floats(Buffer::kValues, kTileRows * dim) : nullptr;
-  float* queries = thread_floats(Buffer::kQueries, dim * kQueryBlock);
-  float* logits = thread_floats(Buffer::kLogits, kTileRows * kQueryBlock);
-  float* acc = thread_floats(Buffer::kOutputs, 2 * kQueryBlock * dim);
-  float* top_value = acc + kQueryBlock * dim;
-  std::fill(acc, acc + 2 * kQueryBlock * dim, 0.0f);
-  load_queries(item.queries, shape, args.cache, head, first, block, kQueryBlock, shape.scale, queries);
-
-  QueryStats stats;
-  stats.top_logit.fill(-kInf);
-  stats.rest.fill(0.0f);
-  stats.top.fill(-1);
-  std::array<int32_t, kTileRows> positions;
-  for (int64_t begin = 0; begin < rows.num_rows; begin += kTileRows) {
-    const int64_t count = std::min(kTileRows, rows.num_rows - begin);
-    load_positions(rows, begin, count, positions.data());
-    if (positions[0] > item.queries.positions[static_cast<size_t>(first + block - 1)]) break;  // seen by none
-    rows.load_keys(begin, count, keys);
-    if (with_values) rows.load_values(begin, count, values);
-    tile_logits(args, keys, queries, positions.data(), item.queries.positions.data() + first, block, count,
-                kQueryBlock, logits);
-    add_tile(args.kernels, stats, logits, begin, count, values, dim, acc, top_value);
-  }
-
+// What a block of queries of one head leaves; acc and top_value [kQueryBlock, D], acc null without values.
+void finish_block(const ObserveRun& args, const ObserveItem& item, int32_t head, int64_t first, int64_t block,
+                  const QueryStats& stats, float* acc, float* top_value) {
+  const int64_t dim = args.shape.head_dim;
+  const int32_t kv_head = head / (args.shape.num_heads / args.shape.num_kv_heads);
   const Observation& out = item.out;
   for (int64_t t = 0; t < block; ++t) {
     const auto i = static_cast<size_t>(t);
@@ -187,7 +142,7 @@ void observe_block(const ObserveRun& args, const ObserveItem& item, int32_t head
     out.rest.f32(head)[first + t] = stats.rest[i];
   }
   for (int64_t t = first + block; t < first + kQueryBlock; ++t) out.lse.f32(head)[t] = kInf;  // padding
-  if (!with_values) return;
+  if (!acc) return;
 
   for (int64_t t = 0; t < block; ++t) {  // acc -> mean of the others, top_value -> full output
     const float rest = stats.rest[static_cast<size_t>(t)];
@@ -201,6 +156,54 @@ void observe_block(const ObserveRun& args, const ObserveItem& item, int32_t head
   if (args.spec.normalize) project_norms(args, item, head, top_value, block, out.norm.f32(head) + first);
   project_columns(args, item, head, top_value, block, out.v_mean.f32(kv_head), first, out.p);
   project_columns(args, item, head, acc, block, out.v_mean.f32(kv_head), first, out.p_rest);
+}
+
+// Statistics of queries [first, first + kQueryBlock) of query heads [head, head + num_heads) of one KV head, whose rows are
+// loaded once for all of them; for kIndicatorQuery their outputs too.
+void observe_block(const ObserveRun& args, const ObserveItem& item, int32_t head, int32_t num_heads,
+                   int64_t first) {
+  const AttentionShape& shape = args.shape;
+  const int64_t dim = shape.head_dim;
+  const int32_t kv_head = head / (shape.num_heads / shape.num_kv_heads);
+  const bool with_values = args.spec.kind == ScoreKind::kIndicatorQuery;
+  const auto num_queries = static_cast<int64_t>(item.queries.positions.size());
+  const int64_t block = std::min(kQueryBlock, num_queries - first);
+  const HeadRows rows(item.rows, shape, args.cache, kv_head);
+  float* keys = thread_floats(Buffer::kKeys, kTileRows * dim);
+  float* values = with_values ? thread_floats(Buffer::kValues, kTileRows * dim) : nullptr;
+  float* logits = thread_floats(Buffer::kLogits, kTileRows * kQueryBlock);
+  const int64_t head_floats = kQueryBlock * dim;
+  float* queries = thread_floats(Buffer::kQueries, num_heads * head_floats);
+  float* acc = thread_floats(Buffer::kOutputs, 2 * num_heads * head_floats);
+  float* top_value = acc + num_heads * head_floats;
+  std::fill(acc, acc + 2 * num_heads * head_floats, 0.0f);
+  thread_local std::vector<QueryStats> stats;
+  stats.resize(static_cast<size_t>(num_heads));
+  for (int32_t h = 0; h < num_heads; ++h) {
+    load_queries(item.queries, shape, args.cache, head + h, first, block, kQueryBlock, shape.scale,
+                 queries + h * head_floats);
+    QueryStats& s = stats[static_cast<size_t>(h)];
+    s.top_logit.fill(-kInf);
+    s.rest.fill(0.0f);
+    s.top.fill(-1);
+  }
+  std::array<int32_t, kTileRows> positions;
+  for (int64_t begin = 0; begin < rows.num_rows; begin += kTileRows) {
+    const int64_t count = std::min(kTileRows, rows.num_rows - begin);
+    rows.load_positions(begin, count, positions.data());
+    if (positions[0] > item.queries.positions[static_cast<size_t>(first + block - 1)]) break;  // seen by none
+    rows.load_keys(begin, count, keys);
+    if (with_values) rows.load_values(begin, count, values);
+    for (int32_t h = 0; h < num_heads; ++h) {
+      tile_logits(args, keys, queries + h * head_floats, positions.data(),
+                  item.queries.positions.data() + first, block, count, kQueryBlock, logits);
+      add_tile(args.kernels, stats[static_cast<size_t>(h)], logits, begin, count, values, dim,
+               acc + h * head_floats, top_value + h * head_floats);
+    }
+  }
+  for (int32_t h = 0; h < num_heads; ++h)
+    finish_block(args, item, head + h, first, block, stats[static_cast<size_t>(h)],
+                 with_values ? acc + h * head_floats : nullptr, top_value + h * head_floats);
 }
 
 // kIndicatorAfter: attention of rows [chunk] over the queries, smoothed; ratio a/(1-a) and the chunk's part of o.
@@ -230,7 +233,7 @@ void smooth_attention(const ObserveRun& args, const ObserveItem& item, int32_t h
   std::array<float, kTileRows> attention;
   for (int64_t begin = chunk * Observation::kRowChunk; begin < chunk_end; begin += kTileRows) {
     const int64_t count = std::min(kTileRows, chunk_end - begin);
-    load_positions(rows, begin, count, positions.data());
+    rows.load_positions(begin, count, positions.data());
     rows.load_keys(begin, count, keys);
     rows.load_values(begin, count, values);
     tile_logits(args, keys, queries, positions.data(), item.queries.positions.data(), num_queries, count,
@@ -319,7 +322,7 @@ void mean_top_index(const ObserveRun& args, const ObserveItem& item, int32_t hea
   std::array<int32_t, kTileRows> positions;
   for (int64_t begin = 0; begin < n; begin += kTileRows) {
     const int64_t count = std::min(kTileRows, n - begin);
-    load_positions(rows, begin, count, positions.data());
+    rows.load_positions(begin, count, positions.data());
     rows.load_keys(begin, count, keys);
     args.kernels.dot_rows(keys, dim, count, q, dim, logits.data());
     if (shape.softcap > 0.0f) args.kernels.softcap(logits.data(), count, shape.softcap);
@@ -362,12 +365,15 @@ void observe(const ObserveArgs& given, const TileKernels& kernels, ThreadPool& p
       fn(item, static_cast<int32_t>(unit / per_head % num_heads), unit % per_head);
     });
   };
-  for_heads(padded_queries(max_queries) / kQueryBlock,
-            [&](const ObserveItem& item, int32_t head, int64_t block) {
-              if (block * kQueryBlock < static_cast<int64_t>(item.queries.positions.size())) {
-                observe_block(args, item, head, block * kQueryBlock);
-              }
-            });
+  // Whole groups, where that leaves enough units for the threads: the rows of their KV head are then loaded once.
+  const int32_t group = num_heads / args.shape.num_kv_heads;
+  const int64_t blocks = padded_queries(max_queries) / kQueryBlock;
+  const bool by_group = num_items * args.shape.num_kv_heads * blocks >= 2 * pool.num_threads();
+  const int32_t unit_heads = by_group ? group : 1;
+  for_heads(blocks, [&](const ObserveItem& item, int32_t head, int64_t block) {
+    if (head % unit_heads == 0 && block * kQueryBlock < static_cast<int64_t>(item.queries.positions.size()))
+      observe_block(args, item, head, unit_heads, block * kQueryBlock);
+  });
   if (args.spec.kind == ScoreKind::kIndicatorAfter) {
     const int64_t num_chunks = (max_rows + Observation::kRowChunk - 1) / Observation::kRowChunk;
     const auto chunks_of = [&](const ObserveItem& item, int32_t head) {

@@ -61,6 +61,18 @@ int32_t HeadRows::position(int64_t row) const {
   return cache_.positions(pages_[row / cache_.slots])[row % cache_.slots];
 }
 
+void HeadRows::load_positions(int64_t begin, int64_t count, int32_t* out) const {
+  const int64_t end = begin + count;
+  int64_t row = begin;
+  while (row < std::min(end, num_paged)) {  // runs inside a page
+    const int64_t slot = row % cache_.slots;
+    const int64_t run = std::min(std::min(end, num_paged) - row, cache_.slots - slot);
+    out = std::copy_n(cache_.positions(pages_[row / cache_.slots]) + slot, run, out);
+    row += run;
+  }
+  for (; row < end; ++row) *out++ = source_.first_position + static_cast<int32_t>(row - num_paged);
+}
+
 void load_queries(const QuerySource& source, const AttentionShape& shape, const PagedCacheView& cache,
                   int32_t head, int64_t begin, int64_t count, int64_t padded, float scale, float* out) {
   const int64_t dim = shape.head_dim;
@@ -103,11 +115,13 @@ void mask_logits(float* logits, int64_t rows, int64_t stride, const int32_t* row
                         (window == 0 || row_positions[0] > query_positions[queries - 1] - window);
   if (all_seen) return;
   constexpr float kHidden = -std::numeric_limits<float>::infinity();
+  // Positions rise: a row is hidden from the first queries, which come before it, and from the last, whose window it has left.
   for (int64_t j = 0; j < rows; ++j) {
-    for (int64_t t = 0; t < queries; ++t) {
-      const int64_t distance = int64_t{query_positions[t]} - row_positions[j];
-      if (distance < 0 || (window > 0 && distance >= window)) logits[j * stride + t] = kHidden;
-    }
+    float* row = logits + j * stride;
+    for (int64_t t = 0; t < queries && query_positions[t] < row_positions[j]; ++t) row[t] = kHidden;
+    if (window == 0) continue;
+    for (int64_t t = queries - 1; t >= 0 && int64_t{query_positions[t]} - row_positions[j] >= window; --t)
+      row[t] = kHidden;
   }
 }
 

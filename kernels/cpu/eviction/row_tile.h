@@ -24,6 +24,7 @@ struct HeadRows {
     load(begin, count, /*values=*/true, out);
   }
   int32_t position(int64_t row) const;
+  void load_positions(int64_t begin, int64_t count, int32_t* out) const;
 
   int64_t num_rows = 0;
   int64_t num_paged = 0;

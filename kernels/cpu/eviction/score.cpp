@@ -2,7 +2,8 @@
 //   u_j = R_g (v_j - v_mean), in tiles, never stored;  e_tgj = a/(1-a) * ||p_tg - u_j||^tau
 //   a > 1/2 (at most the top row of a query): e = a (1-a)^(tau-1) ||p'_tg - u_j||^tau with p' the output of the other rows
 //   s_j = over the group of (over the queries of e_tgj)
-// Units are (item, KV head, 256 rows): rows are independent, nothing is summed across units.
+// Units are (item, KV head, chunk of rows): rows are independent, nothing is summed across units, so that chunks may be as
+// small as the threads need them.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -46,16 +47,22 @@ void tile_weights(const ScoreRun& args, const ScoreItem& item, const Tile& tile,
   kernels.exp_columns(weights, tile.count, stride, lse);
 }
 
-// u [count, D] = R_g (v - v_mean).
-const float* project_values(const ScoreRun& args, const ScoreItem& item, const Tile& tile, int32_t kv_head,
-                            int32_t head) {
+// v - v_mean [count, D], for all heads of the group.
+const float* centre_values(const ScoreRun& args, const ScoreItem& item, const Tile& tile, int32_t kv_head) {
   const int64_t dim = args.shape.head_dim;
   const float* mean = item.observation.v_mean.f32(kv_head);
   float* centred = thread_floats(Buffer::kOutputs, kTileRows * dim);
   for (int64_t j = 0; j < tile.count; ++j) {
     for (int64_t d = 0; d < dim; ++d) centred[j * dim + d] = tile.values[j * dim + d] - mean[d];
   }
+  return centred;
+}
+
+// u [count, D] = R_g (v - v_mean).
+const float* project_values(const ScoreRun& args, const ScoreItem& item, const Tile& tile,
+                            const float* centred, int32_t head) {
   if (!item.projection) return centred;
+  const int64_t dim = args.shape.head_dim;
   float* u = thread_floats(Buffer::kProjected, kTileRows * dim);
   args.kernels.triangle_product(centred, dim, item.projection.f32(head * dim), item.projection.stride,
                                 tile.count, dim, u, dim);
@@ -129,11 +136,12 @@ void score_per_query(const ScoreRun& args, const ScoreItem& item, const Tile& ti
   float* distances = thread_floats(Buffer::kDistances, kTileRows * padded);
   thread_local std::vector<uint8_t> blind;
   blind.resize(static_cast<size_t>(num_queries));
+  const float* centred = centre_values(args, item, tile, kv_head);
   for (int32_t g = 0; g < group; ++g) {
     const int32_t head = kv_head * group + g;
     tile_weights(args, item, tile, all_queries + g * dim * padded, 0, num_queries, padded, o.lse.f32(head),
                  errors);
-    const float* u = project_values(args, item, tile, kv_head, head);
+    const float* u = project_values(args, item, tile, centred, head);
     args.kernels.distance(o.p.f32(head * dim), o.p.stride, u, dim, tile.count, padded, dim, distances,
                           padded);
     if (args.spec.tau != 1.0f) {
@@ -174,9 +182,10 @@ void score_smoothed(const ScoreRun& args, const ScoreItem& item, const Tile& til
                     int64_t scored, TileScores& scores) {
   const int64_t dim = args.shape.head_dim;
   const int32_t group = args.shape.num_heads / args.shape.num_kv_heads;
+  const float* centred = centre_values(args, item, tile, kv_head);
   for (int32_t g = 0; g < group; ++g) {
     const int32_t head = kv_head * group + g;
-    const float* u = project_values(args, item, tile, kv_head, head);
+    const float* u = project_values(args, item, tile, centred, head);
     for (int64_t j = 0; j < tile.count && tile.begin + j < scored; ++j) {
       float sum = 0.0f;
       for (int64_t e = 0; e < dim; ++e) {
@@ -249,12 +258,12 @@ float ladder_score(const ScoreSpec& spec, const ScoreItem& item, int64_t row, in
   return static_cast<float>(is_own ? num_rows + index : index);
 }
 
-void score_chunk(const ScoreRun& args, const ScoreItem& item, int32_t kv_head, int64_t chunk) {
+// Rows [first, end) of one KV head.
+void score_rows(const ScoreRun& args, const ScoreItem& item, int32_t kv_head, int64_t first, int64_t end) {
   const AttentionShape& shape = args.shape;
   const int64_t dim = shape.head_dim;
   const int32_t group = shape.num_heads / shape.num_kv_heads;
   const HeadRows rows(item.rows, shape, args.cache, kv_head);
-  const int64_t chunk_end = std::min(rows.num_rows, (chunk + 1) * Observation::kRowChunk);
   const int64_t scored = std::max<int64_t>(0, rows.num_rows - item.window_rows);
   const ScoreKind kind = args.spec.kind;
   const bool with_keys = kind == ScoreKind::kAttention || kind == ScoreKind::kIndicatorQuery;
@@ -273,13 +282,11 @@ void score_chunk(const ScoreRun& args, const ScoreItem& item, int32_t kv_head, i
     }
   }
   Tile tile;
-  for (tile.begin = chunk * Observation::kRowChunk; tile.begin < chunk_end; tile.begin += kTileRows) {
-    tile.count = std::min(kTileRows, chunk_end - tile.begin);
+  for (tile.begin = first; tile.begin < end; tile.begin += kTileRows) {
+    tile.count = std::min(kTileRows, end - tile.begin);
     tile.keys = keys;
     tile.values = values;
-    for (int64_t j = 0; j < tile.count; ++j) {
-      tile.positions[static_cast<size_t>(j)] = rows.position(tile.begin + j);
-    }
+    rows.load_positions(tile.begin, tile.count, tile.positions.data());
     if (with_keys) rows.load_keys(tile.begin, tile.count, keys);
     if (with_values) rows.load_values(tile.begin, tile.count, values);
     TileScores scores;
@@ -312,13 +319,19 @@ void score(const ScoreArgs& given, const TileKernels& kernels, ThreadPool& pool)
   for (const ScoreItem& item : args.items) {
     for (int32_t h = 0; h < num_kv_heads; ++h) max_rows = std::max<int64_t>(max_rows, item.rows.num_rows(h));
   }
-  const int64_t chunks = (max_rows + Observation::kRowChunk - 1) / Observation::kRowChunk;
-  const auto num_items = static_cast<int64_t>(args.items.size());
-  pool.parallel_for(num_items * num_kv_heads * chunks, [&](int64_t unit, int) {
+  // Each unit loads the queries again, so chunks are large where there are enough of them for the threads.
+  const auto heads = static_cast<int64_t>(args.items.size()) * num_kv_heads;
+  const auto chunks_of = [](int64_t n, int64_t rows) { return (n + rows - 1) / rows; };
+  int64_t chunk_rows = 4 * kTileRows;
+  while (chunk_rows > kTileRows && heads * chunks_of(max_rows, chunk_rows) < 2 * pool.num_threads())
+    chunk_rows /= 2;
+  const int64_t chunks = chunks_of(max_rows, chunk_rows);
+  pool.parallel_for(heads * chunks, [&](int64_t unit, int) {
     const ScoreItem& item = args.items[static_cast<size_t>(unit / (num_kv_heads * chunks))];
     const auto head = static_cast<int32_t>(unit / chunks % num_kv_heads);
-    const int64_t chunk = unit % chunks;
-    if (chunk * Observation::kRowChunk < item.rows.num_rows(head)) score_chunk(args, item, head, chunk);
+    const int64_t first = unit % chunks * chunk_rows;
+    const int64_t end = std::min<int64_t>(item.rows.num_rows(head), first + chunk_rows);
+    if (first < end) score_rows(args, item, head, first, end);
   });
 }
 

@@ -121,6 +121,34 @@ void dot_rows(const float* rows, int64_t stride, int64_t m, const float* q, int6
   }
 }
 
+void column_max(const float* x, int64_t m, float* best, float* best_row) {
+  for (int64_t t = 0; t < 16; t += kLanes) {
+    V top = load(best + t), row = load(best_row + t);
+    for (int64_t j = 0; j < m; ++j) {
+      const V v = load(x + j * 16 + t);
+      row = select_less(top, v, set1(static_cast<float>(j)), row);
+      top = select_less(top, v, v, top);
+    }
+    store(top, best + t);
+    store(row, best_row + t);
+  }
+}
+
+void column_sums(const float* x, int64_t m, float* sum) {
+  for (int64_t t = 0; t < 16; t += kLanes) {
+    V acc = load(sum + t);
+    for (int64_t j = 0; j < m; ++j) acc = acc + load(x + j * 16 + t);
+    store(acc, sum + t);
+  }
+}
+
+void join_scaled(const float* x, int64_t n, float factor, float* y) {
+  const V f = set1(factor);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(mul_add(load(y + i), f, f * load(x + i)), y + i);
+  if (i < n) store_first(mul_add(load_first(y + i, n - i), f, f * load_first(x + i, n - i)), y + i, n - i);
+}
+
 void exp_columns(float* x, int64_t m, int64_t n, const float* shift) {
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t t = 0; t < n; t += kLanes) store(exp(load(x + i * n + t) - load(shift + t)), x + i * n + t);
@@ -162,8 +190,18 @@ float sum_of_squares(const float* x, int64_t n) {
 }
 
 void fill_tile_kernels(TileKernels& table) {
-  table = {product, triangle_product, distance, dot_rows,      exp_columns,
-           softcap, indicator,        sum_of,   sum_of_squares};
+  table = {.product = product,
+           .triangle_product = triangle_product,
+           .distance = distance,
+           .dot_rows = dot_rows,
+           .column_max = column_max,
+           .column_sums = column_sums,
+           .join_scaled = join_scaled,
+           .exp_columns = exp_columns,
+           .softcap = softcap,
+           .indicator = indicator,
+           .sum = sum_of,
+           .sum_of_squares = sum_of_squares};
 }
 
 }  // namespace restkv::cpu::HWY_NAMESPACE

@@ -20,6 +20,13 @@ struct TileKernels {
   // out[i] = <rows[i], q> of `dim` floats.
   void (*dot_rows)(const float* rows, int64_t stride, int64_t m, const float* q, int64_t dim,
                    float* out) = nullptr;
+  // Largest of each of 16 columns of x [m, 16] that is above best[t] as it comes in, first row of equal ones: best and its
+  // row; best_row stays where none is. NaN is never larger.
+  void (*column_max)(const float* x, int64_t m, float* best, float* best_row) = nullptr;
+  // sum[t] += x[0][t] + ... in this order, 16 columns.
+  void (*column_sums)(const float* x, int64_t m, float* sum) = nullptr;
+  // y[i] = y[i] * factor + factor * x[i].
+  void (*join_scaled)(const float* x, int64_t n, float factor, float* y) = nullptr;
   // x[i][t] = exp(x[i][t] - shift[t]); n a multiple of 16, x dense. NaN stays, exp(-inf) is 0.
   void (*exp_columns)(float* x, int64_t m, int64_t n, const float* shift) = nullptr;
   // x = cap * tanh(x / cap).
