@@ -113,64 +113,20 @@ BENCHMARK(prefill_attention)
     ->ArgsProduct({{128, 512, 2048}, {static_cast<int64_t>(DType::kF32), static_cast<int64_t>(DType::kF16)}})
     ->UseRealTime();
 
-// One row over N entries in each of 30 layers' pages.
-void decode_attention(benchmark::State& state) {
-  constexpr int64_t kLayers = 30;
-  const auto n = static_cast<int32_t>(state.range(0));
-  const auto dtype = static_cast<DType>(state.range(1));
-  PagedCacheView cache;
-  cache.dtype = dtype;
-  cache.slots = backend().page_slots();
-  cache.head_dim = kHeadDim;
-  cache.page_bytes = PagedCacheView::bytes_per_page(dtype, cache.slots, kHeadDim);
-  const int32_t stride = (n + cache.slots - 1) / cache.slots;
-  const int64_t num_pages = kLayers * kKvHeads * stride;
-  std::vector<std::byte> pool(static_cast<size_t>(num_pages * cache.page_bytes), std::byte{0x21});
-  cache.pool = pool.data();
-  std::vector<int32_t> pages(static_cast<size_t>(num_pages)), kv_len(kKvHeads, n), positions = {n};
-  std::iota(pages.begin(), pages.end(), 0);
-  for (int32_t page = 0; page < num_pages; ++page) {
-    for (int32_t slot = 0; slot < cache.slots; ++slot)
-      cache.positions(page)[slot] = page % stride * cache.slots + slot;
-  }
-  const std::vector<float> q = random_floats(kHeads * kHeadDim);
-  std::vector<float> out(q.size());
-  for (auto _ : state) {
-    for (int64_t layer = 0; layer < kLayers; ++layer) {
-      const DecodeSegment segment{
-          0, 1, {&pages[static_cast<size_t>(layer * kKvHeads * stride)], stride, kv_len.data()}};
-      backend().decode_attention({kShape, dense(q.data(), DType::kF32, 1, kHeads * kHeadDim), positions,
-                                  std::span(&segment, 1), cache,
-                                  dense(out.data(), DType::kF32, 1, kHeads * kHeadDim)});
-    }
-  }
-  state.SetLabel(std::string(dtype_info(dtype).name));
-  set_rates(state, 4.0 * kLayers * kHeads * kHeadDim * n, static_cast<double>(num_pages * cache.page_bytes));
-}
-BENCHMARK(decode_attention)
-    ->ArgNames({"N", "type"})
-    ->ArgsProduct({{128, 512, 2048, 8192},
-                   {static_cast<int64_t>(DType::kF32), static_cast<int64_t>(DType::kF16)}})
-    ->UseRealTime();
-
 // Pages of `layers` layers of kKvHeads heads with n entries each, positions ascending.
 struct PagedLayers {
-  PagedLayers(int64_t layers, int32_t n)
+  PagedLayers(DType dtype, int64_t layers, int32_t n)
       : stride((n + backend().page_slots() - 1) / backend().page_slots()),
         kv_len(kKvHeads, n),
         pages(static_cast<size_t>(layers * kKvHeads * stride)) {
-    cache.dtype = DType::kF32;
+    cache.dtype = dtype;
     cache.slots = backend().page_slots();
     cache.head_dim = kHeadDim;
     cache.page_bytes = PagedCacheView::bytes_per_page(cache.dtype, cache.slots, kHeadDim);
-    pool.resize(pages.size() * static_cast<size_t>(cache.page_bytes));
+    pool.resize(pages.size() * static_cast<size_t>(cache.page_bytes), std::byte{0x21});
     cache.pool = pool.data();
     std::iota(pages.begin(), pages.end(), 0);
-    std::mt19937 random(1);
-    std::normal_distribution<float> normal;
     for (const int32_t page : pages) {
-      auto* values = reinterpret_cast<float*>(cache.keys(page));
-      std::generate_n(values, 2 * cache.slots * kHeadDim, [&] { return normal(random); });
       for (int32_t slot = 0; slot < cache.slots; ++slot)
         cache.positions(page)[slot] = page % stride * cache.slots + slot;
     }
@@ -185,11 +141,37 @@ struct PagedLayers {
   PagedCacheView cache;
 };
 
+// One row over N entries in each of 30 layers' pages.
+void decode_attention(benchmark::State& state) {
+  constexpr int64_t kLayers = 30;
+  const auto n = static_cast<int32_t>(state.range(0));
+  const auto dtype = static_cast<DType>(state.range(1));
+  const PagedLayers layers(dtype, kLayers, n);
+  const std::vector<int32_t> positions = {n};
+  const std::vector<float> q = random_floats(kHeads * kHeadDim);
+  std::vector<float> out(q.size());
+  for (auto _ : state) {
+    for (int64_t layer = 0; layer < kLayers; ++layer) {
+      const DecodeSegment segment{0, 1, layers.tables(layer)};
+      backend().decode_attention({kShape, dense(q.data(), DType::kF32, 1, kHeads * kHeadDim), positions,
+                                  std::span(&segment, 1), layers.cache,
+                                  dense(out.data(), DType::kF32, 1, kHeads * kHeadDim)});
+    }
+  }
+  state.SetLabel(std::string(dtype_info(dtype).name));
+  set_rates(state, 4.0 * kLayers * kHeads * kHeadDim * n, static_cast<double>(layers.pool.size()));
+}
+BENCHMARK(decode_attention)
+    ->ArgNames({"N", "type"})
+    ->ArgsProduct({{128, 512, 2048, 8192},
+                   {static_cast<int64_t>(DType::kF32), static_cast<int64_t>(DType::kF16)}})
+    ->UseRealTime();
+
 // What a cut of the preset `default` scores: a window of 32 queries looks at N cached rows, in each of 30 layers in turn.
 void observe_and_score(benchmark::State& state) {
   constexpr int64_t kLayers = 30, kWindow = 32;
   const auto n = static_cast<int32_t>(state.range(0));
-  const PagedLayers layers(kLayers, n);
+  const PagedLayers layers(DType::kF32, kLayers, n);
   const std::vector<float> q = random_floats(kWindow * kHeads * kHeadDim);
   std::vector<float> projection(kHeads * kHeadDim * kHeadDim);  // triangles, transposed
   for (int64_t row = 0; row < kHeads * kHeadDim; ++row) {
