@@ -157,6 +157,20 @@ struct ObserveArgs {
   PagedCacheView cache = {};
 };
 
+// Rows that always stay:
+//   positions [0, head_end) | [tail_begin, tail_end) | pinned positions | the last `recent` rows
+// and rows at positions before `dead_before` (outside the window of a windowed layer) never do, while others
+// are there.
+struct ProtectedRows {
+  int32_t head_end = 0;
+  int32_t tail_begin = 0, tail_end = 0;
+  int32_t recent = 0;
+  int32_t dead_before = 0;
+  const int32_t* pins = nullptr;  // [K, pin_stride] positions, ascending
+  int32_t pin_stride = 0;
+  const int32_t* num_pins = nullptr;  // [K]
+};
+
 struct ScoreItem {
   RowSource rows = {};
   QuerySource queries = {};
@@ -166,6 +180,9 @@ struct ScoreItem {
   int32_t layer = 0;        // kHash, kLadder
   const EntrySums* sums = nullptr;  // kAttention: added to the scores of entries that have one
   bool accumulate = false;          // kAttention: added to `out` (h2o's pass over the chunks of a prompt)
+  // Indicators: rows whose place does not depend on their score (protected, dead) get 0. Empty: all are scored, as the
+  // pooling after prefill wants it.
+  ProtectedRows protect = {};
   Observation observation = {};
   Tensor out = {};  // [K, >= N] f32
 };
@@ -208,20 +225,6 @@ struct AdaptiveKernel {
   int32_t shift = 0;
 };
 AdaptiveKernel adaptive_kernel(double drift, int32_t kernel, int32_t scale);
-
-// Rows that always stay:
-//   positions [0, head_end) | [tail_begin, tail_end) | pinned positions | the last `recent` rows
-// and rows at positions before `dead_before` (outside the window of a windowed layer) never do, while others
-// are there.
-struct ProtectedRows {
-  int32_t head_end = 0;
-  int32_t tail_begin = 0, tail_end = 0;
-  int32_t recent = 0;
-  int32_t dead_before = 0;
-  const int32_t* pins = nullptr;  // [K, pin_stride] positions, ascending
-  int32_t pin_stride = 0;
-  const int32_t* num_pins = nullptr;  // [K]
-};
 
 enum class SelectScope : uint8_t {
   kHead,   // each KV head by its own scores

@@ -133,6 +133,7 @@ void Cutter::run_group(std::span<const Cut> cuts) {
                        .head_rows = recipe.sinks,
                        .layer = cut.layer,
                        .sums = has_sums && !cut.is_prefill ? &cut.sums : nullptr,
+                       .protect = is_pooled(cut) ? ProtectedRows{} : cut.protect,
                        .observation = memory.observation,
                        .out = memory.scores});
     SelectItem select{.rows = cut.rows,

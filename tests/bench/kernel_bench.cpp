@@ -167,9 +167,11 @@ BENCHMARK(decode_attention)
                    {static_cast<int64_t>(DType::kF32), static_cast<int64_t>(DType::kF16)}})
     ->UseRealTime();
 
-// What a cut of the preset `default` scores: a window of 32 queries looks at N cached rows, in each of 30 layers in turn.
+// What a cut of the preset `default` scores between decode steps: a window of 32 queries looks at N cached rows, of which 4
+// sinks and the last 32 stay anyhow, in each of 30 layers in turn.
 void observe_and_score(benchmark::State& state) {
-  constexpr int64_t kLayers = 30, kWindow = 32;
+  constexpr int64_t kLayers = 30;
+  constexpr int32_t kWindow = 32;
   const auto n = static_cast<int32_t>(state.range(0));
   const PagedLayers layers(DType::kF32, kLayers, n);
   const std::vector<float> q = random_floats(kWindow * kHeads * kHeadDim);
@@ -179,7 +181,7 @@ void observe_and_score(benchmark::State& state) {
       projection[static_cast<size_t>(row * kHeadDim + e)] = 0.1f + 0.01f * static_cast<float>(e);
   }
   std::vector<int32_t> positions(kWindow);
-  std::iota(positions.begin(), positions.end(), n - static_cast<int32_t>(kWindow));
+  std::iota(positions.begin(), positions.end(), n - kWindow);
   const ScoreSpec spec;
   Arena counting = Arena::counting();
   Observation::make(counting, kShape, spec.kind, kWindow, n);
@@ -197,15 +199,20 @@ void observe_and_score(benchmark::State& state) {
     const ScoreItem score{.rows = rows,
                           .queries = queries,
                           .projection = r,
+                          .protect = {.head_end = 4, .recent = kWindow},
                           .observation = observation,
                           .out = dense(scores.data(), DType::kF32, kKvHeads, n)};
     backend().observe({.shape = kShape, .spec = spec, .items = {&observe, 1}, .cache = layers.cache});
     backend().score({.shape = kShape, .spec = spec, .items = {&score, 1}, .cache = layers.cache});
     layer = (layer + 1) % kLayers;
   }
-  // Logits twice, outputs, triangles of rows and of two outputs a query, distances (a subtraction and a square).
-  const double pairs = static_cast<double>(kWindow) * kHeads * n, d = kHeadDim;
-  set_rates(state, 2.0 * d * (5.0 * pairs + (d + 1) / 2 * kHeads * (n + 2.0 * kWindow)), 0.0);
+  // observe: logits, outputs, triangles of two outputs a query; score: logits, a triangle a row, distances (a subtraction
+  // and a square)
+  constexpr double kQueries = kWindow, kHalf = (kHeadDim + 1) / 2.0;
+  const double scored = n - 4.0 - kQueries;
+  set_rates(state,
+            2.0 * kHeads * kHeadDim * (2.0 * kQueries * (n + kHalf) + scored * (3.0 * kQueries + kHalf)),
+            0.0);
 }
 BENCHMARK(observe_and_score)->ArgName("N")->Arg(256)->Arg(1024)->Arg(4096)->UseRealTime();
 

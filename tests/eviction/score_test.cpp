@@ -25,7 +25,7 @@ std::vector<float> projection_of(const EvictionCase& c) {
 
 std::vector<float> run_score(Backend& backend, const EvictionCase& c, const ScoreSpec& spec,
                              int32_t window_rows = 0, bool in_output_space = true,
-                             const QuerySource* queries = nullptr) {
+                             const QuerySource* queries = nullptr, const ProtectedRows& protect = {}) {
   const std::vector<float> projection = projection_of(c);
   const ConstTensor r =
       in_output_space ? dense(projection.data(), DType::kF32, c.shape_.heads * c.shape_.dim, c.shape_.dim)
@@ -43,6 +43,7 @@ std::vector<float> run_score(Backend& backend, const EvictionCase& c, const Scor
                         .queries = q,
                         .projection = r,
                         .window_rows = window_rows,
+                        .protect = protect,
                         .observation = memory.observation,
                         .out = memory.out};
   backend.score({.shape = c.attention(), .spec = spec, .items = {&score, 1}, .cache = c.cache});
@@ -126,6 +127,37 @@ TEST_P(Score, ManyRows) {
     const ScoreSpec spec{.kind = kind, .reduce = QueryReduce::kMean};
     SCOPED_TRACE(::testing::Message() << static_cast<int>(kind));
     expect_close(run_score(*backend, c, spec, 3, false), c.expected(spec, 3, false), 2e-4);
+  }
+}
+
+// Rows whose place is settled get 0, the others what they get without.
+TEST_P(Score, ProtectedAndDeadRowsAreNotScored) {
+  const std::unique_ptr<Backend> backend = make(3);
+  EvictionCase c({.heads = 6, .kv_heads = 2, .rows = 300, .queries = 20, .paged = 170, .logit_scale = 3.0f});
+  c.store(*backend);
+  const std::vector<int32_t> pins = {9, 10, 64, 180, /*head 1*/ 12, 70, -1, -1}, num_pins = {4, 2};
+  const ProtectedRows protect{.head_end = 12,
+                              .tail_begin = 100,
+                              .tail_end = 133,
+                              .recent = 32,
+                              .dead_before = 5,
+                              .pins = pins.data(),
+                              .pin_stride = 4,
+                              .num_pins = num_pins.data()};
+  for (const ScoreKind kind : {ScoreKind::kIndicatorQuery, ScoreKind::kIndicatorAfter}) {
+    const ScoreSpec spec{.kind = kind, .reduce = QueryReduce::kMean};
+    const std::vector<float> all = run_score(*backend, c, spec, 20);
+    const std::vector<float> got = run_score(*backend, c, spec, 20, true, nullptr, protect);
+    for (int32_t head = 0; head < 2; ++head) {
+      for (int32_t row = 0; row < 300; ++row) {
+        const int32_t* pin = pins.data() + head * 4;
+        const bool is_pinned = std::find(pin, pin + num_pins[static_cast<size_t>(head)], row) !=
+                               pin + num_pins[static_cast<size_t>(head)];
+        const bool is_settled = row < 12 || (row >= 100 && row < 133) || row >= 268 || is_pinned;
+        const auto i = static_cast<size_t>(head * 300 + row);
+        EXPECT_EQ(got[i], is_settled ? 0.0f : all[i]) << "head " << head << " row " << row;
+      }
+    }
   }
 }
 

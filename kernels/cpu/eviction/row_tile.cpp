@@ -73,6 +73,16 @@ void HeadRows::load_positions(int64_t begin, int64_t count, int32_t* out) const 
   for (; row < end; ++row) *out++ = source_.first_position + static_cast<int32_t>(row - num_paged);
 }
 
+RowPlace RowPlaces::of(int64_t row, int32_t position) {
+  if (position < protect_.dead_before) return RowPlace::kDead;
+  while (pin_ != pin_end_ && *pin_ < position) ++pin_;
+  const bool is_pinned = pin_ != pin_end_ && *pin_ == position;
+  const bool is_tail = position >= protect_.tail_begin && position < protect_.tail_end;
+  return position < protect_.head_end || is_tail || is_pinned || row >= num_rows_ - protect_.recent
+             ? RowPlace::kProtected
+             : RowPlace::kScored;
+}
+
 void load_queries(const QuerySource& source, const AttentionShape& shape, const PagedCacheView& cache,
                   int32_t head, int64_t begin, int64_t count, int64_t padded, float scale, float* out) {
   const int64_t dim = shape.head_dim;

@@ -38,6 +38,27 @@ struct HeadRows {
   int64_t head_dim_;
 };
 
+// Where a row stands before its score is asked.
+enum class RowPlace : uint8_t { kDead, kScored, kProtected };
+
+// The places of one head's rows, asked for in rising order.
+class RowPlaces {
+ public:
+  RowPlaces(const ProtectedRows& protect, int32_t head, int64_t num_rows)
+      : protect_(protect), num_rows_(num_rows) {
+    if (!protect.pins) return;
+    pin_ = protect.pins + int64_t{head} * protect.pin_stride;
+    pin_end_ = pin_ + protect.num_pins[head];
+  }
+  RowPlace of(int64_t row, int32_t position);
+
+ private:
+  const ProtectedRows& protect_;
+  const int64_t num_rows_;
+  const int32_t* pin_ = nullptr;  // first one that is not before the last position asked for
+  const int32_t* pin_end_ = nullptr;
+};
+
 // out[d * stride + i] = scale * query (begin + i) of query head h, zeros for i in [count, padded).
 void load_queries(const QuerySource& source, const AttentionShape& shape, const PagedCacheView& cache,
                   int32_t head, int64_t begin, int64_t count, int64_t padded, float scale, float* out);

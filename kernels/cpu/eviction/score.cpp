@@ -26,13 +26,14 @@ using TileScores = std::array<float, kTileRows>;
 // The larger one; NaN wins, so that it is seen later.
 float max_or_nan(float a, float b) { return b > a || b != b ? b : a; }
 
-// Rows [begin, begin + count) of one KV head, loaded.
+// Up to kTileRows rows of one KV head, rising, loaded.
 struct Tile {
-  int64_t begin = 0;
   int64_t count = 0;
-  const float* keys = nullptr;    // [count, D]
-  const float* values = nullptr;  // [count, D]
+  std::array<int64_t, kTileRows> rows;
   std::array<int32_t, kTileRows> positions;
+  float* keys = nullptr;           // [count, D]; null: the kind needs none
+  float* values = nullptr;         // [count, D]
+  const float* queries = nullptr;  // [G, D, padded], scaled; kIndicatorQuery
 };
 
 // Attention weights [count, stride] of a tile to all queries of one head; `queries` [D, stride] are scaled.
@@ -126,7 +127,7 @@ float finish_group(GroupReduce reduce, float score, int32_t group) {
 
 // kIndicatorQuery.
 void score_per_query(const ScoreRun& args, const ScoreItem& item, const Tile& tile, int32_t kv_head,
-                     const float* all_queries, TileScores& scores) {
+                     TileScores& scores) {
   const int64_t dim = args.shape.head_dim;
   const int32_t group = args.shape.num_heads / args.shape.num_kv_heads;
   const Observation& o = item.observation;
@@ -139,7 +140,7 @@ void score_per_query(const ScoreRun& args, const ScoreItem& item, const Tile& ti
   const float* centred = centre_values(args, item, tile, kv_head);
   for (int32_t g = 0; g < group; ++g) {
     const int32_t head = kv_head * group + g;
-    tile_weights(args, item, tile, all_queries + g * dim * padded, 0, num_queries, padded, o.lse.f32(head),
+    tile_weights(args, item, tile, tile.queries + g * dim * padded, 0, num_queries, padded, o.lse.f32(head),
                  errors);
     const float* u = project_values(args, item, tile, centred, head);
     args.kernels.distance(o.p.f32(head * dim), o.p.stride, u, dim, tile.count, padded, dim, distances,
@@ -152,8 +153,12 @@ void score_per_query(const ScoreRun& args, const ScoreItem& item, const Tile& ti
     for (int64_t t = 0; t < num_queries; ++t) {
       blind[static_cast<size_t>(t)] = is_blind(o, head, t);
       num_seeing += !blind[static_cast<size_t>(t)];
-      const int64_t j = static_cast<const int32_t*>(o.top.row(head))[t] - tile.begin;
-      if (j >= 0 && j < tile.count && o.rest.f32(head)[t] < 1.0f) {
+      if (!(o.rest.f32(head)[t] < 1.0f)) continue;
+      const int64_t top = static_cast<const int32_t*>(o.top.row(head))[t];
+      const auto* end = tile.rows.data() + tile.count;
+      const auto* found = std::lower_bound(tile.rows.data(), end, top);
+      if (found != end && *found == top) {
+        const int64_t j = found - tile.rows.data();
         errors[j * padded + t] = singular_error(args, o, head, t, u + j * dim);
       }
     }
@@ -186,14 +191,14 @@ void score_smoothed(const ScoreRun& args, const ScoreItem& item, const Tile& til
   for (int32_t g = 0; g < group; ++g) {
     const int32_t head = kv_head * group + g;
     const float* u = project_values(args, item, tile, centred, head);
-    for (int64_t j = 0; j < tile.count && tile.begin + j < scored; ++j) {
+    for (int64_t j = 0; j < tile.count && tile.rows[static_cast<size_t>(j)] < scored; ++j) {
       float sum = 0.0f;
       for (int64_t e = 0; e < dim; ++e) {
         const float difference = item.observation.p.f32(head * dim + e)[0] - u[j * dim + e];
         sum += difference * difference;
       }
       const float norm = args.spec.tau == 1.0f ? std::sqrt(sum) : std::pow(sum, 0.5f * args.spec.tau);
-      join_group(args.spec.group, item.observation.ratio.f32(head)[tile.begin + j] * norm,
+      join_group(args.spec.group, item.observation.ratio.f32(head)[tile.rows[static_cast<size_t>(j)]] * norm,
                  scores[static_cast<size_t>(j)]);
     }
   }
@@ -258,56 +263,84 @@ float ladder_score(const ScoreSpec& spec, const ScoreItem& item, int64_t row, in
   return static_cast<float>(is_own ? num_rows + index : index);
 }
 
+void load_tile(const HeadRows& rows, int64_t dim, Tile& tile) {
+  for (int64_t begin = 0, end = 0; begin < tile.count; begin = end) {  // runs of neighbours
+    const int64_t row = tile.rows[static_cast<size_t>(begin)];
+    end = begin + 1;
+    while (end < tile.count && tile.rows[static_cast<size_t>(end)] == row + end - begin) ++end;
+    if (tile.keys) rows.load_keys(row, end - begin, tile.keys + begin * dim);
+    if (tile.values) rows.load_values(row, end - begin, tile.values + begin * dim);
+  }
+}
+
+void score_tile(const ScoreRun& args, const ScoreItem& item, const HeadRows& rows, int32_t kv_head,
+                Tile& tile) {
+  const ScoreKind kind = args.spec.kind;
+  float* out = item.out.f32(kv_head);
+  load_tile(rows, args.shape.head_dim, tile);
+  TileScores scores;
+  scores.fill(0.0f);
+  for (int64_t j = 0; j < tile.count; ++j) {
+    const int64_t row = tile.rows[static_cast<size_t>(j)];
+    const int32_t position = tile.positions[static_cast<size_t>(j)];
+    float& s = scores[static_cast<size_t>(j)];
+    if (kind == ScoreKind::kRecency) s = static_cast<float>(position);
+    if (kind == ScoreKind::kHash) s = hash_score(item.layer, kv_head, position);
+    if (kind == ScoreKind::kLadder) s = ladder_score(args.spec, item, row, rows.num_rows);
+    if (kind == ScoreKind::kAttention && item.accumulate) s = out[row];
+    if (kind == ScoreKind::kAttention && item.sums && row < item.sums->len[kv_head]) {
+      s = *sum_at(*item.sums, args.cache, kv_head, row);
+    }
+  }
+  if (kind == ScoreKind::kAttention) sum_attention(args, item, tile, kv_head, scores);
+  if (kind == ScoreKind::kIndicatorQuery) score_per_query(args, item, tile, kv_head, scores);
+  if (kind == ScoreKind::kIndicatorAfter) {
+    score_smoothed(args, item, tile, kv_head, std::max<int64_t>(0, rows.num_rows - item.window_rows), scores);
+  }
+  for (int64_t j = 0; j < tile.count; ++j)
+    out[tile.rows[static_cast<size_t>(j)]] = scores[static_cast<size_t>(j)];
+  tile.count = 0;
+}
+
 // Rows [first, end) of one KV head.
 void score_rows(const ScoreRun& args, const ScoreItem& item, int32_t kv_head, int64_t first, int64_t end) {
   const AttentionShape& shape = args.shape;
   const int64_t dim = shape.head_dim;
-  const int32_t group = shape.num_heads / shape.num_kv_heads;
-  const HeadRows rows(item.rows, shape, args.cache, kv_head);
-  const int64_t scored = std::max<int64_t>(0, rows.num_rows - item.window_rows);
   const ScoreKind kind = args.spec.kind;
-  const bool with_keys = kind == ScoreKind::kAttention || kind == ScoreKind::kIndicatorQuery;
-  const bool with_values = kind == ScoreKind::kIndicatorAfter || kind == ScoreKind::kIndicatorQuery;
-  float* out = item.out.f32(kv_head);
-  float* keys = with_keys ? thread_floats(Buffer::kKeys, kTileRows * dim) : nullptr;
-  float* values = with_values ? thread_floats(Buffer::kValues, kTileRows * dim) : nullptr;
-  float* queries = nullptr;
+  const bool is_indicator = kind == ScoreKind::kIndicatorQuery || kind == ScoreKind::kIndicatorAfter;
+  const HeadRows rows(item.rows, shape, args.cache, kv_head);
+  Tile tile;
+  if (kind == ScoreKind::kAttention || kind == ScoreKind::kIndicatorQuery)
+    tile.keys = thread_floats(Buffer::kKeys, kTileRows * dim);
+  if (is_indicator) tile.values = thread_floats(Buffer::kValues, kTileRows * dim);
   if (kind == ScoreKind::kIndicatorQuery) {
+    const int32_t group = shape.num_heads / shape.num_kv_heads;
     const auto num_queries = static_cast<int64_t>(item.queries.positions.size());
     const int64_t padded = padded_queries(num_queries);
-    queries = thread_floats(Buffer::kQueries, group * dim * padded);
+    float* queries = thread_floats(Buffer::kQueries, group * dim * padded);
     for (int32_t g = 0; g < group; ++g) {
       load_queries(item.queries, shape, args.cache, kv_head * group + g, 0, num_queries, padded, shape.scale,
                    queries + g * dim * padded);
     }
+    tile.queries = queries;
   }
-  Tile tile;
-  for (tile.begin = first; tile.begin < end; tile.begin += kTileRows) {
-    tile.count = std::min(kTileRows, end - tile.begin);
-    tile.keys = keys;
-    tile.values = values;
-    rows.load_positions(tile.begin, tile.count, tile.positions.data());
-    if (with_keys) rows.load_keys(tile.begin, tile.count, keys);
-    if (with_values) rows.load_values(tile.begin, tile.count, values);
-    TileScores scores;
-    scores.fill(0.0f);
-    for (int64_t j = 0; j < tile.count; ++j) {
-      const int64_t row = tile.begin + j;
-      const int32_t position = tile.positions[static_cast<size_t>(j)];
-      float& s = scores[static_cast<size_t>(j)];
-      if (kind == ScoreKind::kRecency) s = static_cast<float>(position);
-      if (kind == ScoreKind::kHash) s = hash_score(item.layer, kv_head, position);
-      if (kind == ScoreKind::kLadder) s = ladder_score(args.spec, item, row, rows.num_rows);
-      if (kind == ScoreKind::kAttention && item.accumulate) s = out[row];
-      if (kind == ScoreKind::kAttention && item.sums && row < item.sums->len[kv_head]) {
-        s = *sum_at(*item.sums, args.cache, kv_head, row);
+  RowPlaces places(item.protect, kv_head, rows.num_rows);
+  std::array<int32_t, kTileRows> positions;
+  for (int64_t begin = first; begin < end; begin += kTileRows) {
+    const int64_t count = std::min(kTileRows, end - begin);
+    rows.load_positions(begin, count, positions.data());
+    for (int64_t j = 0; j < count; ++j) {
+      const int32_t position = positions[static_cast<size_t>(j)];
+      if (is_indicator && places.of(begin + j, position) != RowPlace::kScored) {
+        item.out.f32(kv_head)[begin + j] = 0.0f;
+        continue;
       }
+      tile.rows[static_cast<size_t>(tile.count)] = begin + j;
+      tile.positions[static_cast<size_t>(tile.count)] = position;
+      if (++tile.count == kTileRows) score_tile(args, item, rows, kv_head, tile);
     }
-    if (kind == ScoreKind::kAttention) sum_attention(args, item, tile, kv_head, scores);
-    if (kind == ScoreKind::kIndicatorQuery) score_per_query(args, item, tile, kv_head, queries, scores);
-    if (kind == ScoreKind::kIndicatorAfter) score_smoothed(args, item, tile, kv_head, scored, scores);
-    std::copy_n(scores.begin(), tile.count, out + tile.begin);
   }
+  if (tile.count > 0) score_tile(args, item, rows, kv_head, tile);
 }
 
 }  // namespace

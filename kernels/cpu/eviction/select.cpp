@@ -15,12 +15,12 @@
 namespace restkv::cpu {
 namespace {
 
-constexpr uint32_t kProtected = 0xFFFFFFFFu;
-constexpr uint32_t kDead = 0;
+// Upper half of the key of a row that is not scored.
+uint32_t key_of(RowPlace place) { return place == RowPlace::kProtected ? 0xFFFFFFFFu : 0; }
 
 // Grow-only memory of a thread.
 struct SelectBuffers {
-  std::vector<uint32_t> places;                           // [n] kProtected, kDead or 1 (by its score)
+  std::vector<RowPlace> places;                           // [n]
   std::vector<uint64_t> keys;                             // [n]
   std::vector<uint64_t> sorted;                           // [n]
   std::vector<uint32_t> order;                            // [n] merged order value of a row
@@ -37,41 +37,29 @@ int32_t position_of(const SelectArgs& args, const RowSource& rows, int32_t head,
 
 // Fills places; returns the number of protected rows.
 int64_t find_places(const SelectArgs& args, const SelectItem& item, int32_t head, SelectBuffers& buffers) {
-  const ProtectedRows& protect = item.protect;
   const int64_t n = item.rows.num_rows(head);
-  const int32_t* pin = protect.pins ? protect.pins + int64_t{head} * protect.pin_stride : nullptr;
-  const int32_t* pin_end = pin ? pin + protect.num_pins[head] : nullptr;
+  RowPlaces places(item.protect, head, n);
   buffers.places.resize(static_cast<size_t>(n));
   int64_t num_protected = 0;
   int32_t num_dead = 0;
   for (int64_t j = 0; j < n; ++j) {
-    const int32_t position = position_of(args, item.rows, head, j);
-    while (pin != pin_end && *pin < position) ++pin;
-    const bool is_pinned = pin != pin_end && *pin == position;
-    uint32_t& place = buffers.places[static_cast<size_t>(j)];
-    place = 1;
-    if (position < protect.dead_before) {
-      place = kDead;
-      ++num_dead;
-    } else if (position < protect.head_end ||
-               (position >= protect.tail_begin && position < protect.tail_end) || is_pinned ||
-               j >= n - protect.recent) {
-      place = kProtected;
-      ++num_protected;
-    }
+    const RowPlace place = places.of(j, position_of(args, item.rows, head, j));
+    buffers.places[static_cast<size_t>(j)] = place;
+    num_dead += place == RowPlace::kDead;
+    num_protected += place == RowPlace::kProtected;
   }
   if (item.num_dead) item.num_dead[head] = num_dead;
   return num_protected;
 }
 
 // Keys of one score array; returns how many scores that count were not finite.
-int32_t make_keys(const float* scores, const std::vector<uint32_t>& places, std::vector<uint64_t>& keys) {
+int32_t make_keys(const float* scores, const std::vector<RowPlace>& places, std::vector<uint64_t>& keys) {
   keys.resize(places.size());
   int32_t non_finite = 0;
   for (size_t j = 0; j < places.size(); ++j) {
     const auto row = static_cast<uint32_t>(j);
-    if (places[j] != 1) {
-      keys[j] = uint64_t{places[j]} << 32 | row;
+    if (places[j] != RowPlace::kScored) {
+      keys[j] = uint64_t{key_of(places[j])} << 32 | row;
       continue;
     }
     const float score = rank_first_unless_finite(scores[j]);
@@ -131,7 +119,7 @@ void write_kept(const SelectArgs& args, const SelectItem& item, int32_t head, in
   const auto m = static_cast<uint32_t>(item.num_scores);
   for (int32_t i = 0; i < written; ++i) {
     const auto j = static_cast<size_t>(kept[i]);
-    if (buffers.places[j] == 1 && buffers.order[j] % m != 0) {
+    if (buffers.places[j] == RowPlace::kScored && buffers.order[j] % m != 0) {
       buffers.sorted.push_back(uint64_t{buffers.order[j]} << 32 | static_cast<uint32_t>(kept[i]));
     }
   }

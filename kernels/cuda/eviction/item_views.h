@@ -105,6 +105,54 @@ inline QueriesView queries_view(Context& context, const QuerySource& queries, co
   return view;
 }
 
+// ProtectedRows on the device.
+struct ProtectView {
+  const int32_t* pins;      // [K, pin_stride], ascending positions; null: none
+  const int32_t* num_pins;  // [K]
+  int32_t pin_stride;
+  int32_t head_end, tail_begin, tail_end, recent, dead_before;
+};
+inline ProtectView protect_view(Context& context, const ProtectedRows& protect, int32_t num_kv_heads) {
+  ProtectView view{};
+  if (protect.pins) {
+    view.pins = context.upload(protect.pins, int64_t{num_kv_heads} * protect.pin_stride);
+    view.num_pins = context.upload(protect.num_pins, num_kv_heads);
+    view.pin_stride = protect.pin_stride;
+  }
+  view.head_end = protect.head_end;
+  view.tail_begin = protect.tail_begin;
+  view.tail_end = protect.tail_end;
+  view.recent = protect.recent;
+  view.dead_before = protect.dead_before;
+  return view;
+}
+
+constexpr uint32_t kProtected = 0xFFFFFFFFu;
+constexpr uint32_t kDead = 0;
+// kProtected, kDead or 1 (by its score).
+__device__ __forceinline__ uint32_t place_of(const ProtectView& item, const DeviceRows& rows, int32_t row) {
+  const int32_t position = rows.position(row);
+  if (position < item.dead_before) return kDead;
+  if (position < item.head_end || (position >= item.tail_begin && position < item.tail_end) ||
+      row >= rows.num_rows - item.recent) {
+    return kProtected;
+  }
+  if (item.pins) {
+    const int32_t* pins = item.pins + int64_t{rows.head} * item.pin_stride;
+    int32_t begin = 0, end = item.num_pins[rows.head];
+    while (begin < end) {
+      const int32_t middle = (begin + end) / 2;
+      if (pins[middle] < position) {
+        begin = middle + 1;
+      } else {
+        end = middle;
+      }
+    }
+    if (begin < item.num_pins[rows.head] && pins[begin] == position) return kProtected;
+  }
+  return 1;
+}
+
 inline LogitShape logit_shape(const AttentionShape& shape) {
   return {.dim = shape.head_dim,
           .group = shape.num_heads / shape.num_kv_heads,

@@ -40,6 +40,7 @@ struct ScoreView {
   int32_t head_rows;
   int32_t layer;
   int32_t accumulate;
+  ProtectView protect;
 };
 
 struct ScoreParams {
@@ -328,7 +329,11 @@ __device__ __forceinline__ void score_smoothed(const ScoreParams& p, const Score
     }
     sync_threads();
   }
-  if (half == 0 && r < count) out[begin + r] = finish_group(p.group_reduce, score, p.shape.group);
+  if (half == 0 && r < count) {
+    out[begin + r] = place_of(item.protect, rows, begin + r) == 1
+                         ? finish_group(p.group_reduce, score, p.shape.group)
+                         : 0.0f;
+  }
 }
 
 // kAttention: sum over queries, mean over the group, on top of what the row has already.
@@ -406,6 +411,11 @@ __global__ void __launch_bounds__(kTileThreads, 3) score_kernel(const __grid_con
     sum_attention(p, item, rows, begin, count, shared, scores);
   } else {
     score_per_query(p, item, rows, begin, count, shared, scores);
+#pragma unroll
+    for (int32_t i = 0; i < 4; ++i) {
+      const int32_t row = begin + patch_row() + i;
+      if (row < rows.num_rows && place_of(item.protect, rows, row) != 1) scores[i] = 0.0f;
+    }
   }
   if (patch_col() == 0) {
 #pragma unroll
@@ -452,6 +462,7 @@ void score(Context& context, const ScoreArgs& args) {
     view.head_rows = item.head_rows;
     view.layer = item.layer;
     view.accumulate = item.accumulate;
+    view.protect = protect_view(context, item.protect, num_kv_heads);
     items.host[count++] = view;
     most = std::max(most, most_rows(item.rows, num_kv_heads));
   }

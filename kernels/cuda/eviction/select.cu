@@ -17,28 +17,23 @@ namespace {
 
 constexpr int32_t kSelectThreads = 512;
 constexpr int32_t kSharedList = 4096;
-constexpr uint32_t kProtected = 0xFFFFFFFFu;
-constexpr uint32_t kDead = 0;
 static_assert(kSelectThreads <= 1024 && kSelectThreads % 32 == 0, "block_exclusive_sum");
 
 struct SelectView {
   RowsView rows;
   const float* scores[3];  // [K, score_stride[i]] each
   int64_t score_stride[3];
-  const int32_t* keep;      // [K]
-  const int32_t* pins;      // [K, pin_stride], ascending positions; null: none
-  const int32_t* num_pins;  // [K]
-  int32_t* share;           // [K], kShare
-  int32_t* kept;            // [K, kept_stride]
-  int32_t* kept_len;        // [K]
-  int32_t* num_dead;        // [K] or null
-  int32_t* non_finite;      // [K] or null
-  int32_t* new_pins;        // [K, max_new_pins]
-  int32_t* num_new_pins;    // [K]
+  const int32_t* keep;    // [K]
+  int32_t* share;         // [K], kShare
+  int32_t* kept;          // [K, kept_stride]
+  int32_t* kept_len;      // [K]
+  int32_t* num_dead;      // [K] or null
+  int32_t* non_finite;    // [K] or null
+  int32_t* new_pins;      // [K, max_new_pins]
+  int32_t* num_new_pins;  // [K]
   int64_t kept_stride;
+  ProtectView protect;
   int32_t num_scores;
-  int32_t pin_stride;
-  int32_t head_end, tail_begin, tail_end, recent, dead_before;
   int32_t floor;
   int32_t slack;
   int32_t max_new_pins;
@@ -66,30 +61,6 @@ struct SelectShared {
   uint64_t list[1];  // [kSharedList], as long as the launch made it
 };
 
-// kProtected, kDead or 1 (by its score).
-__device__ __forceinline__ uint32_t place_of(const SelectView& item, const DeviceRows& rows, int32_t row) {
-  const int32_t position = rows.position(row);
-  if (position < item.dead_before) return kDead;
-  if (position < item.head_end || (position >= item.tail_begin && position < item.tail_end) ||
-      row >= rows.num_rows - item.recent) {
-    return kProtected;
-  }
-  if (item.pins) {
-    const int32_t* pins = item.pins + int64_t{rows.head} * item.pin_stride;
-    int32_t begin = 0, end = item.num_pins[rows.head];
-    while (begin < end) {
-      const int32_t middle = (begin + end) / 2;
-      if (pins[middle] < position) {
-        begin = middle + 1;
-      } else {
-        end = middle;
-      }
-    }
-    if (begin < item.num_pins[rows.head] && pins[begin] == position) return kProtected;
-  }
-  return 1;
-}
-
 __device__ __forceinline__ float score_of(const SelectParams& p, const SelectView& item, int32_t array,
                                           int32_t head, int32_t row) {
   if (p.scope != SelectScope::kLayer) return item.scores[array][head * item.score_stride[array] + row];
@@ -106,7 +77,7 @@ __device__ __forceinline__ void make_keys(const SelectParams& p, const SelectVie
   sync_threads();
   uint32_t dead = 0, kept_anyway = 0, bad = 0;
   for (int32_t j = static_cast<int32_t>(threadIdx.x); j < rows.num_rows; j += kSelectThreads) {
-    const uint32_t place = place_of(item, rows, j);
+    const uint32_t place = place_of(item.protect, rows, j);
     dead += place == kDead;
     kept_anyway += place == kProtected;
     for (int32_t i = 0; i < num_scores; ++i) {
@@ -386,18 +357,8 @@ void select(Context& context, const SelectArgs& args) {
         most_kept = std::max(most_kept, stay);
       }
     }
-    const ProtectedRows& protect = item.protect;
     view.keep = context.upload(item.keep, k);
-    if (protect.pins) {
-      view.pins = context.upload(protect.pins, int64_t{k} * protect.pin_stride);
-      view.num_pins = context.upload(protect.num_pins, k);
-      view.pin_stride = protect.pin_stride;
-    }
-    view.head_end = protect.head_end;
-    view.tail_begin = protect.tail_begin;
-    view.tail_end = protect.tail_end;
-    view.recent = protect.recent;
-    view.dead_before = protect.dead_before;
+    view.protect = protect_view(context, item.protect, k);
     view.floor = item.floor;
     view.slack = item.slack;
     if (args.scope == SelectScope::kShare) view.share = results.add(item.share, k);
