@@ -15,8 +15,6 @@ namespace restkv {
 namespace {
 
 constexpr int32_t kBudgets[] = {64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096};
-constexpr int32_t kGrowFloor = 40;     // measured: fewer rows starve a head (restkv.md section 5)
-constexpr double kEvictShare = 0.7;    // of C, under a hard budget
 constexpr int32_t kOrderBudget = 256;  // whose pooling reaches 13 rows, as at all budgets from 128 on
 
 class LocalCalibration final : public Calibration {
@@ -251,14 +249,8 @@ AllocationTables LocalCalibration::tables() const {
       settings.decode = mode;
       settings.pin = 0;
       if (budget < smallest_budget(settings)) continue;
-      int32_t floor = std::max(kGrowFloor, protected_rows(settings, budget));
-      if (mode == DecodeMode::kEvict) {
-        floor = std::max(static_cast<int32_t>(std::ceil(kEvictShare * budget)),
-                         protected_rows(settings, budget) + stride_of(settings, budget));
-      }
-      const std::vector<int32_t> rows =
-          round_to_sum(allocate_rows(curves, grid_, budget, std::min(floor, budget)), std::min(floor, budget),
-                       static_cast<int64_t>(curves.size()) * budget);
+      const std::vector<double> rows =
+          allocate_rows(curves, grid_, budget, calibrated_floor(settings, budget), kCalibratedUnit);
       table.budgets.push_back(budget);
       table.rows.emplace_back(curves_.size(), 0.0);
       for (size_t i = 0; i < places.size(); ++i) table.rows.back()[places[i]] = rows[i];

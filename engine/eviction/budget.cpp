@@ -10,11 +10,10 @@
 namespace restkv {
 namespace {
 
-// Rows of the table at budget C, linear between its budgets. Above the largest: uniform; below the smallest: in proportion.
+// Rows of the table at a budget C up to its largest, linear between its budgets; below the smallest: in proportion.
 std::vector<double> table_rows(const AllocationTable& table, int32_t budget, size_t heads) {
   CHECK(!table.budgets.empty() && table.budgets.size() == table.rows.size())
       << table.budgets.size() << " budgets";
-  if (budget > table.budgets.back()) return std::vector<double>(heads, budget);
   const auto upper = static_cast<size_t>(
       std::lower_bound(table.budgets.begin(), table.budgets.end(), budget) - table.budgets.begin());
   std::vector<double> rows = table.rows[upper];
@@ -29,28 +28,36 @@ std::vector<double> table_rows(const AllocationTable& table, int32_t budget, siz
   return rows;
 }
 
-// Fewest rows of a head: what is protected and cut must fit; measured floors for the calibrated table.
-int32_t head_floor(const CacheSettings& settings, int32_t budget, int32_t stride) {
-  const int32_t fixed = protected_rows(settings, budget);
-  int32_t floor = settings.decode == DecodeMode::kGrow ? fixed + 1 : fixed + stride;
-  if (settings.allocation == Allocation::kCalibrated) {
-    const auto share = static_cast<int32_t>(std::ceil(0.7 * budget));
-    floor = settings.decode == DecodeMode::kGrow ? std::max(40, fixed) : std::max(share, floor);
-  }
-  return std::min(floor, budget);
+// Fewest rows of a head: what is protected and cut must fit.
+int32_t head_floor(const CacheSettings& settings, int32_t budget) {
+  if (settings.allocation == Allocation::kCalibrated) return calibrated_floor(settings, budget);
+  const int32_t cut = settings.decode == DecodeMode::kGrow ? 1 : stride_of(settings, budget);
+  return std::min(protected_rows(settings, budget) + cut, budget);
 }
 
 }  // namespace
+
+int32_t calibrated_floor(const CacheSettings& settings, int32_t budget) {
+  // restkv.md section 5: fewer rows starve a head, and under a hard budget it never recovers.
+  constexpr int32_t kGrowFloor = 40;
+  constexpr double kEvictShare = 0.7;  // of C
+  const int32_t fixed = protected_rows(settings, budget);
+  const bool is_grow = settings.decode == DecodeMode::kGrow;
+  const int32_t least = is_grow ? std::max(kGrowFloor, fixed) : fixed + stride_of(settings, budget);
+  const int32_t units = (least + kCalibratedUnit - 1) / kCalibratedUnit;
+  const int32_t share = is_grow ? 0 : static_cast<int32_t>(kEvictShare * budget / kCalibratedUnit);
+  return std::min(budget, kCalibratedUnit * std::max(units, share));
+}
 
 int32_t share_floor(const CacheSettings& settings, int32_t budget) {
   const int32_t cut = settings.decode == DecodeMode::kGrow ? 1 : stride_of(settings, budget);
   return std::min(budget, std::max((budget + 4) / 5, protected_rows(settings, budget) + cut));
 }
 
-std::vector<int32_t> round_to_sum(std::span<const double> x, int32_t floor, int64_t sum) {
+std::vector<int32_t> round_to_sum(std::span<const double> x, int32_t floor, int64_t sum, int32_t unit) {
   const size_t n = x.size();
-  const int64_t extra = sum - static_cast<int64_t>(n) * floor;
-  CHECK(extra >= 0) << n << " heads of at least " << floor << " rows in " << sum;
+  const int64_t extra = (sum - static_cast<int64_t>(n) * floor) / unit;
+  CHECK(sum >= static_cast<int64_t>(n) * floor) << n << " heads of at least " << floor << " rows in " << sum;
   std::vector<double> above(n);
   for (size_t i = 0; i < n; ++i) above[i] = std::max(0.0, x[i] - floor);
   double total = std::accumulate(above.begin(), above.end(), 0.0);
@@ -64,13 +71,13 @@ std::vector<int32_t> round_to_sum(std::span<const double> x, int32_t floor, int6
   for (size_t i = 0; i < n; ++i) {
     const double share = above[i] / total * static_cast<double>(extra);
     const auto whole = static_cast<int64_t>(share);
-    rows[i] += static_cast<int32_t>(whole);
+    rows[i] += unit * static_cast<int32_t>(whole);
     given += whole;
     remainders[i] = {share - static_cast<double>(whole), i};
   }
   std::stable_sort(remainders.begin(), remainders.end(),
                    [](const auto& a, const auto& b) { return a.first > b.first; });
-  for (size_t i = 0; given < extra; i = (i + 1) % n, ++given) ++rows[remainders[i].second];
+  for (size_t i = 0; given < extra; i = (i + 1) % n, ++given) rows[remainders[i].second] += unit;
   return rows;
 }
 
@@ -100,10 +107,12 @@ SequenceBudget plan_budget(const CacheSettings& settings, const CacheDimensions&
   int32_t full_layers = 0;
   for (int32_t layer = 0; layer < dims.num_layers; ++layer) full_layers += window_of(layer) == 0;
 
+  const bool is_calibrated = !out.is_exact && settings.allocation == Allocation::kCalibrated;
+  CHECK(!is_calibrated || table != nullptr) << "no allocation table";
+  const bool is_in_table = is_calibrated && out.budget <= table->budgets.back();  // above it: uniform
   // What every full-attention layer and head would get, before rounding.
   std::vector<double> shares;
-  if (!out.is_exact && settings.allocation == Allocation::kCalibrated) {
-    CHECK(table != nullptr) << "no allocation table";
+  if (is_in_table) {
     const std::vector<double> all =
         table_rows(*table, out.budget, static_cast<size_t>(dims.num_layers) * num_kv_heads);
     for (int32_t layer = 0; layer < dims.num_layers; ++layer) {
@@ -122,10 +131,10 @@ SequenceBudget plan_budget(const CacheSettings& settings, const CacheDimensions&
     shares.assign(static_cast<size_t>(full_layers) * num_kv_heads, out.budget);
   }
   const int64_t sum = static_cast<int64_t>(shares.size()) * out.budget;
-  const std::vector<int32_t> rows =
-      shares.empty()
-          ? std::vector<int32_t>{}
-          : round_to_sum(shares, out.is_exact ? 0 : head_floor(settings, out.budget, out.stride), sum);
+  const std::vector<int32_t> rows = shares.empty() ? std::vector<int32_t>{}
+                                    : out.is_exact ? std::vector<int32_t>(shares.size(), out.budget)
+                                                   : round_to_sum(shares, head_floor(settings, out.budget),
+                                                                  sum, is_in_table ? kCalibratedUnit : 1);
   size_t next = 0;
   for (int32_t layer = 0; layer < dims.num_layers; ++layer) {
     const int32_t window = window_of(layer);

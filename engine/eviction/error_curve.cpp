@@ -6,26 +6,28 @@ namespace restkv {
 namespace {
 
 struct Point {
-  double rows = 0, error = 0;
+  int32_t units = 0;
+  double error = 0;
 };
 
-// From (floor, error there) to the last point; errors between grid points are linear.
-std::vector<Point> lower_hull(std::span<const double> curve, std::span<const int32_t> grid, double floor) {
+double error_at(std::span<const double> curve, std::span<const int32_t> grid, double rows) {
+  if (rows <= grid.front()) return curve.front();
+  if (rows >= grid.back()) return curve.back();
+  const auto i = static_cast<size_t>(std::upper_bound(grid.begin(), grid.end(), rows) - grid.begin());
+  const double t = (rows - grid[i - 1]) / (grid[i] - grid[i - 1]);
+  return curve[i - 1] + t * (curve[i] - curve[i - 1]);
+}
+
+// Of the errors at floor, floor + unit, ... up to the grid's last.
+std::vector<Point> lower_hull(std::span<const double> curve, std::span<const int32_t> grid, int32_t floor,
+                              int32_t unit) {
   std::vector<Point> hull;
-  const auto slope = [](const Point& a, const Point& b) { return (b.error - a.error) / (b.rows - a.rows); };
-  const auto add = [&](const Point& point) {
+  const auto slope = [](const Point& a, const Point& b) { return (b.error - a.error) / (b.units - a.units); };
+  for (int32_t units = 0; units == 0 || floor + units * unit <= grid.back(); ++units) {
+    const Point point = {units, error_at(curve, grid, floor + units * unit)};
     while (hull.size() >= 2 && slope(hull[hull.size() - 2], hull.back()) >= slope(hull.back(), point))
       hull.pop_back();
     hull.push_back(point);
-  };
-  for (size_t i = 0; i < grid.size(); ++i) {
-    if (grid[i] <= floor && i + 1 < grid.size() && grid[i + 1] > floor) {
-      const double t = (floor - grid[i]) / (grid[i + 1] - grid[i]);
-      add({floor, curve[i] + t * (curve[i + 1] - curve[i])});
-    } else if (grid[i] > floor) {
-      if (hull.empty()) add({floor, curve[i]});
-      add({static_cast<double>(grid[i]), curve[i]});
-    }
   }
   return hull;
 }
@@ -79,31 +81,33 @@ void add_error_curve(const ErrorCurveInput& in, std::span<const int32_t> grid, d
 }
 
 std::vector<double> allocate_rows(const std::vector<std::vector<double>>& curves,
-                                  std::span<const int32_t> grid, int32_t budget, int32_t floor) {
+                                  std::span<const int32_t> grid, int32_t budget, int32_t floor,
+                                  int32_t unit) {
   struct Segment {
     double slope;
     size_t head;
-    double rows;
+    int32_t units;
   };
   std::vector<double> rows(curves.size(), floor);
   std::vector<Segment> segments;
   for (size_t head = 0; head < curves.size(); ++head) {
-    const std::vector<Point> hull = lower_hull(curves[head], grid, floor);
+    const std::vector<Point> hull = lower_hull(curves[head], grid, floor, unit);
     for (size_t i = 1; i < hull.size(); ++i) {
-      const double width = hull[i].rows - hull[i - 1].rows;
+      const int32_t width = hull[i].units - hull[i - 1].units;
       segments.push_back({(hull[i].error - hull[i - 1].error) / width, head, width});
     }
   }
   std::stable_sort(segments.begin(), segments.end(),
                    [](const Segment& a, const Segment& b) { return a.slope < b.slope; });
-  double left = static_cast<double>(curves.size()) * (budget - floor);
+  int64_t left = static_cast<int64_t>(curves.size()) * (budget - floor) / unit;
   for (const Segment& segment : segments) {
-    const double taken = std::min(left, segment.rows);
-    rows[segment.head] += taken;
+    const auto taken = static_cast<int32_t>(std::min<int64_t>(left, segment.units));
+    rows[segment.head] += taken * unit;
     left -= taken;
   }
   // The curves end before the rows do: all alike.
-  for (double& r : rows) r += left / static_cast<double>(rows.size());
+  const auto heads = static_cast<int64_t>(rows.size());
+  for (double& r : rows) r += static_cast<double>(left / heads * unit);
   return rows;
 }
 

@@ -29,9 +29,9 @@ struct ErrorCurveInput {
 void add_error_curve(const ErrorCurveInput& input, std::span<const int32_t> grid, double weight,
                      std::span<double> error);
 
-// Rows of every head, their sum heads * budget, each between `floor` and the grid's last: along the lower convex hulls of
-// the curves, steepest descent first. curves [heads][grid].
+// Rows of every head: `floor` and multiples of `unit` above it, together at most heads * budget, less than a unit a head
+// below it; along the lower convex hulls of the curves, steepest descent first. curves [heads][grid], linear in between.
 std::vector<double> allocate_rows(const std::vector<std::vector<double>>& curves,
-                                  std::span<const int32_t> grid, int32_t budget, int32_t floor);
+                                  std::span<const int32_t> grid, int32_t budget, int32_t floor, int32_t unit);
 
 }  // namespace restkv

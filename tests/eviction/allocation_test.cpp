@@ -15,6 +15,7 @@
 namespace restkv {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 TEST(ErrorCurve, IsTheErrorOfKeepingTheFirstRows) {
@@ -96,18 +97,17 @@ TEST(Allocate, RowsGoWhereTheErrorFalls) {
   const std::vector<int32_t> grid = {10, 20, 30, 40};
   // Steep to the end | flat at once | nothing for ten rows, then everything: its hull is a straight line.
   const std::vector<std::vector<double>> curves = {{9, 6, 3, 0}, {1, 0.1, 0.05, 0}, {8, 8, 0, 0}};
-  const std::vector<double> rows = allocate_rows(curves, grid, 25, 10);
-  EXPECT_DOUBLE_EQ(std::accumulate(rows.begin(), rows.end(), 0.0), 75);
-  EXPECT_DOUBLE_EQ(rows[2], 30);  // -0.4 a row comes first
-  EXPECT_DOUBLE_EQ(rows[0], 35);  // then -0.3 a row, as far as rows go
-  EXPECT_DOUBLE_EQ(rows[1], 10);
-  for (const double r : allocate_rows(curves, grid, 10, 10)) EXPECT_DOUBLE_EQ(r, 10);
-  for (const double r : allocate_rows(curves, grid, 50, 10))
-    EXPECT_DOUBLE_EQ(r, 50);  // more than the curves know
-  // A floor between two points of the grid.
-  const std::vector<double> raised = allocate_rows(curves, grid, 25, 15);
-  EXPECT_DOUBLE_EQ(std::accumulate(raised.begin(), raised.end(), 0.0), 75);
-  for (const double r : raised) EXPECT_GE(r, 15);
+  const auto rows = [&](int32_t budget, int32_t floor, int32_t unit) {
+    return allocate_rows(curves, grid, budget, floor, unit);
+  };
+  // -0.4 a row comes first, then -0.3 a row, as far as rows go
+  EXPECT_THAT(rows(25, 10, 1), ElementsAre(35, 10, 30));
+  EXPECT_THAT(rows(25, 10, 10), ElementsAre(30, 10, 30));  // five left
+  EXPECT_THAT(rows(25, 10, 5), ElementsAre(35, 10, 30));
+  EXPECT_THAT(rows(10, 10, 1), ElementsAre(10, 10, 10));
+  EXPECT_THAT(rows(50, 10, 1), ElementsAre(50, 50, 50));  // more than the curves know
+  // A floor between two points of the grid: the third head's hull is steeper from there.
+  EXPECT_THAT(rows(25, 15, 5), ElementsAre(30, 15, 30));
 }
 
 class AllocationFile : public ::testing::Test {

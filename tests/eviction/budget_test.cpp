@@ -188,12 +188,44 @@ TEST(Budget, LargestRemaindersGoToTheLowerIndex) {
   EXPECT_THAT(round_to_sum(std::vector<double>{1, 1, 1}, 0, 10), ElementsAre(4, 3, 3));
   EXPECT_THAT(round_to_sum(std::vector<double>{0, 0, 0}, 2, 8), ElementsAre(3, 3, 2));
   EXPECT_THAT(round_to_sum(std::vector<double>{1, 9, 2}, 3, 12), ElementsAre(3, 6, 3));
+  EXPECT_THAT(round_to_sum(std::vector<double>{0, 10, 30}, 3, 48, 5),
+              ElementsAre(3, 8, 33));  // seven units, four left
 }
 
 TEST(Budget, PublishedPyramid) {
   EXPECT_EQ(pyramid_rows(64, 32, 512, 0, 4), 125);
   EXPECT_EQ(pyramid_rows(64, 32, 512, 3, 4), 5);
   EXPECT_EQ(pyramid_rows(64, 32, 100, 0, 4), 68);  // clamped to the prompt
+}
+
+TEST(Budget, CalibratedRowsFillTheirPages) {
+  const CacheLimits limits{.has_calibration = true};
+  const auto settings = [&](int32_t budget, const char* decode) {
+    CacheRequest r;
+    r.budget = budget;
+    r.allocation = "calibrated";
+    r.decode = decode;
+    return resolved(r, limits);
+  };
+  EXPECT_EQ(calibrated_floor(settings(64, "evict"), 64), 48);     // 36 protected + 4 stride
+  EXPECT_EQ(calibrated_floor(settings(256, "evict"), 256), 176);  // 0.7 C
+  EXPECT_EQ(calibrated_floor(settings(44, "evict"), 44), 44);     // nothing to share out
+  EXPECT_EQ(calibrated_floor(settings(256, "grow"), 256), 48);
+  const AllocationTable table{.decode = DecodeMode::kEvict,
+                              .budgets = {128, 256},
+                              .rows = {{96, 112, 144, 160}, {176, 192, 256, 400}}};
+  const auto rows = [&](int32_t budget) {
+    return plan_budget(settings(budget, "evict"), {2, 2, {}}, &table, 5000, 100).c_lh;
+  };
+  EXPECT_THAT(rows(128), ElementsAre(96, 112, 144, 160)) << "a budget of the table: its rows";
+  EXPECT_THAT(rows(300), ElementsAre(300, 300, 300, 300)) << "above the table: uniform";
+  for (const int32_t budget : {50, 70, 100, 129, 200, 255}) {
+    const std::vector<int32_t> c_lh = rows(budget);
+    const int32_t sum = std::accumulate(c_lh.begin(), c_lh.end(), 0);
+    EXPECT_LE(sum, 4 * budget) << budget;
+    EXPECT_GT(sum, 4 * budget - kCalibratedUnit) << budget;
+    for (const int32_t c : c_lh) EXPECT_EQ(c % kCalibratedUnit, 0) << budget;
+  }
 }
 
 TEST(Budget, EveryAllocationKeepsTheSum) {
@@ -228,11 +260,13 @@ TEST(Budget, EveryAllocationKeepsTheSum) {
           if (s.decode == DecodeMode::kEvict) {
             EXPECT_GE(b.c_lh[i], protected_rows(s, c) + b.stride) << allocation << c;
           }
-          if (s.allocation == Allocation::kCalibrated && s.decode == DecodeMode::kEvict) {
-            EXPECT_GE(b.c_lh[i], 0.7 * c);
+          if (s.allocation == Allocation::kCalibrated && c <= 1024) {
+            EXPECT_GE(b.c_lh[i], calibrated_floor(s, c));
           }
         }
-        EXPECT_EQ(sum, int64_t{4} * kHeads * c) << allocation;
+        const int64_t whole = int64_t{4} * kHeads * c;
+        EXPECT_LE(sum, whole) << allocation;
+        EXPECT_GT(sum, whole - (s.allocation == Allocation::kCalibrated ? kCalibratedUnit : 1)) << allocation;
         const SequenceBudget exact = plan_budget(s, {kLayers, kHeads, {}}, &table, c - 10, 10);
         EXPECT_TRUE(exact.is_exact);
         for (const int32_t rows : exact.c_lh) EXPECT_EQ(rows, c);

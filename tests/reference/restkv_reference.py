@@ -93,7 +93,9 @@ class Plan:
         s, c, heads = self.s, self.budget, model.kv_heads
         full = [layer for layer in range(model.num_layers) if not model.windows[layer]]
         wanted = np.full((len(full), heads), float(c))
-        if not self.exact and s["allocation"] == "calibrated":
+        calibrated = not self.exact and s["allocation"] == "calibrated"
+        in_table = calibrated and c <= table["budgets"][-1]
+        if in_table:
             wanted = interpolate(table, c, model.num_layers, heads)[full]
         if not self.exact and s["allocation"] == "pyramid":
             free = c - s["window"]
@@ -109,10 +111,11 @@ class Plan:
             fixed = self.protected(c)
             grow = s["decode"] == "grow"
             floor = fixed + 1 if grow else fixed + self.stride
-            if s["allocation"] == "calibrated":
-                floor = max(40, fixed) if grow else max(math.ceil(0.7 * c), floor)
+            if calibrated:  # whole pages of 16
+                floor = 16 * math.ceil((max(40, fixed) if grow else floor) / 16)
+                floor = floor if grow else max(floor, 16 * math.floor(0.7 * c / 16))
             floor = min(floor, c)
-        rows = share_out(wanted.ravel(), floor, c * wanted.size).reshape(wanted.shape)
+        rows = share_out(wanted.ravel(), floor, c * wanted.size, 16 if in_table else 1).reshape(wanted.shape)
         c_lh = np.zeros((model.num_layers, heads), int)
         for i, layer in enumerate(full):
             c_lh[layer] = rows[i]
@@ -124,8 +127,6 @@ class Plan:
 
 def interpolate(table, c, layers, heads):
     budgets, rows = table["budgets"], np.array(table["rows"], float).reshape(-1, layers, heads)
-    if c > budgets[-1]:
-        return np.full((layers, heads), float(c))
     if c <= budgets[0]:
         return rows[0] * (c / budgets[0])
     upper = next(i for i, b in enumerate(budgets) if b >= c)
@@ -133,17 +134,19 @@ def interpolate(table, c, layers, heads):
     return t * rows[upper] + (1 - t) * rows[upper - 1]
 
 
-def share_out(wanted, floor, total):
-    """Whole numbers of the given sum: what is above the floor is scaled, largest remainders first, ties the lower index."""
+def share_out(wanted, floor, total, unit):
+    """Floor plus whole units up to the given sum: what is above the floor is scaled, largest remainders first, ties the lower
+    index."""
+    units = int(total - floor * len(wanted)) // unit
     above = np.maximum(wanted - floor, 0.0)
     if above.sum() <= 0:
         above = np.ones_like(above)
-    shares = above / above.sum() * (total - floor * len(wanted))
+    shares = above / above.sum() * units
     rows = np.floor(shares).astype(int)
     order = sorted(range(len(wanted)), key=lambda i: (-(shares[i] - rows[i]), i))
-    for i in order[: int(total - floor * len(wanted) - rows.sum())]:
+    for i in order[: int(units - rows.sum())]:
         rows[i] += 1
-    return rows + floor
+    return rows * unit + floor
 
 
 # ---------------------------------------------------------------------------------------------------- scores
