@@ -397,11 +397,12 @@ def test_calibrate_and_what_uses_it(stories_model, texts, tmp_path):
     file = json.loads(out.read_text())
     assert file.keys() >= {"version", "fingerprint", "decode", "budgets", "rows", "texts", "settings"}
     layers, heads = file["fingerprint"]["L"], file["fingerprint"]["K"]
-    for table, least in ((file, lambda c: 0.7 * c), (file["grow"], lambda c: 40)):
+    for table, least in ((file, lambda c: max(40, 16 * int(0.7 * c / 16))), (file["grow"], lambda c: 40)):
         for budget, rows in zip(table["budgets"], table["rows"]):
             flat = [row for layer in rows for row in layer]
             assert len(rows) == layers and len(flat) == layers * heads
             assert sum(flat) == budget * len(flat) and min(flat) >= least(budget)
+            assert all(row % 16 == 0 for row in flat), "whole pages"
 
     def c_lh(*flags):
         done = run_restkv("inspect", stories_model, "--budget", 64, "--json", *flags)
