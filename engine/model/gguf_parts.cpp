@@ -46,6 +46,18 @@ Status check_part(const GgufFile& file, int64_t no, int64_t count) {
 
 }  // namespace
 
+std::string gguf_model_name(const std::string& path) {
+  const std::string name = path.substr(path.find_last_of('/') + 1);
+  long long number = 0, count = 0;
+  const std::string::size_type tail = name.rfind("-of-");
+  if (tail != std::string::npos && tail > 6 &&
+      std::sscanf(name.c_str() + tail - 6, "-%5lld-of-%5lld.gguf", &number, &count) == 2 &&
+      name.ends_with(part_tail(number, count))) {
+    return name.substr(0, tail - 6);
+  }
+  return name.ends_with(".gguf") ? name.substr(0, name.size() - 5) : name;
+}
+
 Result<GgufFile> open_gguf_parts(const std::string& path) {
   Result<GgufFile> model = GgufFile::open(path);
   if (!model.ok()) return model;

@@ -12,4 +12,7 @@ namespace restkv {
 // of another model or named apart from the others is an error that says which.
 Result<GgufFile> open_gguf_parts(const std::string& path);
 
+// What people call the model in this file: the file's name without folder, ".gguf" and the tail of a first part.
+std::string gguf_model_name(const std::string& path);
+
 }  // namespace restkv

@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "engine/device_name.h"
+#include "engine/model/gguf_parts.h"
 #include "server/cli/allocation_path.h"
 #include "server/cli/model_loading.h"
 #include "server/cli/service_notify.h"
@@ -57,7 +58,7 @@ std::string served_name(const Settings& settings, const Model& model) {
   const bool is_path = std::filesystem::exists(settings.model.path, error);
   if (!is_path && parse_repo_name(settings.model.path).ok()) return settings.model.path;
   const std::filesystem::path path = std::filesystem::path(model.path).lexically_normal();
-  if (path.extension() == ".gguf") return path.stem().string();
+  if (path.extension() == ".gguf") return gguf_model_name(path.string());
   return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
 }
 

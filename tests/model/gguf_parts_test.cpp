@@ -55,6 +55,15 @@ TEST_F(GgufParts, TensorsOfAllPartsAndTheMetadataOfTheFirst) {
   }
 }
 
+TEST(GgufModelName, LeavesTheTailOfAFirstPartOut) {
+  EXPECT_EQ(gguf_model_name("/models/Llama-3-8B-Q4_K_M-00001-of-00003.gguf"), "Llama-3-8B-Q4_K_M");
+  EXPECT_EQ(gguf_model_name("x-of-y.gguf"), "x-of-y");
+  EXPECT_EQ(gguf_model_name("-00001-of-00003.gguf"), "-00001-of-00003");
+  EXPECT_EQ(gguf_model_name("m-1-of-3.gguf"), "m-1-of-3");
+  EXPECT_EQ(gguf_model_name("m-00001-of-00003x.gguf"), "m-00001-of-00003x");
+  EXPECT_EQ(gguf_model_name("/a/m.Q8_0.gguf"), "m.Q8_0");
+}
+
 TEST_F(GgufParts, AFileOfItsOwn) {
   write("x.gguf", part(0, 1, "a", 1.0f));
   write("y.gguf", GgufBuilder().string("general.name", "y"));
