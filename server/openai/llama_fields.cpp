@@ -154,7 +154,6 @@ std::vector<Field> make_fields() {
       off_field<-1>("top_n_sigma"),
       refused_row("samplers"),
       refused_row("post_sampling_probs"),
-      refused_row("return_progress"),
       refused_row("response_fields"),
       refused_row("lora"),
       refused_row("image_data"),
@@ -163,7 +162,7 @@ std::vector<Field> make_fields() {
   for (const Field& field : generation_fields()) {
     for (const std::string_view name :
          {"model", "stream", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "stop",
-          "ignore_eos", "cache", "grammar", "json_schema"}) {
+          "ignore_eos", "cache", "return_progress", "grammar", "json_schema"}) {
       if (field.spec.name == name) fields.push_back(field);
     }
   }
