@@ -186,6 +186,7 @@ void drain(Servers& server, milliseconds timeout) {
 
 int run_serve(const Invocation& invocation) {
   Settings settings = invocation.settings();
+  std::signal(SIGPIPE, SIG_IGN);  // whoever reads the log may go
   set_up_logging(settings.logging);
   log_event(LogLevel::kInfo, "restkv", {{"version", build_version()}, {"commit", build_commit()}});
   if (Status status = check_key_source(settings.server.api_key); !status.ok())
@@ -201,7 +202,6 @@ int run_serve(const Invocation& invocation) {
 
   const sigset_t signals = handled_signals();  // before the first thread, so that all inherit it
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);
   Result<std::unique_ptr<Engine>> started = Engine::start(loaded->model, settings.engine);
   if (!started.ok()) return fail(started.status());
   const std::shared_ptr<Engine> engine = *std::move(started);
