@@ -118,6 +118,7 @@ def test_messages_have_the_fields_of_http(server, stubs):
     paths = server.get_json("/openapi.json")["paths"]
     elsewhere = {"stream", "stream_options", "best_of", "response_format", "length_penalty", "spaces_between_special_tokens",
                  "return_tokens_as_token_ids", "session_id",  # meaningless, or asked for by the method
+                 "stream_interval", "return_progress",  # of a stream of tokens
                  "prompt",  # three types, three names
                  "metadata", "store", "service_tier", "modalities", "parallel_tool_calls"}
     for path, message in (("/v1/completions", "GenerateRequest"), ("/v1/chat/completions", "ChatRequest")):
@@ -126,6 +127,13 @@ def test_messages_have_the_fields_of_http(server, stubs):
         assert set(properties) - fields - elsewhere == set(), message
     cache = set(paths["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]["cache"]["properties"])
     assert cache - set(stubs[0].CacheOptions.DESCRIPTOR.fields_by_name) == set()
+
+
+def test_return_prompt_text(server, client):
+    pb, stub = client
+    messages = list(stub.Generate(pb.GenerateRequest(prompt=PROMPT, max_tokens=8, temperature=0, return_prompt_text=True)))
+    texts = [choice.prompt_text for message in messages for choice in message.choices if choice.HasField("prompt_text")]
+    assert texts == [PROMPT]
 
 
 def test_cache_trace(server, client):
