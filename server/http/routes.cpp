@@ -150,8 +150,11 @@ asio::awaitable<void> handle_metrics(Connection& c) {
 }
 
 asio::awaitable<void> handle_openapi(Connection& c) {
-  static const std::string document = openapi_document(build_version());
-  co_await c.respond(200, kJson, document);
+  const ServedModel& model = c.server().model;
+  std::string document = co_await c.offload([&model] {
+    return openapi_document(build_version(), {model.name, model.tokenizer->vocab_size()});
+  });
+  co_await c.respond(200, kJson, std::move(document));
 }
 
 asio::awaitable<void> handle_page(Connection& c) {
@@ -193,11 +196,12 @@ asio::awaitable<void> handle_v2(Connection& c) {
 }
 
 asio::awaitable<void> handle_v2_model(Connection& c) {
-  constexpr std::string_view kReady = "/ready";
+  constexpr std::string_view kReady = "/ready", kVersion = "/versions/1";
   const ServerState& server = c.server();
   std::string id = plain_id(c.head().path.substr(kV2ModelPath.size()));
   const bool asks_ready = id.ends_with(kReady);
   if (asks_ready) id.erase(id.size() - kReady.size());
+  if (id.ends_with(kVersion)) id.erase(id.size() - kVersion.size());  // the only one there is
   const Status status = check_model_name(id, server.model.name);
   if (!status.ok()) {
     co_await c.respond_error(api_error(status));

@@ -103,7 +103,7 @@ std::vector<Field> make_fields() {
         .type = FieldType::kAny,
         .help = "a string or token ids",
         .schema =
-            R"("anyOf":[{"type":"string"},{"type":"array","minItems":1,"items":{"type":"integer","minimum":0}}])"},
+            R"("anyOf":[{"type":"string"},{"type":"array","minItems":1,"items":{"type":"integer","minimum":0,"format":"token-id"}}])"},
        set_prompt},
       {{.name = "n_predict",
         .type = FieldType::kInteger,

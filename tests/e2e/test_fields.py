@@ -170,7 +170,10 @@ def test_kserve_rest_and_load(server):
     assert server.get_json("/v2")["name"] == "restkv"
     assert server.get_json(f"/v2/models/{server.model_id}")["inputs"][0]["name"] == "text_input"
     assert server.get_json(f"/v2/models/{server.model_id}/ready") == {"name": server.model_id, "ready": True}
+    assert server.get_json(f"/v2/models/{server.model_id}/versions/1/ready")["ready"] is True
+    assert server.get_json(f"/v2/models/{server.model_id}/versions/1")["versions"] == ["1"]
     assert server.request("GET", "/v2/models/other/ready")[0] == 404
+    assert server.request("GET", f"/v2/models/{server.model_id}/versions/2")[0] == 404
     assert server.get_json("/load") == {"server_load": 0}
 
 
@@ -184,6 +187,11 @@ def test_openapi_has_every_field(server):
             assert name in schema["properties"], name
         assert "budget" in schema["properties"]["cache"]["properties"]
         assert schema["properties"]["n"]["maximum"] == 16
+        assert schema["properties"]["stop_token_ids"]["items"]["maximum"] == 511, "the vocabulary's"
+        cache = schema["properties"]["cache"]["properties"]
+        assert {"restkv", "full", None} <= set(cache["policy"]["enum"]) and cache["window"]["maximum"] == 1024
+        names = server.post_json("/v1/completions", {"prompt": "a", "cache": {"policy": "nope"}}, 400)["error"]["message"]
+        assert all(name in names for name in cache["policy"]["enum"] if name)
     for path, operations in document["paths"].items():  # each is there, with each method
         for method in operations:
             status, _, body = server.request(method.upper(), path.replace("{id}", server.model_id), "{}" if method == "post" else None)
