@@ -286,7 +286,13 @@ def test_limits_of_message_and_metadata(client, channel):
     assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     with pytest.raises(grpc.RpcError):
         stub.ListModels(pb.ListModelsRequest(), metadata=[("x-long", "a" * 20_000)])
-    assert stub.ListModels(pb.ListModelsRequest()).models
+    for attempt in range(5):  # gRPC 1.51 ends a connection with so much metadata: a call may still go out on it
+        try:
+            assert stub.ListModels(pb.ListModelsRequest()).models
+            break
+        except grpc.RpcError as gone:
+            assert gone.code() == grpc.StatusCode.UNAVAILABLE and attempt < 4, gone
+            time.sleep(0.05)
 
 
 def test_cancel_and_deadline_reach_the_engine(server, client):
