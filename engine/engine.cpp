@@ -114,7 +114,8 @@ Status LocalEngine::submit(const std::shared_ptr<RequestHandle>& handle) {
   {
     const std::lock_guard lock(mutex_);
     if (is_broken_) return {StatusCode::kUnavailable, "the engine failed; see the log"};
-    if (is_draining_ || is_stopping_) return {StatusCode::kUnavailable, "the server is shutting down"};
+    if (is_draining_ || is_stopping_)
+      return Status(StatusCode::kUnavailable, "the server is shutting down").with_reason("draining");
     const auto tokens = static_cast<int64_t>(choices * request.prompt.size());
     if (Status s = core_.check_queue(request, stats_.waiting, stats_.waiting_tokens); !s.ok()) return s;
     const int32_t limit =

@@ -142,6 +142,9 @@ void EngineCore::run_step() {
   histograms_.add(Metric::kIterationTokens, static_cast<double>(num_rows + prompt_rows));
   if (batch_.prompts.empty()) cost_.observe_step(num_rows, entries, seconds(start, now_()));
   start_feeds();
+  for (const auto& [sequence, rows] : batch_.decodes) {
+    if (sequence->phase == SequencePhase::kFeed) report_progress(*sequence, sequence->position);
+  }
   in_work_.clear();
   for (const StepResult& result : results_) deliver(result);
 }
@@ -157,11 +160,34 @@ void EngineCore::run_units() {
     executor_.run_unit(unit, results_);
     cost_.observe_unit(unit.row_begin, unit.num_rows, seconds(start, now_()));
     histograms_.add(Metric::kIterationTokens, unit.num_rows);
-    if (scheduler_.finish_unit(unit)) start_feeds();
+    const bool is_done = scheduler_.finish_unit(unit);
+    report_units(*unit.sequence);
+    if (is_done) start_feeds();
     in_work_.clear();
     for (const StepResult& result : results_) deliver(result);
     drop_ended();
   }
+}
+
+// A prompt in units runs layer by layer: what is done of it is a share of layers times rows.
+void EngineCore::report_units(const Sequence& sequence) {
+  if (!sequence.request().reports_progress) return;
+  const int64_t rows = sequence.prefill_rows() - sequence.first_row;
+  const int64_t done = sequence.unit_layer * rows + sequence.unit_row - sequence.first_row;
+  const int64_t tokens = sequence.prefill_len - sequence.first_row;
+  report_progress(
+      sequence, sequence.first_row + static_cast<int32_t>(tokens * done / (rows * model_.config.num_layers)));
+}
+
+void EngineCore::report_progress(const Sequence& sequence, int32_t num_done) {
+  RequestHandle& handle = *sequence.handle;
+  if (!handle.request.reports_progress) return;
+  handle.num_cached.store(sequence.cached_tokens, std::memory_order_relaxed);
+  handle.prefill_us.store(static_cast<int64_t>(1e6 * seconds(sequence.admitted, now_())),
+                          std::memory_order_relaxed);
+  handle.num_prefilled.store(num_done, std::memory_order_relaxed);
+  handle.stream.poke();
+  touched_.push_back(sequence.handle);
 }
 
 void EngineCore::start_feeds() {
@@ -276,6 +302,7 @@ void EngineCore::deliver(const StepResult& result) {
     }
     scheduler_.start_decode(sequence);
     sequence.first_token = now;
+    report_progress(sequence, sequence.prompt_len);
     histograms_.add(Metric::kTimeToFirstToken, seconds(request.arrival, now));
     sequence.handle->phase.store(RequestPhase::kDecode, std::memory_order_relaxed);
     deliver_prompt_logprobs(sequence);

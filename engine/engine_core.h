@@ -73,6 +73,8 @@ class EngineCore {
   void run_units();
   // After a step or unit: those in work whose prefill is done and whose prompt is not.
   void start_feeds();
+  void report_units(const Sequence& sequence);
+  void report_progress(const Sequence& sequence, int32_t num_done);
   void drop_ended();
   void end_cancelled(InFlight& request);
   void deliver(const StepResult& result);

@@ -41,6 +41,7 @@ struct Request {
   std::vector<std::vector<int32_t>> bad_words;  // token sequences that must not appear
   // Log probabilities of the prompt: -1 none, else how many best ones beside each prompt token's own.
   int32_t prompt_logprobs = -1;
+  bool reports_progress = false;        // the stream's reader is woken after each unit of the prompt, too
   std::chrono::nanoseconds timeout{0};  // running time from arrival; 0: none
   Clock::time_point arrival{};
 };
@@ -86,6 +87,10 @@ struct RequestHandle {
       0};  // bit i: choice i is finished for its reader (stop string); n <= 16
   std::atomic<RequestPhase> phase{RequestPhase::kQueued};  // of the choice that is furthest
   std::atomic<int32_t> num_generated{0};                   // tokens of all choices
+  // With reports_progress: prompt tokens that are done (prompts in units run layer by layer: their share), those of the prefix
+  // cache among them, and the time since admission.
+  std::atomic<int32_t> num_prefilled{0}, num_cached{0};
+  std::atomic<int64_t> prefill_us{0};
 
   void cancel() {
     if (!cancelled.exchange(true, std::memory_order_relaxed) && cancels) cancels->push(this);

@@ -14,6 +14,11 @@ void TokenStream::push(TokenRecord record) {
   wake_due_ = true;
 }
 
+void TokenStream::poke() {
+  const std::lock_guard lock(mutex_);
+  wake_due_ = true;
+}
+
 void TokenStream::flush() {
   {
     const std::lock_guard lock(mutex_);

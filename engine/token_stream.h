@@ -55,6 +55,7 @@ class TokenStream {
 
   void reserve(size_t records);   // at admission
   void push(TokenRecord record);  // engine thread; visible to take() at once
+  void poke();                    // engine thread: the next flush wakes the reader though nothing was pushed
   void flush();                   // engine thread, once a step: wakes the reader if something was pushed
   // Client thread: moves all pending records into `out` (cleared first). False: none.
   bool take(std::vector<TokenRecord>& out);
@@ -62,7 +63,7 @@ class TokenStream {
  private:
   std::mutex mutex_;
   std::vector<TokenRecord> records_;
-  bool wake_due_ = false;  // pushed since the last flush
+  bool wake_due_ = false;  // pushed or poked since the last flush
   bool woken_ = false;     // wake was called, take was not
   std::function<void()> wake_;
 };

@@ -9,9 +9,12 @@ if grep -q 'not found' <<<"$libraries"; then
   grep 'not found' <<<"$libraries" >&2
   exit 1
 fi
-# By file name: with a merged /usr a package may have registered the other of the two paths.
-awk '$2 == "=>" { print $1 }' <<<"$libraries" | sort -u | while read -r library; do
-  owner=$(dpkg-query -S "*/$library" 2>/dev/null | awk -F: '!/^diversion/ { print $1; exit }')
-  [[ -n $owner ]] || { echo "runtime_packages: no package owns $library" >&2; exit 1; }
+# With a merged /usr a package may have registered the other of the two paths. One look-up for all of them.
+mapfile -t paths < <(awk '$2 == "=>" { print $3 }' <<<"$libraries" | sort -u)
+owners=$(dpkg-query -S "${paths[@]}" "${paths[@]#/usr}" "${paths[@]/#//usr}" 2>/dev/null || true)  # unknown paths fail
+for path in "${paths[@]}"; do
+  owner=$(awk -F': ' -v end="${path#/usr}" '!/^diversion/ && ($2 == end || $2 == "/usr" end) {
+    split($1, package, /[:,]/); print package[1]; exit }' <<<"$owners")
+  [[ -n $owner ]] || { echo "runtime_packages: no package owns $path" >&2; exit 1; }
   echo "$owner"
 done | sort -u

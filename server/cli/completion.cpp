@@ -14,7 +14,8 @@ bool takes(const VerbInfo& verb, const Option& option) {
 std::string_view words_of(const VerbInfo& verb) {
   if (verb.name == "completion") return "bash zsh fish";
   if (verb.name == "config") return "check show schema options";
-  if (verb.name == "bench") return "latency";
+  if (verb.name == "bench") return "latency throughput serve";
+  if (verb.name == "eval") return "fidelity passkey";
   return verb.takes_model ? "demo" : "";
 }
 

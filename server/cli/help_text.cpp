@@ -10,24 +10,6 @@ namespace {
 
 constexpr size_t kHelpColumn = 34;
 
-std::string value_name(const Option& option) {
-  switch (option.type) {
-    case OptionType::kBool: return "";
-    case OptionType::kInt: return " N";
-    case OptionType::kFloat: return " X";
-    case OptionType::kSize: return " SIZE";
-    case OptionType::kDuration: return " TIME";
-    case OptionType::kString: return " TEXT";
-    case OptionType::kPath: return " PATH";
-    case OptionType::kIntList: return " N,N,...";
-    case OptionType::kEnum: break;
-  }
-  std::string list;
-  for (const std::string_view choice : option.choices)
-    list += (list.empty() ? " " : "|") + std::string(choice);
-  return list;
-}
-
 std::string option_line(const Option& option) {
   std::string line = "  ";
   for (const std::string_view alias : option.aliases) {
@@ -47,6 +29,24 @@ std::string option_line(const Option& option) {
 }
 
 }  // namespace
+
+std::string value_name(const Option& option) {
+  switch (option.type) {
+    case OptionType::kBool: return "";
+    case OptionType::kInt: return " N";
+    case OptionType::kFloat: return " X";
+    case OptionType::kSize: return " SIZE";
+    case OptionType::kDuration: return " TIME";
+    case OptionType::kString: return " TEXT";
+    case OptionType::kPath: return " PATH";
+    case OptionType::kIntList: return " N,N,...";
+    case OptionType::kEnum: break;
+  }
+  std::string list;
+  for (const std::string_view choice : option.choices)
+    list += (list.empty() ? " " : "|") + std::string(choice);
+  return list;
+}
 
 std::string help_of_program() {
   std::string text =

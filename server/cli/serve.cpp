@@ -21,6 +21,7 @@
 #include "server/config/logging.h"
 #include "server/config/quantity.h"
 #include "server/grpc/grpc_server.h"
+#include "server/http/loading_server.h"
 #include "server/http/server.h"
 #include "server/hub/repo_name.h"
 
@@ -186,18 +187,22 @@ void drain(Servers& server, milliseconds timeout) {
 
 int run_serve(const Invocation& invocation) {
   Settings settings = invocation.settings();
+  std::signal(SIGPIPE, SIG_IGN);  // whoever reads the log may go
   set_up_logging(settings.logging);
   log_event(LogLevel::kInfo, "restkv", {{"version", build_version()}, {"commit", build_commit()}});
   if (Status status = check_key_source(settings.server.api_key); !status.ok())
     return fail(status.message(), kExitUsage);
   const Clock::time_point start = Clock::now();
+  Result<std::unique_ptr<LoadingServer>> loading = LoadingServer::start(settings.server);
+  if (!loading.ok()) return fail(loading.status());
+  log_event(LogLevel::kInfo, "loading the model: the port answers, /health/ready is 503 until it is there",
+            {{"port", (*loading)->port()}});
   Result<LoadedModel> loaded = load_model_and_tokenizer(settings);
   if (!loaded.ok()) return fail(loaded.status());
   if (Status status = apply_allocation(*loaded->model, settings); !status.ok()) return fail(status);
 
   const sigset_t signals = handled_signals();  // before the first thread, so that all inherit it
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);
   Result<std::unique_ptr<Engine>> started = Engine::start(loaded->model, settings.engine);
   if (!started.ok()) return fail(started.status());
   const std::shared_ptr<Engine> engine = *std::move(started);
@@ -229,7 +234,7 @@ int run_serve(const Invocation& invocation) {
   Reloader reloader(*serving, invocation);
   if (!load_access(*serving, settings.cache.profiles))
     return fail("the API keys and profiles could not be loaded", kExitUsage);
-  Result<std::unique_ptr<HttpServer>> listening = HttpServer::start(serving);
+  Result<std::unique_ptr<HttpServer>> listening = HttpServer::start(serving, (*loading)->release());
   if (!listening.ok()) return fail(listening.status());
   Result<std::unique_ptr<GrpcServer>> grpc = start_grpc(serving);
   if (!grpc.ok()) return fail(grpc.status());

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "server/cli/help_text.h"
+#include "server/cli/man_page.h"
 #include "server/cli/verbs.h"
 #include "server/config/build_info.h"
 #include "server/config/nearest_name.h"
@@ -13,7 +14,7 @@ constexpr VerbInfo kVerbs[] = {
     {.name = "serve",
      .bit = kServe,
      .synopsis = "MODEL",
-     .summary = "Answer OpenAI's API over HTTP",
+     .summary = "Answer OpenAI's API over HTTP, and gRPC",
      .notes = "Ctrl-C or SIGTERM lets running requests finish (drain-timeout); a second one stops at once.",
      .takes_model = true,
      .run = run_serve},
@@ -149,8 +150,9 @@ constexpr VerbInfo kVerbs[] = {
      .run = run_completion},
     {.name = "version", .summary = "Print version, commit, compiler and processor", .run = run_version},
     {.name = "help",
-     .synopsis = "[COMMAND]",
-     .summary = "Print this or a command's help",
+     .synopsis = "[COMMAND | man]",
+     .summary = "Print this, a command's help or the manual page",
+     .notes = "man: roff, as in restkv help man > restkv.1",
      .max_arguments = 1,
      .run = run_help},
 };
@@ -176,6 +178,10 @@ int run_version(const Invocation&) {
 int run_help(const Invocation& invocation) {
   if (invocation.arguments.empty()) {
     std::fputs(help_of_program().c_str(), stdout);
+    return kExitOk;
+  }
+  if (invocation.arguments[0] == "man") {
+    std::fputs(man_page().c_str(), stdout);
     return kExitOk;
   }
   const VerbInfo* verb = find_verb(invocation.arguments[0]);

@@ -41,6 +41,17 @@ std::vector<Option> engine_option_rows() {
        .verbs = kWithEngine,
        .help = "Prompt and decode tokens of one step; 0: 2048 on a card, 512 on a CPU",
        .field = [](Settings& s) { return &s.engine.max_num_batched_tokens; }},
+      {.flag = "seed",
+       .aliases = {"s"},
+       .section = "engine",
+       .key = "seed",
+       .type = kInt,
+       .max = 9007199254740991.0,
+       .verbs = kServe | kAnswer,
+       .help =
+           "The same seed gives the same text; serve: of requests without one of their own; default: a new "
+           "one each time, in complete 0",
+       .field = [](Settings& s) { return &s.answer.seed; }},
       {.flag = "deterministic",
        .section = "engine",
        .key = "deterministic",

@@ -156,6 +156,7 @@ class GenerateCall final : public GenerationCall, public grpc::ServerWriteReacto
       fill_logprob(token, *shared_.serving->model.tokenizer, *choice->add_prompt_logprobs());
     choice->mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
     choice->mutable_prompt_token_ids()->Add(delta.prompt_token_ids.begin(), delta.prompt_token_ids.end());
+    if (delta.prompt_text) choice->set_prompt_text(*delta.prompt_text);
     if (delta.finish == FinishReason::kNone) return;
     choice->set_finish_reason(std::string(finish_reason_text(delta.finish)));
     if (delta.stop_index >= 0) {

@@ -42,7 +42,15 @@ class Completion {
   asio::awaitable<void> answer();
 
  private:
+  // A piece of a choice that waits for others under stream_interval.
+  struct Held {
+    OutputDelta delta;
+    int32_t count = -1;  // of pieces; -1: none was sent
+  };
+
   Status stream_records();
+  void append_progress();
+  bool holds_back(int32_t index, OutputDelta& delta);
   void append_llama_events(const OutputDelta& delta);
   LlamaAnswer llama_answer() const {
     return {&tokenizer_, &generation_.job().output, &generation_.request(0), server_.model.name};
@@ -54,7 +62,8 @@ class Completion {
   CompletionHeader header_;
   const bool include_usage_;
   CompletionEvents events_;
-  Generation generation_;  // whatever ends this early: nothing goes on computing for it
+  std::vector<Held> held_;  // [choices], under stream_interval
+  Generation generation_;   // whatever ends this early: nothing goes on computing for it
 };
 
 // llama.cpp's event: the text as it comes, then one that says how it ended.
@@ -73,11 +82,43 @@ void Completion::append_llama_events(const OutputDelta& delta) {
   out += "\n\n";
 }
 
+void Completion::append_progress() {
+  PromptProgress progress;
+  int32_t index = 0;
+  while (generation_.take_progress(index, progress)) {
+    if (header_.api == CompletionApi::kLlama) {
+      connection_.stream() += "data: ";
+      append_llama_progress(connection_.stream(), progress);
+      connection_.stream() += "\n\n";
+    } else {
+      events_.append_progress(connection_.stream(), index, progress);
+    }
+  }
+}
+
+// Whether `delta` is kept for a later chunk; if not, it has what was kept before it.
+bool Completion::holds_back(int32_t index, OutputDelta& delta) {
+  const int32_t interval = generation_.job().output.stream_interval;
+  if (interval == 1) return false;
+  if (held_.empty()) held_.resize(generation_.num_choices());
+  Held& held = held_[static_cast<size_t>(index)];
+  if (++held.count == 0 || (held.count == 1 && delta.finish != FinishReason::kNone)) return false;
+  held.delta.append(std::move(delta));
+  if (held.count < interval && held.delta.finish == FinishReason::kNone) return true;
+  held.count = 0;
+  delta = std::move(held.delta);
+  held.delta = {};
+  return false;
+}
+
 Status Completion::stream_records() {
   OutputDelta delta;
   int32_t index = 0;
+  append_progress();
   while (!connection_.is_full() && generation_.take(index, delta)) {
     if (Status error = Generation::fatal_error(delta); !error.ok()) return error;
+    append_progress();  // what was done before this token
+    if (holds_back(index, delta)) continue;
     if (header_.api == CompletionApi::kLlama) {
       append_llama_events(delta);
       continue;

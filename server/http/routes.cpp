@@ -107,11 +107,14 @@ asio::awaitable<void> handle_ready(Connection& c) {
 
 asio::awaitable<void> handle_live(Connection& c) { co_await c.respond(200, kJson, "{\"status\":\"ok\"}"); }
 
-asio::awaitable<void> handle_version(Connection& c) {
-  std::string body = "{\"version\":";
-  append_json_string(body, build_version());
-  body += ",\"name\":\"restkv\"}";
-  co_await c.respond(200, kJson, std::move(body));
+asio::awaitable<void> handle_version(Connection& c) { co_await c.respond(200, kJson, version_body()); }
+
+// What other servers have at these paths and this one does not: said as OpenAI's clients read it.
+asio::awaitable<void> handle_unserved(Connection& c) {
+  co_await c.respond_error(http_error(
+      501,
+      "this server does not have " + c.head().path + ": it serves /v1/chat/completions and /v1/completions",
+      "not_implemented"));
 }
 
 asio::awaitable<void> handle_cache_trace(Connection& c) {
@@ -147,8 +150,11 @@ asio::awaitable<void> handle_metrics(Connection& c) {
 }
 
 asio::awaitable<void> handle_openapi(Connection& c) {
-  static const std::string document = openapi_document(build_version());
-  co_await c.respond(200, kJson, document);
+  const ServedModel& model = c.server().model;
+  std::string document = co_await c.offload([&model] {
+    return openapi_document(build_version(), {model.name, model.tokenizer->vocab_size()});
+  });
+  co_await c.respond(200, kJson, std::move(document));
 }
 
 asio::awaitable<void> handle_page(Connection& c) {
@@ -190,11 +196,12 @@ asio::awaitable<void> handle_v2(Connection& c) {
 }
 
 asio::awaitable<void> handle_v2_model(Connection& c) {
-  constexpr std::string_view kReady = "/ready";
+  constexpr std::string_view kReady = "/ready", kVersion = "/versions/1";
   const ServerState& server = c.server();
   std::string id = plain_id(c.head().path.substr(kV2ModelPath.size()));
   const bool asks_ready = id.ends_with(kReady);
   if (asks_ready) id.erase(id.size() - kReady.size());
+  if (id.ends_with(kVersion)) id.erase(id.size() - kVersion.size());  // the only one there is
   const Status status = check_model_name(id, server.model.name);
   if (!status.ok()) {
     co_await c.respond_error(api_error(status));
@@ -246,6 +253,15 @@ const Route kRoutes[] = {
     {"GET", "/metrics", RouteAccess::kMetrics, handle_metrics},
 };
 
+// Known to clients of other servers; in no description of this one.
+const Route kUnserved[] = {
+    {"POST", "/v1/embeddings", RouteAccess::kKey, handle_unserved},
+    {"POST", "/v1/responses", RouteAccess::kKey, handle_unserved},
+    {"POST", "/v1/messages", RouteAccess::kKey, handle_unserved},
+    {"POST", "/v1/messages/count_tokens", RouteAccess::kKey, handle_unserved},
+    {"POST", "/infill", RouteAccess::kKey, handle_unserved},
+};
+
 bool matches_path(std::string_view pattern, std::string_view path) {
   const size_t brace = pattern.find('{');
   if (brace == std::string_view::npos) return pattern == path;
@@ -277,15 +293,24 @@ bool matches_method(std::string_view allowed, std::string_view method) {
 
 std::span<const Route> route_table() { return kRoutes; }
 
+std::string version_body() {
+  std::string body = "{\"version\":";
+  append_json_string(body, build_version());
+  return body + ",\"name\":\"restkv\"}";
+}
+
 asio::awaitable<void> handle_request(Connection& connection) {
   const RequestHead& head = connection.head();
   std::string allowed;
   const Route* found = nullptr;
-  for (const Route& route : kRoutes) {
-    if (!matches_path(route.path, head.path)) continue;
-    if (matches_method(route.method, head.method)) found = &route;
-    allowed +=
-        (allowed.empty() ? "" : ", ") + std::string(route.method == "GET" ? "GET, HEAD" : route.method);
+  for (const std::span<const Route> routes :
+       {std::span<const Route>(kRoutes), std::span<const Route>(kUnserved)}) {
+    for (const Route& route : routes) {
+      if (!matches_path(route.path, head.path)) continue;
+      if (matches_method(route.method, head.method)) found = &route;
+      allowed +=
+          (allowed.empty() ? "" : ", ") + std::string(route.method == "GET" ? "GET, HEAD" : route.method);
+    }
   }
   if (found && !is_public(*found, connection.server().settings)) {
     Result<Caller> caller = caller_of(connection, connection.server().serving->access);

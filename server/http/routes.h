@@ -3,6 +3,7 @@
 
 #include <boost/asio/awaitable.hpp>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace restkv {
@@ -24,6 +25,7 @@ struct Route {
 };
 
 std::span<const Route> route_table();
+std::string version_body();  // of /version
 
 // Answers the request that `connection` holds.
 boost::asio::awaitable<void> handle_request(Connection& connection);

@@ -5,13 +5,13 @@
 #include <atomic>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
-#include <boost/asio/ip/address.hpp>
 #include <boost/asio/post.hpp>
 #include <future>
 #include <vector>
 
 #include "server/config/logging.h"
 #include "server/http/connection.h"
+#include "server/http/listener.h"
 
 namespace restkv {
 
@@ -29,7 +29,7 @@ class AsioServer final : public HttpServer {
         retry_(acceptor_.get_executor()) {}
   ~AsioServer() override { stop(); }
 
-  Status listen();
+  Status listen(int listener);
   uint16_t port() const override { return port_; }
   void drain() override;
   bool is_idle() const override { return state_.num_active == 0; }
@@ -55,28 +55,12 @@ class AsioServer final : public HttpServer {
   bool is_stopped_ = false;
 };
 
-Status AsioServer::listen() {
-  const ServerSettings& server = state_.settings.server;
-  error_code error;
-  const asio::ip::address address = asio::ip::make_address(server.host, error);
-  if (error) return invalid_argument("server.host: '" + server.host + "' is not an IP address");
-  const tcp::endpoint endpoint(address, static_cast<uint16_t>(server.port));
-  acceptor_.open(endpoint.protocol(), error);
-  if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
-  if (!error) acceptor_.bind(endpoint, error);
-  if (!error) acceptor_.listen(asio::socket_base::max_listen_connections, error);
-  if (error) {
-    const std::string place = server.host + ":" + std::to_string(server.port);
-    if (error == asio::error::address_in_use) {
-      return {StatusCode::kFailedPrecondition,
-              "cannot listen on " + place +
-                  ": the port is in use; stop what uses it or choose another with --port"};
-    }
-    if (error == asio::error::access_denied) {
-      return {StatusCode::kFailedPrecondition,
-              "cannot listen on " + place + ": permission denied; choose a port above 1023 with --port"};
-    }
-    return {StatusCode::kFailedPrecondition, "cannot listen on " + place + ": " + error.message()};
+Status AsioServer::listen(int listener) {
+  if (listener < 0) {
+    if (Status status = open_listener(state_.settings.server, acceptor_); !status.ok()) return status;
+  } else {
+    const bool is_v6 = state_.settings.server.host.find(':') != std::string::npos;
+    acceptor_.assign(is_v6 ? tcp::v6() : tcp::v4(), listener);
   }
   port_ = acceptor_.local_endpoint().port();
   for (const auto& thread : threads_) thread->run();
@@ -156,9 +140,9 @@ void AsioServer::stop() {
 
 }  // namespace
 
-Result<std::unique_ptr<HttpServer>> HttpServer::start(std::shared_ptr<Serving> serving) {
+Result<std::unique_ptr<HttpServer>> HttpServer::start(std::shared_ptr<Serving> serving, int listener) {
   auto server = std::make_unique<AsioServer>(std::move(serving));
-  if (Status status = server->listen(); !status.ok()) return status;
+  if (Status status = server->listen(listener); !status.ok()) return status;
   return std::unique_ptr<HttpServer>(std::move(server));
 }
 

@@ -10,8 +10,9 @@ namespace restkv {
 
 class HttpServer {
  public:
-  // Listens when it returns. Errors: no address, a port in use (with what to do).
-  static Result<std::unique_ptr<HttpServer>> start(std::shared_ptr<Serving> serving);
+  // Listens when it returns, or goes on with `listener`, a listening socket that it takes over. Errors: no address, a port in
+  // use (with what to do).
+  static Result<std::unique_ptr<HttpServer>> start(std::shared_ptr<Serving> serving, int listener = -1);
   virtual ~HttpServer() = default;  // as stop()
 
   virtual uint16_t port() const = 0;

@@ -229,6 +229,15 @@ Status set_documents(RequestJson& value, ChatPrompt& chat) {
   return {};
 }
 
+std::string_view template_kwargs_schema() {
+  static const std::string schema = [] {
+    RequestJson names = RequestJson::array();
+    for (const std::string_view name : kTemplateVariables) names.push_back(std::string(name));
+    return "\"propertyNames\":{\"enum\":" + names.dump() + "}";
+  }();
+  return schema;
+}
+
 Status set_template_kwargs(RequestJson& value, ChatPrompt& chat) {
   for (auto& [name, item] : value.items()) {
     if (std::find(kTemplateVariables.begin(), kTemplateVariables.end(), name) == kTemplateVariables.end()) {

@@ -36,6 +36,8 @@ Status set_tools(RequestJson& value, ChatPrompt& chat);
 Status set_tool_choice(RequestJson& value, ChatPrompt& chat);
 Status set_documents(RequestJson& value, ChatPrompt& chat);
 Status set_template_kwargs(RequestJson& value, ChatPrompt& chat);
+// JSON Schema members: the names that chat_template_kwargs may have.
+std::string_view template_kwargs_schema();
 Status set_reasoning_effort(RequestJson& value, ChatPrompt& chat);
 
 // Messages are there, and the fields go together.
@@ -54,18 +56,26 @@ std::vector<RequestField<T>> chat_prompt_fields() {
         .max = kMaxMessages,
         .help =
             "the conversation: {role, content, name, tool_calls, tool_call_id}; content: text or text parts",
-        .schema = R"("minItems":1,"items":{"type":"object","required":["role"],
+        .schema = R"("minItems":1,"items":{"anyOf":[{"type":"object","required":["role","content"],
 "properties":{"role":{"enum":["system","developer","user","assistant","tool"]},
-"content":{"anyOf":[{"type":"string"},{"type":"array","items":{"type":"object",
-"required":["type","text"],"properties":{"type":{"const":"text"},
-"text":{"type":"string"}}}},{"type":"null"}]},"name":{"type":"string"},
-"tool_call_id":{"type":"string"}}})"},
+"content":{"anyOf":[{"type":"string"},{"type":"array","minItems":1,"items":{"type":"object",
+"required":["type","text"],"properties":{"type":{"const":"text"},"text":{"type":"string"}}}}]},
+"name":{"type":["string","null"]},"tool_call_id":{"type":["string","null"]},"tool_calls":{"type":"null"},
+"reasoning":{"type":["string","null"]},"reasoning_content":{"type":["string","null"]}}},
+{"type":"object","required":["role","tool_calls"],"properties":{"role":{"const":"assistant"},
+"content":{"type":["string","null"]},"name":{"type":["string","null"]},"tool_call_id":{"type":"null"},
+"reasoning":{"type":["string","null"]},"reasoning_content":{"type":["string","null"]},
+"tool_calls":{"type":"array","minItems":1,"maxItems":128,"items":{"type":"object","required":["function"],
+"properties":{"id":{"type":"string"},"type":{"const":"function"},"function":{"type":"object",
+"required":["name"],"properties":{"name":{"type":"string"},"arguments":{"type":"object"}}}}}}}}]})"},
        [](RequestJson& value, T& t) { return set_messages(value, t.chat); }},
       {{.name = "tools",
         .type = FieldType::kList,
         .max = kMaxTools,
         .help = "functions the template tells the model of",
-        .schema = R"("items":{"type":"object"})"},
+        .schema = R"("items":{"type":"object","required":["type","function"],
+"properties":{"type":{"const":"function"},"function":{"type":"object","required":["name"],
+"properties":{"name":{"type":"string"}}}}})"},
        [](RequestJson& value, T& t) { return set_tools(value, t.chat); }},
       {{.name = "tool_choice",
         .help = "auto, or none: the template gets no tools",
@@ -80,7 +90,8 @@ std::vector<RequestField<T>> chat_prompt_fields() {
       {{.name = "chat_template_kwargs",
         .type = FieldType::kObject,
         .max = 64,
-        .help = "variables of the template, such as enable_thinking"},
+        .help = "variables of the template, such as enable_thinking",
+        .schema = template_kwargs_schema()},
        [](RequestJson& value, T& t) { return set_template_kwargs(value, t.chat); }},
       {{.name = "reasoning_effort",
         .type = FieldType::kString,

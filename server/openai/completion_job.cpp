@@ -47,7 +47,7 @@ bool truncate_prompt(const CompletionRequest& r, const CompletionContext& contex
   return true;
 }
 
-// Prompts of /v1/completions and /completion to token ids, and the texts that echo shows.
+// Prompts of /v1/completions and /completion to token ids, and the texts that echo and return_prompt_text show.
 Status tokenize_prompts(CompletionRequest& r, const CompletionContext& context,
                         std::vector<std::vector<int32_t>>& ids, std::vector<std::string>& texts) {
   for (size_t i = 0; i < r.prompts.size(); ++i) {
@@ -64,7 +64,7 @@ Status tokenize_prompts(CompletionRequest& r, const CompletionContext& context,
     if (prompt.ids.empty()) return no_tokens(path);
     std::string& text = texts.emplace_back();
     const bool is_whole = !truncate_prompt(r, context, prompt.ids);
-    if (r.echo)
+    if (r.echo || r.return_prompt_text)
       text = prompt.is_text && is_whole ? std::move(prompt.text) : context.tokenizer->decode(prompt.ids);
     set_max_tokens(r, context, std::numeric_limits<int32_t>::max(), static_cast<int64_t>(prompt.ids.size()));
     ids.push_back(std::move(prompt.ids));
@@ -89,9 +89,9 @@ std::vector<std::vector<int32_t>> tokenize_bad_words(const std::vector<std::stri
 // A conversation to token ids. Its answer has `default_max_tokens`, where the request says nothing and the context has as
 // many left; a prompt that fills the context is the engine's error.
 Status tokenize_chat(CompletionRequest& r, const CompletionContext& context,
-                     std::vector<std::vector<int32_t>>& ids) {
+                     std::vector<std::vector<int32_t>>& ids, std::vector<std::string>& texts) {
   const bool add_special_tokens = r.chat.add_special_tokens;
-  const Result<RenderedPrompt> prompt =
+  Result<RenderedPrompt> prompt =
       render_chat(std::move(r.chat), {context.chat_format, render_limits(context.max_model_len)});
   if (!prompt.ok()) return prompt.status();
   if (Status status = check_prompt_size(prompt->text, "messages", context);
@@ -100,7 +100,9 @@ Status tokenize_chat(CompletionRequest& r, const CompletionContext& context,
   }
   ids.push_back(encode_chat(*prompt, *context.tokenizer, add_special_tokens));
   if (ids[0].empty()) return no_tokens("messages");
-  truncate_prompt(r, context, ids[0]);
+  const bool is_whole = !truncate_prompt(r, context, ids[0]);
+  if (r.return_prompt_text)
+    texts.push_back(is_whole ? std::move(prompt->text) : context.tokenizer->decode(ids[0]));
   set_max_tokens(r, context, context.default_max_tokens, static_cast<int64_t>(ids[0].size()));
   return {};
 }
@@ -151,7 +153,7 @@ Result<CompletionJob> make_completion_job(RequestJson body, CompletionApi api,
   if (Status status = check_model_name(r.model, context.served_name); !status.ok()) return status;
 
   std::vector<std::vector<int32_t>> prompts;
-  Status status = api == CompletionApi::kChat ? tokenize_chat(r, context, prompts)
+  Status status = api == CompletionApi::kChat ? tokenize_chat(r, context, prompts, job.prompt_texts)
                                               : tokenize_prompts(r, context, prompts, job.prompt_texts);
   if (!status.ok()) return status;
   job.prompt_texts.resize(prompts.size());
@@ -171,7 +173,9 @@ Result<CompletionJob> make_completion_job(RequestJson body, CompletionApi api,
                 .prompt_logprobs = r.prompt_logprobs,
                 .return_token_ids = r.return_token_ids,
                 .tokens_as_ids = r.tokens_as_ids,
-                .timings_per_token = r.timings_per_token};
+                .timings_per_token = r.timings_per_token,
+                .return_prompt_text = r.return_prompt_text,
+                .stream_interval = r.stream_interval};
   r.sampling.seed = r.seed.value_or(0);
   r.sampling.num_logprobs = r.logprobs;
   if (!r.ignore_eos)
@@ -194,6 +198,7 @@ Result<CompletionJob> make_completion_job(RequestJson body, CompletionApi api,
     request.ignore_eos = r.ignore_eos;
     request.prompt_logprobs = std::max(r.echo ? r.logprobs : -1, r.prompt_logprobs);
     request.bad_words = bad_words;
+    request.reports_progress = r.return_progress && r.stream;
   }
   return job;
 }

@@ -43,8 +43,9 @@ struct CompletionJob {
   std::string request_id;  // the client's; empty: none
   bool has_seed = false;   // else the caller gives each request its own
   OutputOptions output;
-  std::vector<Request> requests;            // one a prompt, without id, arrival and timeout
-  std::vector<std::string> prompt_texts;    // [requests], with echo: what is shown of the prompt
+  std::vector<Request> requests;  // one a prompt, without id, arrival and timeout
+  std::vector<std::string>
+      prompt_texts;  // [requests], with echo or return_prompt_text: what is shown of the prompt
   std::vector<std::string> unknown_fields;  // that were ignored
 };
 

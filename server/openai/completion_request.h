@@ -56,6 +56,8 @@ struct CompletionRequest {
   int32_t truncate_prompt_tokens = 0;  // 0: not; -1: to what the context leaves beside max_tokens
   bool truncates_left = true;          // the last tokens stay
   bool timings_per_token = false;      // kLlama
+  bool return_prompt_text = false, return_progress = false;
+  int32_t stream_interval = 1;
   std::optional<bool> wants_logprobs;  // kChat: logprobs, top_logprobs
   std::optional<int32_t> top_logprobs;
   std::vector<std::string> stop;

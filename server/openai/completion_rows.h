@@ -72,7 +72,9 @@ CompletionField text_row(std::string_view name, double max_bytes, std::string_vi
 inline CompletionField taken_row(std::string_view name, FieldType type, double max = 0, double min = 0) {
   return {{.name = name, .type = type, .min = min, .max = max, .help = "taken and not used"}, take_field};
 }
-// Known, and not served yet: a 400 that says so.
-inline CompletionField refused_row(std::string_view name) { return {{.name = name}}; }
+// Known, and not served yet: a 400 that says so. kObject: {} asks for something, too.
+inline CompletionField refused_row(std::string_view name, FieldType type = FieldType::kAny) {
+  return {{.name = name, .type = type}};
+}
 
 }  // namespace restkv

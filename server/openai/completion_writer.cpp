@@ -168,8 +168,12 @@ void append_prompt_logprob(std::string& out, const Tokenizer& tokenizer, const T
   out += '}';
 }
 
-// ,"prompt_token_ids":[...],"prompt_logprobs":[...] of what was asked for: a text choice has them, a chat's whole answer.
+// ,"prompt_text":...,"prompt_token_ids":[...],"prompt_logprobs":[...] of what was asked for: a text choice has them, a chat's whole answer.
 void append_prompt_members(std::string& out, const Tokenizer& tokenizer, const OutputDelta& delta) {
+  if (delta.prompt_text) {
+    out += ",\"prompt_text\":";
+    append_json_string(out, *delta.prompt_text);
+  }
   if (!delta.prompt_token_ids.empty()) {
     out += ",\"prompt_token_ids\":";
     append_list(out, delta.prompt_token_ids,
@@ -306,6 +310,18 @@ OutputUsage& operator+=(OutputUsage& sum, const OutputUsage& usage) {
   return sum;
 }
 
+void append_prompt_progress(std::string& out, const PromptProgress& progress) {
+  out += "\"prompt_progress\":{\"total\":";
+  append_json_number(out, progress.total);
+  out += ",\"cache\":";
+  append_json_number(out, progress.cached);
+  out += ",\"processed\":";
+  append_json_number(out, progress.processed);
+  out += ",\"time_ms\":";
+  append_json_number(out, static_cast<int64_t>(progress.ms));
+  out += '}';
+}
+
 std::string completion_body(const CompletionHeader& header, std::span<const CompletionChoice> choices,
                             const OutputUsage& usage, const Tokenizer& tokenizer) {
   const bool is_chat = header.api == CompletionApi::kChat;
@@ -353,6 +369,29 @@ void CompletionEvents::append_chunk(std::string& out, int32_t index, const Outpu
   append_suffix(out, usage);
 }
 
+bool CompletionEvents::takes_role(int32_t index) {
+  const auto at = static_cast<size_t>(index);
+  if (at >= has_role_.size()) has_role_.resize(at + 1);
+  if (has_role_[at]) return false;
+  has_role_[at] = true;
+  return true;
+}
+
+void CompletionEvents::append_progress(std::string& out, int32_t index, const PromptProgress& progress) {
+  out += prefix_;
+  append_json_number(out, static_cast<int64_t>(index));
+  if (api_ != CompletionApi::kChat) {
+    out += ",\"text\":\"\"";
+  } else if (takes_role(index)) {
+    out += ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"}";
+  } else {
+    out += ",\"delta\":{}";
+  }
+  out += ",\"logprobs\":null,\"finish_reason\":null}],";
+  append_prompt_progress(out, progress);
+  out += suffix_.substr(1);  // behind its bracket
+}
+
 void CompletionEvents::append_chat_chunk(std::string& out, int32_t index, const OutputDelta& delta,
                                          const OutputOptions& options, const OutputUsage* usage) {
   const auto begin = [&](std::string_view text) {
@@ -361,11 +400,10 @@ void CompletionEvents::append_chat_chunk(std::string& out, int32_t index, const 
     out += ",\"delta\":";
     out += text;
   };
-  const auto at = static_cast<size_t>(index);
-  if (at >= has_role_.size()) has_role_.resize(at + 1);
-  if (!has_role_[at]) {
-    has_role_[at] = true;
-    begin("{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}");
+  const bool is_first = takes_role(index);
+  if (is_first || delta.has_prompt()) {  // the role may have come with the prompt's progress
+    begin(is_first ? "{\"role\":\"assistant\",\"content\":\"\"}" : "{}");
+    out += ",\"logprobs\":null,\"finish_reason\":null}";
     out += ']';
     append_prompt_members(out, *tokenizer_, delta);
     const size_t bracket = out.size();

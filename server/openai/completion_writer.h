@@ -33,6 +33,9 @@ OutputUsage& operator+=(OutputUsage& sum, const OutputUsage& usage);
 std::string completion_body(const CompletionHeader& header, std::span<const CompletionChoice> choices,
                             const OutputUsage& usage, const Tokenizer& tokenizer);
 
+// "prompt_progress":{...}, llama.cpp's.
+void append_prompt_progress(std::string& out, const PromptProgress& progress);
+
 class CompletionEvents {
  public:
   CompletionEvents(const CompletionHeader& header, const Tokenizer& tokenizer, bool include_usage);
@@ -42,12 +45,16 @@ class CompletionEvents {
   // `usage`: of all choices so far, for continuous_usage_stats.
   void append_chunk(std::string& out, int32_t index, const OutputDelta& delta, const OutputOptions& options,
                     const OutputUsage* usage = nullptr);
+  // A chunk of the choice without text.
+  void append_progress(std::string& out, int32_t index, const PromptProgress& progress);
   void append_usage(std::string& out, const OutputUsage& usage) const;
   static void append_error(std::string& out, const ApiError& error);
   static void append_done(std::string& out) { out += "data: [DONE]\n\n"; }
   static void append_ping(std::string& out) { out += ": ping\n\n"; }
 
  private:
+  // Whether the chat's choice has had its first chunk; from now on it has.
+  bool takes_role(int32_t index);
   void append_chat_chunk(std::string& out, int32_t index, const OutputDelta& delta,
                          const OutputOptions& options, const OutputUsage* usage);
   void append_suffix(std::string& out, const OutputUsage* usage) const;

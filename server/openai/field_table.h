@@ -96,7 +96,7 @@ Status read_fields(RequestJson& body, std::span<const RequestField<T>> fields, c
     }
     if (value.is_null()) continue;
     if (!field->set) {
-      if (is_neutral(value)) continue;
+      if (is_neutral(value) && !(field->spec.type == FieldType::kObject && value.is_object())) continue;
       return unsupported_field(name);
     }
     if (Status status = check_field(field->spec, value); !status.ok()) return status;

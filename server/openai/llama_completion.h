@@ -25,6 +25,7 @@ struct LlamaAnswer {
 // {"index", "content", "tokens", "stop": false, ...}
 void append_llama_chunk(std::string& out, const LlamaAnswer& answer, const OutputDelta& delta,
                         const OutputUsage& usage);
+void append_llama_progress(std::string& out, const PromptProgress& progress);
 // The same with "stop": true and everything that is known at the end; `text` empty: it was streamed.
 void append_llama_final(std::string& out, const LlamaAnswer& answer, const OutputDelta& delta,
                         bool is_streamed, const OutputUsage& usage);

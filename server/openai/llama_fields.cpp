@@ -103,7 +103,7 @@ std::vector<Field> make_fields() {
         .type = FieldType::kAny,
         .help = "a string or token ids",
         .schema =
-            R"("anyOf":[{"type":"string"},{"type":"array","minItems":1,"items":{"type":"integer","minimum":0}}])"},
+            R"("anyOf":[{"type":"string"},{"type":"array","minItems":1,"items":{"type":"integer","minimum":0,"format":"token-id"}}])"},
        set_prompt},
       {{.name = "n_predict",
         .type = FieldType::kInteger,
@@ -154,7 +154,6 @@ std::vector<Field> make_fields() {
       off_field<-1>("top_n_sigma"),
       refused_row("samplers"),
       refused_row("post_sampling_probs"),
-      refused_row("return_progress"),
       refused_row("response_fields"),
       refused_row("lora"),
       refused_row("image_data"),
@@ -163,7 +162,7 @@ std::vector<Field> make_fields() {
   for (const Field& field : generation_fields()) {
     for (const std::string_view name :
          {"model", "stream", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "stop",
-          "ignore_eos", "cache", "grammar", "json_schema"}) {
+          "ignore_eos", "cache", "return_progress", "grammar", "json_schema"}) {
       if (field.spec.name == name) fields.push_back(field);
     }
   }

@@ -1,4 +1,5 @@
 // Answers of POST /completion.
+#include "server/openai/completion_writer.h"
 #include "server/openai/json_text.h"
 #include "server/openai/llama_completion.h"
 
@@ -122,6 +123,15 @@ void append_llama_chunk(std::string& out, const LlamaAnswer& answer, const Outpu
   append_member(out, "tokens_evaluated", usage.prompt_tokens);
   append_probabilities(out, answer, delta);
   if (answer.options->timings_per_token) append_timings(out, usage);
+  out += '}';
+}
+
+void append_llama_progress(std::string& out, const PromptProgress& progress) {
+  append_begin(out, {}, {}, false);
+  append_member(out, "tokens_predicted", int64_t{0});
+  append_member(out, "tokens_evaluated", progress.total);
+  out += ',';
+  append_prompt_progress(out, progress);
   out += '}';
 }
 

@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "server/config/options.h"
 #include "server/openai/completion_request.h"
 #include "server/openai/llama_completion.h"
 #include "server/openai/tokenize_api.h"
@@ -11,6 +12,14 @@ namespace restkv {
 namespace {
 
 using json = RequestJson;
+
+// In schemas of token ids; their bound is the model's.
+constexpr std::string_view kTokenFormat = "token-id";
+
+constexpr std::string_view kOneText =
+    R"("anyOf":[{"required":["prompt"],"properties":{"prompt":{"type":"string"},"messages":{"type":"null"}}},
+{"required":["content"],"properties":{"content":{"type":"string"},"messages":{"type":"null"}}},
+{"required":["messages"],"properties":{"messages":{"type":"array"},"prompt":{"type":"null"},"content":{"type":"null"}}}])";
 
 constexpr std::string_view kText = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -30,7 +39,14 @@ const ApiOperation kOperations[] = {
     {"GET", "/v1/requests", "What the caller's key has in flight"},
     {"DELETE", "/v1/requests/{id}", "End a request in flight"},
     {"GET", "/v1/cache/traces/{id}", "What became of the cache of a request that asked for cache.trace"},
-    {"POST", "/tokenize", "Token ids of a text or a conversation", tokenize_specs},
+    {"POST",
+     "/tokenize",
+     "Token ids of a text or a conversation",
+     tokenize_specs,
+     {},
+     "application/json",
+     false,
+     kOneText},
     {"POST", "/detokenize", "The text of token ids", detokenize_specs, "tokens"},
     {"POST", "/apply-template", "The prompt that a conversation becomes", apply_template_specs, "messages"},
     {"GET", "/tokenizer_info", "Special tokens and bounds of the tokenizer (vLLM)"},
@@ -108,14 +124,52 @@ json object_schema(const std::vector<FieldSpec>& fields, size_t prefix) {
   return {{"type", "object"}, {"properties", std::move(properties)}};
 }
 
-json body_schema(const ApiOperation& operation) {
+// Names and bounds of a field of `cache` are those of its option.
+void add_option_bounds(const Option& option, json& schema) {
+  if (option.type == OptionType::kEnum) {
+    schema["enum"] = json::array();
+    for (const std::string_view choice : option.choices) schema["enum"].push_back(std::string(choice));
+    schema["enum"].push_back(nullptr);
+    schema.erase("maxLength");
+  } else if (option.type == OptionType::kInt || option.type == OptionType::kFloat) {
+    set_bound(schema, "minimum", option.min, option.type == OptionType::kInt);
+    set_bound(schema, "maximum", option.max, option.type == OptionType::kInt);
+  }
+}
+
+// An id beyond the vocabulary is an error wherever it stands.
+void add_vocabulary(json& schema, int64_t vocab_size) {
+  if (schema.is_object() && schema.contains("format") && schema["format"] == kTokenFormat)
+    schema["maximum"] = vocab_size - 1;
+  for (json& part : schema) {
+    if (part.is_structured()) add_vocabulary(part, vocab_size);
+  }
+}
+
+json body_schema(const ApiOperation& operation, const ApiModel& model) {
   json schema = object_schema(operation.fields(), 0);
+  if (!operation.schema.empty()) schema.update(parsed_members(operation.schema));
   if (!operation.required.empty()) schema["required"] = json::array({std::string(operation.required)});
-  json& properties = schema["properties"];
+  json& properties = schema["properties"];  // the object gets no member from here on: it would move them
+  if (!operation.required.empty()) {
+    json& required = properties[std::string(operation.required)];
+    if (required.contains("type") && required["type"].is_array())
+      required["type"] = json(required["type"][0]);
+  }
+  if (properties.contains("model")) {
+    properties["model"].erase("type");
+    properties["model"].erase("maxLength");
+    properties["model"]["anyOf"] =
+        json::array({{{"type", "string"}, {"const", model.name}}, {{"type", "null"}}});
+  }
+  add_vocabulary(properties, model.vocab_size);
   if (properties.contains("cache")) {
     json cache = object_schema(specs_of(cache_fields()), std::string_view("cache.").size());
     cache["type"] = json::array({"object", "null"});
     cache["description"] = properties["cache"]["description"];
+    for (const auto& [name, field] : cache["properties"].items()) {
+      if (const Option* option = find_key("cache", name)) add_option_bounds(*option, field);
+    }
     properties["cache"] = std::move(cache);
   }
   return schema;
@@ -126,7 +180,7 @@ json error_response(const char* description) {
           {"content", {{"application/json", {{"schema", {{"$ref", "#/components/schemas/Error"}}}}}}}};
 }
 
-json operation_of(const ApiOperation& operation) {
+json operation_of(const ApiOperation& operation, const ApiModel& model) {
   json out = {{"summary", std::string(operation.summary)}};
   if (operation.is_public) out["security"] = json::array();
   if (operation.path.find("{id}") != std::string_view::npos) {
@@ -138,7 +192,7 @@ json operation_of(const ApiOperation& operation) {
   json content = {{std::string(operation.content_type), json::object()}};
   if (operation.fields) {
     out["requestBody"] = {{"required", true},
-                          {"content", {{"application/json", {{"schema", body_schema(operation)}}}}}};
+                          {"content", {{"application/json", {{"schema", body_schema(operation, model)}}}}}};
     if (operation.path.find("completion") != std::string_view::npos)
       content["text/event-stream; charset=utf-8"] = json::object();
   }
@@ -152,12 +206,12 @@ json operation_of(const ApiOperation& operation) {
 
 std::span<const ApiOperation> api_operations() { return kOperations; }
 
-std::string openapi_document(std::string_view version) {
+std::string openapi_document(std::string_view version, const ApiModel& model) {
   json paths = json::object();
   for (const ApiOperation& operation : kOperations) {
     std::string method(operation.method);
     for (char& c : method) c = static_cast<char>(c - 'A' + 'a');
-    paths[std::string(operation.path)][method] = operation_of(operation);
+    paths[std::string(operation.path)][method] = operation_of(operation, model);
   }
   const json nullable_string = {{"type", json::array({"string", "null"})}};
   const json error = {{"type", "object"},

@@ -18,9 +18,16 @@ struct ApiOperation {
   std::string_view required = {};                // a field that must be there; empty: none
   std::string_view content_type = "application/json";
   bool is_public = false;
+  std::string_view schema = {};  // JSON Schema members of the body that no field alone says
+};
+
+// What of the served model bounds a request.
+struct ApiModel {
+  std::string name;
+  int64_t vocab_size = 0;
 };
 
 std::span<const ApiOperation> api_operations();
-std::string openapi_document(std::string_view version);
+std::string openapi_document(std::string_view version, const ApiModel& model);
 
 }  // namespace restkv

@@ -15,6 +15,7 @@ void OutputDelta::append(OutputDelta next) {
                 std::make_move_iterator(next.prompt.end()));
   token_ids.insert(token_ids.end(), next.token_ids.begin(), next.token_ids.end());
   prompt_token_ids.insert(prompt_token_ids.end(), next.prompt_token_ids.begin(), next.prompt_token_ids.end());
+  if (next.prompt_text) prompt_text = std::move(next.prompt_text);
   if (next.finish == FinishReason::kNone) return;
   finish = next.finish;
   stop_index = next.stop_index;
@@ -59,6 +60,7 @@ void OutputAssembler::start(Choice& choice, OutputDelta& delta) {
   choice.is_started = true;
   if (options_->echo) delta.text += prompt_text_;
   if (options_->return_token_ids) delta.prompt_token_ids = handle_->request.prompt;
+  if (options_->return_prompt_text) delta.prompt_text = prompt_text_;
 }
 
 void OutputAssembler::append_prompt_token(Choice& choice, const TokenRecord& record, OutputDelta& delta) {

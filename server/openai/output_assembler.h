@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,14 @@ struct OutputOptions {
   bool return_token_ids = false;
   bool tokens_as_ids = false;      // tokens of logprobs as "token_id:7"
   bool timings_per_token = false;  // /completion: timings in each chunk
+  bool return_prompt_text = false;
+  int32_t stream_interval = 1;  // chunks of a stream between two that are sent; the first one is sent at once
+};
+
+// How far a prompt is, of requests that ask for it.
+struct PromptProgress {
+  int64_t total = 0, cached = 0, processed = 0;  // tokens; the cached ones are processed
+  double ms = 0;                                 // since admission
 };
 
 // One token with its log probabilities.
@@ -44,10 +53,12 @@ struct OutputDelta {
   std::vector<TokenOutput> tokens;  // with logprobs: those whose text begins in the text shown so far
   std::vector<TokenOutput> prompt;  // with prompt_logprobs, before everything else
   std::vector<int32_t> token_ids, prompt_token_ids;  // with return_token_ids
+  std::optional<std::string> prompt_text;            // with return_prompt_text
   FinishReason finish = FinishReason::kNone;
   int stop_index = -1;      // which stop string ended it
   int32_t stop_token = -1;  // or which of stop_token_ids
   Status error;             // finish == kError
+  bool has_prompt() const { return !prompt.empty() || !prompt_token_ids.empty() || prompt_text.has_value(); }
   bool empty() const {
     return text.empty() && tokens.empty() && prompt.empty() && token_ids.empty() &&
            finish == FinishReason::kNone;
@@ -58,6 +69,7 @@ struct OutputDelta {
     prompt.clear();
     token_ids.clear();
     prompt_token_ids.clear();
+    prompt_text.reset();
     if (finish == FinishReason::kNone) return;
     finish = FinishReason::kNone;
     stop_index = stop_token = -1;
@@ -83,7 +95,7 @@ struct OutputUsage {
 
 class OutputAssembler {
  public:
-  // `tokenizer`, `options` and `handle` must outlive the assembler. `prompt_text`: what echo shows.
+  // `tokenizer`, `options` and `handle` must outlive the assembler. `prompt_text`: what echo and return_prompt_text show.
   OutputAssembler(const Tokenizer& tokenizer, const OutputOptions& options, RequestHandle& handle,
                   std::string prompt_text);
 

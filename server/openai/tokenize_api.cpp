@@ -111,7 +111,7 @@ const RequestField<D> kDetokenizeFields[] = {
       .type = FieldType::kList,
       .max = kMaxListItems,
       .help = "token ids",
-      .schema = R"("items":{"type":"integer","minimum":0})"},
+      .schema = R"("items":{"type":"integer","minimum":0,"format":"token-id"})"},
      [](json& value, D& d) {
        d.has_tokens = true;
        return read_token_ids(value, "tokens", d.vocab_size, d.tokens);

@@ -36,7 +36,8 @@ Refusal Generation::submit(Clock::time_point arrival, std::chrono::nanoseconds t
     request.owner = caller_.name();
     request.max_owner_requests = caller_.key().max_concurrent;
     if (caller_.key().priority) request.priority = *caller_.key().priority;
-    if (!job_.has_seed) request.sampling.seed = serving_.new_seed();
+    const std::optional<int64_t>& seed = serving_.settings.answer.seed;
+    if (!job_.has_seed) request.sampling.seed = seed ? static_cast<uint64_t>(*seed) : serving_.new_seed();
     auto handle = std::make_shared<RequestHandle>(std::move(request), wake);
     if (Status status = serving_.model.engine->submit(handle); !status.ok()) {
       const bool is_prompt = status.param() == "prompt" && job_.api == CompletionApi::kChat;
@@ -65,6 +66,23 @@ bool Generation::take(int32_t& index, OutputDelta& delta) {
       index = static_cast<int32_t>(i) * r.handle->request.num_choices + record.choice;
       return true;
     }
+  }
+  return false;
+}
+
+bool Generation::take_progress(int32_t& index, PromptProgress& progress) {
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Running& r = running_[i];
+    const RequestHandle& handle = *r.handle;
+    const int32_t done = handle.num_prefilled.load(std::memory_order_relaxed);
+    if (done == r.num_prefilled) continue;
+    r.num_prefilled = done;
+    progress = {.total = static_cast<int64_t>(handle.request.prompt.size()),
+                .cached = handle.num_cached.load(std::memory_order_relaxed),
+                .processed = done,
+                .ms = 1e-3 * static_cast<double>(handle.prefill_us.load(std::memory_order_relaxed))};
+    index = handle.request.first_choice;
+    return true;
   }
   return false;
 }

@@ -32,6 +32,8 @@ class Generation {
                  const std::function<void()>& wake);
   // What one more record made visible; false: nothing is there now. `index` counts choices over all prompts.
   bool take(int32_t& index, OutputDelta& delta);
+  // How far a prompt is that asked for it, each time this has changed; false: it has not.
+  bool take_progress(int32_t& index, PromptProgress& progress);
   // What ends the whole answer: an error of the model or the engine's end.
   static Status fatal_error(const OutputDelta& delta);
 
@@ -50,6 +52,7 @@ class Generation {
     std::unique_ptr<OutputAssembler> assembler;
     std::vector<TokenRecord> records;  // taken, [next, end) not shown yet
     size_t next = 0;
+    int32_t num_prefilled = 0;  // reported so far
   };
 
   Serving& serving_;

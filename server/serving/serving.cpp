@@ -96,7 +96,8 @@ void Serving::drain() {
 }
 
 Status Serving::check_room() const {
-  if (is_draining) return {StatusCode::kUnavailable, "the server is shutting down"};
+  if (is_draining)
+    return Status(StatusCode::kUnavailable, "the server is shutting down").with_reason("draining");
   const int32_t most = model.engine->options().max_queue_requests;
   if (model.engine->stats().waiting < most && num_jobs < most) return {};
   return Status(StatusCode::kResourceExhausted, "the queue is full; try again later")

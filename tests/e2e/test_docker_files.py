@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -320,10 +321,23 @@ def test_dashboard_is_what_its_table_says():
 
 # --- the images' steps without an engine ---
 
+def run_in(root, command, workdir, environment):
+    """A RUN step. /proc as in a container, and the host's compiler cache where RESTKV_REPLAY_CCACHE names it, in a mount namespace of its own."""
+    mounts = f"mount -t proc proc {root}/proc"
+    cache = os.environ.get("RESTKV_REPLAY_CCACHE")
+    if cache:
+        (root / "ccache").mkdir(exist_ok=True)
+        mounts += f" && mount --bind {cache} {root}/ccache"
+        environment = environment | {"CCACHE_DIR": "/ccache", "CCACHE_BASEDIR": workdir, "CCACHE_NOHASHDIR": "1"}
+    return subprocess.run(["unshare", "--mount", "/bin/sh", "-c", mounts + ' && exec chroot "$0" /bin/sh -c "$1"', root, f"cd {workdir} && {command}"],
+                          env=environment, capture_output=True, text=True, check=False, timeout=3000)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_replay_of_dockerfile_cpu(tmp_path_factory):
-    """The RUN and COPY steps of both stages in debootstrap folders, as root and with the network."""
+    """The RUN and COPY steps of both stages in debootstrap folders, as root and with the network. RESTKV_REPLAY_BASE: a folder that
+    debootstrap has made already."""
     for tool in ("debootstrap", "chroot", "unshare"):
         if not shutil.which(tool):
             pytest.skip(f"{tool} is not installed")
@@ -331,16 +345,18 @@ def test_replay_of_dockerfile_cpu(tmp_path_factory):
         pytest.skip("only root can chroot")
     mirror = os.environ.get("RESTKV_DEBIAN_MIRROR", "http://deb.debian.org/debian")
     folder = tmp_path_factory.mktemp("images")
-    # In a mount namespace of its own: what debootstrap mounts in the folder is gone when it ends.
-    made = subprocess.run(["unshare", "--mount", "debootstrap", "--variant=minbase", "bookworm", folder / "base", mirror], capture_output=True, text=True, check=False,
-                          timeout=1200)
-    if made.returncode != 0:
-        pytest.skip(f"debootstrap cannot make a Debian here: {(made.stdout + made.stderr)[-300:]}")
-    shutil.copy("/etc/resolv.conf", folder / "base/etc/resolv.conf")
+    base = Path(os.environ.get("RESTKV_REPLAY_BASE", folder / "base"))
+    if not base.is_dir():
+        # In a mount namespace of its own: what debootstrap mounts in the folder is gone when it ends.
+        made = subprocess.run(["unshare", "--mount", "debootstrap", "--variant=minbase", "bookworm", base, mirror], capture_output=True, text=True, check=False,
+                              timeout=1200)
+        if made.returncode != 0:
+            pytest.skip(f"debootstrap cannot make a Debian here: {(made.stdout + made.stderr)[-300:]}")
     roots = []
     for number, stage in enumerate(stages("Dockerfile.cpu")):
         root = folder / f"stage{number}"
-        subprocess.run(["cp", "-a", folder / "base", root], check=True)
+        subprocess.run(["cp", "-a", base, root], check=True)
+        shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
         roots.append(root)
         workdir, environment = "/", {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
         for instruction, rest in stage:
@@ -352,11 +368,14 @@ def test_replay_of_dockerfile_cpu(tmp_path_factory):
             elif instruction == "COPY":
                 copy_step(rest, root, roots[0], workdir)
             elif instruction == "RUN":
-                done = subprocess.run(["chroot", root, "/bin/sh", "-c", f"cd {workdir} && {rest}"], env=environment, capture_output=True,
-                                      text=True, check=False, timeout=3000)
+                done = run_in(root, rest, workdir, environment)
                 assert done.returncode == 0, (rest, done.stdout[-2000:], done.stderr[-2000:])
-    done = subprocess.run(["chroot", "--userspec=10001:10001", roots[-1], "restkv", "version"], capture_output=True, text=True, check=False)
+    as_user = ["chroot", "--userspec=10001:10001", roots[-1]]
+    done = subprocess.run([*as_user, "restkv", "version"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.startswith("restkv "), done.stderr
+    # As its entry point: no key and no consent.
+    done = subprocess.run([*as_user, "restkv", "serve", "demo"], env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2 and "RESTKV_API_KEY" in done.stderr, done.stderr
 
 
 def copy_step(rest, root, build_root, workdir):

@@ -170,7 +170,10 @@ def test_kserve_rest_and_load(server):
     assert server.get_json("/v2")["name"] == "restkv"
     assert server.get_json(f"/v2/models/{server.model_id}")["inputs"][0]["name"] == "text_input"
     assert server.get_json(f"/v2/models/{server.model_id}/ready") == {"name": server.model_id, "ready": True}
+    assert server.get_json(f"/v2/models/{server.model_id}/versions/1/ready")["ready"] is True
+    assert server.get_json(f"/v2/models/{server.model_id}/versions/1")["versions"] == ["1"]
     assert server.request("GET", "/v2/models/other/ready")[0] == 404
+    assert server.request("GET", f"/v2/models/{server.model_id}/versions/2")[0] == 404
     assert server.get_json("/load") == {"server_load": 0}
 
 
@@ -184,6 +187,11 @@ def test_openapi_has_every_field(server):
             assert name in schema["properties"], name
         assert "budget" in schema["properties"]["cache"]["properties"]
         assert schema["properties"]["n"]["maximum"] == 16
+        assert schema["properties"]["stop_token_ids"]["items"]["maximum"] == 511, "the vocabulary's"
+        cache = schema["properties"]["cache"]["properties"]
+        assert {"restkv", "full", None} <= set(cache["policy"]["enum"]) and cache["window"]["maximum"] == 1024
+        names = server.post_json("/v1/completions", {"prompt": "a", "cache": {"policy": "nope"}}, 400)["error"]["message"]
+        assert all(name in names for name in cache["policy"]["enum"] if name)
     for path, operations in document["paths"].items():  # each is there, with each method
         for method in operations:
             status, _, body = server.request(method.upper(), path.replace("{id}", server.model_id), "{}" if method == "post" else None)
@@ -249,6 +257,92 @@ def test_llama_slots(server):
     assert server.post_json("/completions", fields)["content"] == server.post_json("/completion", fields)["content"]
 
 
+def events_of(server, path, **fields):
+    status, _, body = server.request("POST", path, {"temperature": 0, "stream": True, **fields})
+    assert status == 200, body[:500]
+    return [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: {")]
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions", "/v1/chat/completions"])
+def test_return_progress(start_server, stories_model, tmp_path, path):
+    """A prompt in units: growing shares of it before the first token, the last one the whole; none without the field."""
+    template = tmp_path / "plain.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    server = start_server(stories_model, "--chat-template", template, "--max-num-batched-tokens", 32)
+    ids = server.post_json("/tokenize", {"prompt": "Once upon a time there was a girl. " * 12})["tokens"]
+    text = server.post_json("/detokenize", {"tokens": (ids * 4)[1:450]})["prompt"]
+    fields = {"messages": [{"role": "user", "content": text}]} if "chat" in path else {"prompt": text}
+    fields |= {"n_predict": 4} if path == "/completion" else {"max_tokens": 4}
+    length = server.post_json("/tokenize", fields if "chat" in path else {"prompt": text})["count"]
+    more = {"return_progress": True} | ({"return_prompt_text": True, "return_token_ids": True} if path[:3] == "/v1" else {})
+    for attempt in range(20):  # a reader that comes late sees several units at once
+        events = events_of(server, path, **fields, **more | ({"cache_salt": str(attempt)} if path[:3] == "/v1" else {}))
+        progress = [event["prompt_progress"] for event in events if "prompt_progress" in event]
+        if len(progress) > 2:
+            break
+    assert len(progress) > 2
+    assert ["prompt_progress" in event for event in events] == [True] * len(progress) + [False] * (len(events) - len(progress))
+    assert {entry["total"] for entry in progress} == {length}
+    (cached,) = {entry["cache"] for entry in progress}
+    done = [entry["processed"] for entry in progress]
+    assert done == sorted(set(done)) and done[-1] == length and cached < done[0] < length
+    assert progress[-1]["time_ms"] >= progress[0]["time_ms"] >= 0
+    plain = events_of(server, path, **fields)
+    assert not any("prompt_progress" in event for event in plain)
+    assert "prompt_progress" not in server.post_json(path, {**fields, "temperature": 0, "return_progress": True})
+    if "chat" in path:
+        roles = [event["choices"][0]["delta"].get("role") for event in events]
+        assert roles[0] == "assistant" and roles[1:] == [None] * (len(roles) - 1)
+        assert [event["prompt_text"] for event in events if "prompt_text" in event] == [text]
+        assert sum("prompt_token_ids" in event for event in events) == 1
+        content = [[event["choices"][0]["delta"].get("content", "") for event in some] for some in (events, plain)]
+        assert "".join(content[0]) == "".join(content[1]) != ""
+
+
+def test_return_prompt_text(server, chat_server):
+    assert server.complete(PROMPT, max_tokens=1, return_prompt_text=True)["choices"][0]["prompt_text"] == PROMPT
+    ids = server.post_json("/tokenize", {"prompt": PROMPT})["tokens"]
+    cut = server.complete(PROMPT, max_tokens=1, return_prompt_text=True, truncate_prompt_tokens=2)["choices"][0]
+    assert cut["prompt_text"] == server.post_json("/detokenize", {"tokens": ids[-2:]})["prompt"] != PROMPT
+    assert "prompt_text" not in server.complete(PROMPT, max_tokens=1)["choices"][0]
+    asked = {"messages": MESSAGES}
+    assert chat(chat_server, return_prompt_text=True)["prompt_text"] == chat_server.post_json("/apply-template", asked)["prompt"]
+    streamed = events_of(chat_server, "/v1/chat/completions", **asked, max_tokens=3, return_prompt_text=True)
+    assert ["prompt_text" in event for event in streamed] == [True] + [False] * (len(streamed) - 1)
+
+
+def test_stream_interval(server, chat_server):
+    """The first piece at once, then so many together; the text, the tokens and their log probabilities are the same."""
+    fields = {"prompt": PROMPT, "max_tokens": 12, "logprobs": 1, "return_token_ids": True, "n": 2, "seed": 3, "temperature": 1}
+    plain, joined = (events_of(server, "/v1/completions", **fields, **more) for more in ({}, {"stream_interval": 5}))
+    for index in (0, 1):
+        one, five = ([event["choices"][0] for event in events if event["choices"][0]["index"] == index] for events in (plain, joined))
+        assert [len(piece["token_ids"]) for piece in five] == [1, 5, 5, 1] and five[-1]["finish_reason"] == "length"
+        assert "".join(piece["text"] for piece in one) == "".join(piece["text"] for piece in five)
+        for key in ("tokens", "token_logprobs", "text_offset"):
+            assert sum((piece["logprobs"][key] for piece in one), []) == sum((piece["logprobs"][key] for piece in five), [])
+    messages = {"messages": MESSAGES, "max_tokens": 6}
+    plain, joined = (events_of(chat_server, "/v1/chat/completions", **messages, **more) for more in ({}, {"stream_interval": 1000}))
+    texts = [[event["choices"][0]["delta"].get("content", "") for event in events] for events in (plain, joined)]
+    assert "".join(texts[0]) == "".join(texts[1]) and len(joined) == 4 < len(plain)  # role, first piece, the rest, finish
+    assert server.post_json("/v1/completions", {"prompt": PROMPT, "stream_interval": 0}, 400)["error"]["param"] == "stream_interval"
+
+
+def test_seed_of_the_server(start_server, stories_model):
+    """--seed is that of requests without one; theirs goes first."""
+    server = start_server(stories_model, "--seed", 5)
+    texts = {server.complete(PROMPT, max_tokens=20, temperature=1)["choices"][0]["text"] for _ in range(3)}
+    assert texts == {server.complete(PROMPT, max_tokens=20, temperature=1, seed=5)["choices"][0]["text"]}
+    assert server.complete(PROMPT, max_tokens=20, temperature=1, seed=6)["choices"][0]["text"] not in texts
+
+
+@pytest.mark.parametrize("fields", [{"json_schema": {}}, {"guided_json": {}}, {"logprob_token_ids": [1]}])
+def test_what_asks_for_something_is_not_ignored(server, fields):
+    (name,) = fields
+    error = server.post_json("/v1/completions", {"prompt": PROMPT, "max_tokens": 1, **fields}, 400)["error"]
+    assert (error["param"], error["code"]) == (name, "unsupported_parameter")
+
+
 def test_llama_timings_per_token(server):
     for asked in (False, True):
         _, _, body = server.request("POST", "/completion", {"prompt": PROMPT, "n_predict": 8, "temperature": 0, "stream": True,
@@ -259,7 +353,7 @@ def test_llama_timings_per_token(server):
 
 
 @pytest.mark.parametrize(("fields", "param"), [
-    ({"mirostat": 2}, "mirostat"), ({"grammar": "root ::= x"}, "grammar"), ({"samplers": ["top_k"]}, "samplers"),
+    ({"mirostat": 2}, "mirostat"), ({"grammar": "root ::= x"}, "grammar"), ({"samplers": ["top_k"]}, "samplers"), ({"json_schema": {}}, "json_schema"),
     ({"repeat_penalty": 1.1, "repeat_last_n": 64}, "repeat_last_n"), ({"n_predict": -3}, "n_predict"),
     ({"logit_bias": [[1]]}, "logit_bias[0]"), ({"prompt": [1, "a"]}, "prompt[1]"), ({"prompt": {}}, "prompt"),
 ])

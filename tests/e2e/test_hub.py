@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 from conftest import BINARY, clean_environment, run_restkv
@@ -253,7 +255,7 @@ def test_two_programs_at_once(hub, tmp_path):
 def test_repository_that_does_not_exist(hub, tmp_path):
     expect_failure(pull(hub, tmp_path, "org/nothing", expected=1), 1, "there is no org/nothing", "HF_TOKEN")
     expect_failure(pull(hub, tmp_path, "org/nothing", expected=1, HF_TOKEN=hub.token), 1, "there is no org/nothing")
-    expect_failure(run_restkv("serve", "org/nothing", environment=hub.environment(tmp_path)), 1, "there is no org/nothing")
+    expect_failure(run_restkv("serve", "org/nothing", "--port", "0", environment=hub.environment(tmp_path)), 1, "there is no org/nothing")
 
 
 def test_revisions(hub, tmp_path):
@@ -552,3 +554,45 @@ def test_cache_is_huggingface_hubs(hub, tmp_path):
     assert done.stdout.strip() == theirs and not hub.store_log
     assert_complete(hub, tmp_path / "b", "org/tiny", ["config.json", "model.safetensors", "tokenizer.json"])
     assert list_models(hub, tmp_path / "b")["models"][0]["commit"] == repo.commit
+
+
+def test_readiness_while_the_model_comes(hub, tmp_path, stories_model):
+    """The port answers from the first moment: alive, not ready, nothing else; then the same port serves."""
+    hub.add("org/tiny", {"tiny-F32.gguf": stories_model.read_bytes()})
+    hub.bytes_per_second = 1 << 20  # a good second
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    seen = []
+
+    def get(path):
+        try:
+            with urllib.request.urlopen(url + path, timeout=5) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+        except urllib.error.URLError:
+            return 0, None
+
+    log = tmp_path / "log"
+    with log.open("wb") as output, subprocess.Popen(
+            [BINARY, "serve", "org/tiny", "--port", str(port), "--grpc-port", "0"], stdout=output, stderr=output,
+            env=clean_environment() | hub.environment(tmp_path)) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline and (not seen or seen[-1] != 200):
+                status, body = get("/health/ready")
+                seen.append(status)
+                if status == 503:
+                    assert body["error"]["code"] == "loading"
+                    assert get("/health/live")[0] in (200, 0) and get("/v1/models")[0] in (503, 200, 0)
+                    if seen.count(503) == 1:
+                        done = run_restkv("healthcheck", url)
+                        assert done.returncode == 1 and "503" in done.stderr
+                time.sleep(0.02)
+            assert seen.count(503) >= 5 and seen[-1] == 200, (seen, log.read_text())
+            assert 0 not in seen[seen.index(503):], "nobody was refused in between"
+            assert get("/v1/models")[1]["data"][0]["id"] == "org/tiny"
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0

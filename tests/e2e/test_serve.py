@@ -1,15 +1,17 @@
 """restkv serve: what it refuses at start, nonsense and clients that go, signals."""
 
 import json
+import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
-from conftest import run_restkv
+from conftest import BINARY, clean_environment, run_restkv
 from test_cli import expect_failure
 
 pytestmark = pytest.mark.usefixtures("binary")
@@ -97,6 +99,74 @@ def test_sigterm_lets_running_requests_finish(start_server, demo_model):
     rest = list(events)  # whole, with [DONE]
     assert [choice["finish_reason"] for event in rest for choice in event["choices"] if choice["finish_reason"]] == ["length"]
     assert first["choices"]
+    assert server.wait_for_exit() == 0
+
+
+def start_raw(command, port, **more):
+    """A server that is started without the fixture, once it is ready."""
+    process = subprocess.Popen([*map(str, command)], env=clean_environment(), **more)
+    for _ in range(400):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5):
+                return process
+        except OSError:
+            assert process.poll() is None, process.returncode
+            time.sleep(0.02)
+    process.kill()
+    raise AssertionError("the server does not get ready")
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def answers_and_ends(process, port):
+    body = json.dumps({"prompt": "Once", "max_tokens": 2}).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", body), timeout=30) as answer:
+        assert json.load(answer)["usage"]["completion_tokens"] == 2
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 0
+
+
+def test_who_reads_the_log_goes(stories_model):
+    """`restkv serve 2>&1 | head -1`: SIGPIPE is nothing to a server, not even while it loads."""
+    port = free_port()
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start_raw([BINARY, "serve", stories_model, "--port", port, "--no-grpc"], port, stderr=writer)
+    os.close(writer)
+    answers_and_ends(process, port)
+
+
+def test_full_disk_for_the_log(stories_model):
+    port = free_port()
+    with open("/dev/full", "wb") as full:
+        process = start_raw([BINARY, "serve", stories_model, "--port", port, "--no-grpc"], port, stderr=full)
+    answers_and_ends(process, port)
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-", ">&-"])
+def test_closed_standard_streams(stories_model, closed):
+    """Their numbers are not given to sockets and files: a log line would go to a client or into the model."""
+    port = free_port()
+    command = ["sh", "-c", f'exec "$0" "$@" {closed}', BINARY, "serve", stories_model, "--port", port, "--no-grpc"]
+    process = start_raw(command, port, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in (0, 1, 2)] == ["/dev/null"] * 3
+    answers_and_ends(process, port)
+
+
+def test_new_work_while_draining(start_server, demo_model):
+    server = start_server("demo", "--drain-timeout", "20s")
+    events = server.stream("Once upon a time", max_tokens=100, ignore_eos=True)
+    next(events)
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    for path, body in (("/v1/completions", {"prompt": "a"}), ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})):
+        status, headers, answer = server.request("POST", path, body)
+        assert (status, json.loads(answer)["error"]["code"]) == (503, "draining") and int(headers["Retry-After"]) >= 1
+    assert server.request("GET", "/health")[0] == 503 and server.request("GET", "/health/live")[0] == 200
+    list(events)
     assert server.wait_for_exit() == 0
 
 

@@ -1,4 +1,5 @@
 // Answers and streams of the HTTP server.
+#include "server/http/loading_server.h"
 #include "tests/server/http_server_fixture.h"
 
 namespace restkv {
@@ -21,6 +22,58 @@ TEST_F(HttpServerTest, Completion) {
   EXPECT_EQ(answer["usage"]["total_tokens"], 15);
   EXPECT_TRUE(answer.contains("timings"));
   EXPECT_EQ(complete_json(R"({"prompt":"hi","max_tokens":3})")["choices"][0]["finish_reason"], "length");
+}
+
+// While the model loads the port answers; then the server takes it over, with whoever waits there.
+TEST_F(HttpServerTest, TakesOverThePortOfTheLoadingServer) {
+  Result<std::unique_ptr<LoadingServer>> loading = LoadingServer::start(settings_.server);
+  ASSERT_TRUE(loading.ok()) << loading.status().message();
+  const uint16_t port = (*loading)->port();
+  const auto ask = [&](const std::string& request) {
+    RawClient client(port);
+    client.send(request);
+    return client.receive_all();
+  };
+  for (const char* path : {"/health", "/health/ready", "/v1/models", "/metrics", "/", "/nowhere"}) {
+    const std::string response = ask(get(path));
+    EXPECT_EQ(status_of(response), 503) << path;
+    EXPECT_NE(response.find("Retry-After: "), std::string::npos);
+    EXPECT_EQ(json::parse(body_of(response))["error"]["code"], "loading");
+  }
+  for (const char* path : {"/health/live", "/ping", "/v2/health/live"})
+    EXPECT_EQ(body_of(ask(get(path))), R"({"status":"ok"})") << path;
+  EXPECT_EQ(json::parse(body_of(ask(get("/version"))))["name"], "restkv");
+  EXPECT_EQ(status_of(ask(post("/v1/completions", std::string(100'000, 'x')))), 503);
+  EXPECT_EQ(body_of(ask("HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n")), "");
+  EXPECT_EQ(status_of(ask("GET / HTTP/1.1\nHost: a\n\n")), 400);
+  EXPECT_EQ(status_of(ask("GET / HTTP/1.1\r\nHost: a\r\nX: " + std::string(20'000, 'x') + "\r\n\r\n")), 431);
+
+  settings_.server.port = port;
+  EXPECT_FALSE(LoadingServer::start(settings_.server).ok()) << "the port is taken before anything is loaded";
+  RawClient silent(port);  // never asks: it holds nothing up
+  engine_ = std::make_shared<FakeEngine>(FakeEngineOptions{});
+  const int listener = (*loading)->release();
+  RawClient early(port);
+  early.send(get("/health/ready", "Connection: close\r\n"));
+  Result<std::unique_ptr<HttpServer>> server = HttpServer::start(serving("test-model", settings_), listener);
+  ASSERT_TRUE(server.ok()) << server.status().message();
+  server_ = *std::move(server);
+  EXPECT_EQ(server_->port(), port);
+  EXPECT_EQ(status_of(early.receive_all()), 200);
+}
+
+// Paths that other servers have: an error of OpenAI's shape, behind the key as everything.
+TEST_F(HttpServerTest, SaysWhatItDoesNotServe) {
+  start();
+  for (const char* path :
+       {"/v1/embeddings", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/infill"}) {
+    const std::string response = exchange(post(path, "{}", "Connection: close\r\n"));
+    EXPECT_EQ(status_of(response), 501) << path;
+    const json error = json::parse(body_of(response))["error"];
+    EXPECT_EQ(error["type"], "not_implemented_error");
+    EXPECT_NE(error["message"].get<std::string>().find(path), std::string::npos);
+    EXPECT_EQ(status_of(exchange(get(path, "Connection: close\r\n"))), 405) << path;
+  }
 }
 
 std::shared_ptr<const ChatFormat> small_format(
