@@ -52,6 +52,7 @@ struct MemoryPlan {
   int64_t workspace = 0;     // activations of one step
   int64_t scratch = 0;       // prefill arena
   int64_t pool = 0;          // pages
+  int64_t tables = 0;        // of pages, on a device
   int64_t ring = 0;          // of one sequence: query ring pages
   // One sequence that fills max_model_len under the default settings: pages, ring, sums, tables.
   int64_t sequence = 0;

@@ -39,9 +39,10 @@ struct RowSource {
 // page's K and V are 2*S rows of D; the query of position p and head g of the group lies in row (p % W) * G +
 // g of its KV head's pages.
 struct QueryRing {
-  const int32_t* pages = nullptr;  // [K, stride] page ids
-  int32_t stride = 0;              // ids per KV head: num_pages()
-  int32_t window = 0;              // W
+  const int32_t* pages = nullptr;     // [K, stride] page ids
+  int32_t stride = 0;                 // ids per KV head: num_pages()
+  int32_t window = 0;                 // W
+  const int32_t* resident = nullptr;  // `pages` in the backend's memory, where they are there too
 
   static int32_t num_pages(int32_t window, int32_t group, int32_t slots) {
     return (window * group + 2 * slots - 1) / (2 * slots);
@@ -53,7 +54,8 @@ struct QueryRing {
 struct EntrySums {
   const int32_t* pages = nullptr;  // [K, stride] page ids
   int32_t stride = 0;
-  const int32_t* len = nullptr;  // [K] entries that have a sum; later ones start from 0
+  const int32_t* len = nullptr;       // [K] entries that have a sum; later ones start from 0
+  const int32_t* resident = nullptr;  // `pages` in the backend's memory, where they are there too
 
   static int32_t floats_per_page(DType dtype, int32_t slots, int32_t head_dim) {
     return static_cast<int32_t>(2 * bytes_of(dtype, int64_t{slots} * head_dim) / 4);

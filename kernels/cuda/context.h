@@ -79,6 +79,11 @@ class Context {
 
   // Copies device memory to the host and waits for it.
   void read_back(void* host, const void* device, int64_t bytes);
+  // Page ids [num_heads, stride] of a HeadTables, QueryRing or EntrySums: where they lie, or a copy for this op.
+  template <class Tables>
+  const int32_t* page_table(const Tables& tables, int64_t num_heads) {
+    return tables.resident != nullptr ? tables.resident : upload(tables.pages, num_heads * tables.stride);
+  }
   // The same to page-locked memory of this op.
   template <class T>
   std::span<T> read_back(const T* device, size_t count) {

@@ -73,7 +73,7 @@ inline PoolView pool_view(const PagedCacheView& cache) {
 inline RowsView rows_view(Context& context, const RowSource& rows, int32_t num_kv_heads) {
   RowsView view{};
   if (rows.pages.kv_len) {
-    view.pages = context.upload(rows.pages.pages, int64_t{num_kv_heads} * rows.pages.stride);
+    view.pages = context.page_table(rows.pages, num_kv_heads);
     view.kv_len = context.upload(rows.pages.kv_len, num_kv_heads);
     view.stride = rows.pages.stride;
   }
@@ -98,7 +98,7 @@ inline QueriesView queries_view(Context& context, const QuerySource& queries, co
     view.row_bytes = bytes_of(queries.rows.dtype, queries.rows.stride);
     view.dtype = queries.rows.dtype;
   } else {
-    view.ring_pages = context.upload(queries.ring.pages, int64_t{shape.num_kv_heads} * queries.ring.stride);
+    view.ring_pages = context.page_table(queries.ring, shape.num_kv_heads);
     view.ring_stride = queries.ring.stride;
     view.ring_window = queries.ring.window;
   }
