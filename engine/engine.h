@@ -71,6 +71,7 @@ struct EngineStats {
   int32_t page_slots = 0;  // entries of a page
   int64_t pages_total = 0, pages_free = 0, pages_owned = 0, pages_cached = 0;
   int64_t steps = 0;
+  int64_t steps_ahead = 0;  // enqueued while the step before them was still in flight
   int64_t prompt_tokens = 0, generated_tokens = 0;
   int64_t prefix_queries = 0,
           prefix_hits = 0;  // prompt tokens looked up in the prefix cache, and found there

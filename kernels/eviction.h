@@ -246,8 +246,8 @@ struct SelectItem {
   int32_t slack = 0;              // kShare: rows fewer than the head's share are kept
   int32_t* share = nullptr;       // [K] out, kShare: rows of each head's share; C_lh from now on
   Tensor kept = {};               // [K, >= max keep] i32 out: row indices, ascending
-  int32_t* kept_len = nullptr;    // [K] out
-  int32_t* num_dead = nullptr;    // [K] out: rows dropped because of dead_before
+  int32_t* kept_len = nullptr;    // [K] out, at once: `keep`, or all rows; kShare: what became of it
+  int32_t* num_dead = nullptr;    // [K] out, awaited as all below: rows dropped because of dead_before
   int32_t* non_finite = nullptr;  // [K] out: scores that were NaN or inf
   // Rows that arrays 1 and 2 brought in, best first, at most max_new_pins: their positions, ascending.
   int32_t max_new_pins = 0;
@@ -270,7 +270,7 @@ struct CompactItem {
   HeadTables destination = {};        // pages to write; kv_len is not read
   ConstTensor scores = {};            // [K, >= N] f32, with `sums`
   EntrySums sums = {};                // pages null: none; else sums[i] = scores[kept[i]]
-  int64_t* moved = nullptr;           // [K] out: rows that were written
+  int64_t* moved = nullptr;           // [K] out, awaited: rows that were written
 };
 struct CompactArgs {
   AttentionShape shape = {};

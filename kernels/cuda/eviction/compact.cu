@@ -138,9 +138,9 @@ __global__ void __launch_bounds__(kCompactThreads, 5)
 
 void compact(Context& context, const CompactArgs& args) {
   const int32_t num_kv_heads = args.shape.num_kv_heads;
-  const Staged<CompactView> items = context.stage<CompactView>(args.items.size());
   HostResults results(context,
                       static_cast<int64_t>(args.items.size()) * HostResults::bytes_of<int64_t>(num_kv_heads));
+  const Staged<CompactView> items = context.stage<CompactView>(args.items.size());
   size_t count = 0;
   for (const CompactItem& item : args.items) {
     CompactView view{};
@@ -164,7 +164,7 @@ void compact(Context& context, const CompactArgs& args) {
       .items = items.device, .pool = pool_view(args.cache), .dim = args.shape.head_dim};
   launch(compact_kernel, {.x = static_cast<uint32_t>(num_kv_heads), .y = static_cast<uint32_t>(count)},
          kCompactThreads, sizeof(CompactShared), context.ready(), params);
-  results.finish();
+  results.await();
 }
 
 }  // namespace restkv::cuda
