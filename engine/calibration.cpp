@@ -115,7 +115,7 @@ const std::vector<float>& LocalCalibration::triangle(int64_t layer, int64_t head
 
 void LocalCalibration::add_text(std::span<const int32_t> tokens, const std::function<void()>& on_layer) {
   CHECK(static_cast<int64_t>(tokens.size()) == len_) << tokens.size() << " tokens";
-  transformer_->embed(tokens, b_.residual);
+  transformer_->embed(tokens, {}, b_.residual);
   transformer_->prepare(positions_);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     const StoreSegment store = {0, len_, b_.k, b_.v, {}};

@@ -52,6 +52,7 @@ struct MemoryPlan {
   int64_t workspace = 0;     // activations of one step
   int64_t scratch = 0;       // prefill arena
   int64_t pool = 0;          // pages
+  int64_t tables = 0;        // of pages, on a device
   int64_t ring = 0;          // of one sequence: query ring pages
   // One sequence that fills max_model_len under the default settings: pages, ring, sums, tables.
   int64_t sequence = 0;
@@ -70,6 +71,7 @@ struct EngineStats {
   int32_t page_slots = 0;  // entries of a page
   int64_t pages_total = 0, pages_free = 0, pages_owned = 0, pages_cached = 0;
   int64_t steps = 0;
+  int64_t steps_ahead = 0;  // enqueued while the step before them was still in flight
   int64_t prompt_tokens = 0, generated_tokens = 0;
   int64_t prefix_queries = 0,
           prefix_hits = 0;  // prompt tokens looked up in the prefix cache, and found there

@@ -102,9 +102,15 @@ void EngineCore::turn() {
                    sequence->choice, executor_.pool().free());
       }
     }
-    run_step();
-    run_units();
+    if (executor_.num_steps() > 0) {
+      follow_step();
+    } else {
+      run_step();
+      run_units();
+    }
   } catch (const DeviceError& error) {
+    executor_.append_in_flight(in_work_);
+    executor_.forget_steps();
     const Status status(StatusCode::kUnavailable, std::string("device failure: ") + error.what());
     if (error.is_sticky()) {
       break_down(error.what());
@@ -125,22 +131,48 @@ void EngineCore::run_step() {
   in_work_.clear();
   scheduler_.plan_step(batch_);
   if (batch_.empty()) return;
-  int64_t entries = 0, num_rows = 0;
+  start_step();
+  if (!scheduler_.has_prompts() && executor_.can_run_ahead(batch_)) return;
+  finish_step();
+}
+
+void EngineCore::follow_step() {
+  in_work_.clear();
+  scheduler_.plan_step(batch_);
+  if (!scheduler_.has_prompts() && executor_.can_run_ahead(batch_)) {
+    start_step();
+    ++counters_.steps_ahead;
+  }
+  finish_step();
+}
+
+void EngineCore::start_step() {
+  StartedStep& step = started_[static_cast<size_t>(executor_.num_steps())];
+  step = {};
   for (const auto& [sequence, rows] : batch_.decodes) {
     in_work_.push_back(sequence);
-    entries += rows * Scheduler::decode_entries(*sequence);
-    num_rows += rows;
+    step.entries += rows * Scheduler::decode_entries(*sequence);
+    step.num_rows += rows;
   }
-  for (Sequence* leader : batch_.prompts) add_in_work(leader);
+  for (Sequence* leader : batch_.prompts) {
+    add_in_work(leader);
+    step.prompt_rows += leader->prefill_rows() - leader->first_row;
+  }
   trace_.add(counters_.steps, TurnTrace::Event::kStep, -1, static_cast<int64_t>(batch_.decodes.size()),
              static_cast<int64_t>(batch_.prompts.size()));
-  const Clock::time_point start = now_();
-  executor_.run_step(batch_, results_);
-  int64_t prompt_rows = 0;
-  for (const Sequence* sequence : batch_.prompts)
-    prompt_rows += sequence->prefill_rows() - sequence->first_row;
-  histograms_.add(Metric::kIterationTokens, static_cast<double>(num_rows + prompt_rows));
-  if (batch_.prompts.empty()) cost_.observe_step(num_rows, entries, seconds(start, now_()));
+  step.begin = now_();
+  executor_.start_step(batch_);
+}
+
+void EngineCore::finish_step() {
+  executor_.finish_step(results_);
+  const Clock::time_point end = now_();
+  const StartedStep step = started_[0];
+  histograms_.add(Metric::kIterationTokens, static_cast<double>(step.num_rows + step.prompt_rows));
+  if (step.prompt_rows == 0) cost_.observe_step(step.num_rows, step.entries, seconds(step.begin, end));
+  // The device begins the one behind it now.
+  started_[0] = started_[1];
+  started_[0].begin = end;
   start_feeds();
   for (const auto& [sequence, rows] : batch_.decodes) {
     if (sequence->phase == SequencePhase::kFeed) report_progress(*sequence, sequence->position);
@@ -293,6 +325,7 @@ void EngineCore::deliver(const StepResult& result) {
   Sequence& sequence = *result.sequence;
   const Request& request = sequence.request();
   const SampleResult& sample = *result.sample;
+  sequence.cache = *result.cache;
   const Clock::time_point now = now_();
   if (sequence.phase != SequencePhase::kDecode) {
     if (sequence.phase == SequencePhase::kFeed) {
@@ -332,7 +365,7 @@ void EngineCore::deliver(const StepResult& result) {
   record.logprob = sample.logprob;
   record.rank = sample.rank;
   record.top = sample.top;
-  record.counters.cache = executor_.cache_counters(sequence);
+  record.counters.cache = sequence.cache;
   sequence.handle->stream.push(std::move(record));
   touched_.push_back(sequence.handle);
   if (sequence.num_generated() >= request.max_tokens) finish(&sequence, FinishReason::kLength, -1, {});
@@ -361,8 +394,10 @@ void EngineCore::deliver_prompt_logprobs(Sequence& sequence) {
 void EngineCore::finish(Sequence* sequence, FinishReason reason, int32_t token, Status error) {
   const Clock::time_point now = now_();
   TokenRecord record;
-  if (sequence->memory->is_admitted) record.counters.cache = executor_.cache_counters(*sequence);
   if (sequence->memory->is_admitted) {
+    // A step in flight may be past what was delivered.
+    record.counters.cache =
+        sequence->phase == SequencePhase::kDecode ? sequence->cache : executor_.cache_counters(*sequence);
     const int64_t heads = model_.config.num_layers * model_.config.num_kv_heads;
     counters_.ended_rows += heads * sequence->position;
     counters_.ended_rows_gone += sequence->position > 0 ? sequence->memory->num_gone : 0;

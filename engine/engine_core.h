@@ -1,9 +1,13 @@
 // The engine without its thread: accepts requests, and runs one turn after the other:
 //   ended ones out -> admit -> step, deliver -> units of long prompts, deliver -> self-check
+// On a device that works on its own a step of nothing but decode rows stays in flight; the next turn enqueues the one behind it
+// before it delivers the first:
+//   turn n: start step n | turn n + 1: start step n + 1, finish step n, deliver | ...
 // It alone touches scheduler, sequences and pages; a device failure is caught here and nowhere else. The engine thread
 // drives it (engine.cpp), and the simulation, on a clock and a backend of its own.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <set>
@@ -70,6 +74,10 @@ class EngineCore {
 
   void add_in_work(Sequence* leader);
   void run_step();
+  // A step is in flight: the next one behind it where it can be, then its results.
+  void follow_step();
+  void start_step();
+  void finish_step();
   void run_units();
   // After a step or unit: those in work whose prefill is done and whose prompt is not.
   void start_feeds();
@@ -96,6 +104,13 @@ class EngineCore {
   std::unordered_map<const RequestHandle*, InFlight> in_flight_;
   std::set<Deadline> deadlines_;  // of requests in flight that have one
   std::vector<std::shared_ptr<RequestHandle>> finished_;
+
+  // Of a step that was started, the oldest first.
+  struct StartedStep {
+    int64_t num_rows = 0, prompt_rows = 0, entries = 0;
+    Clock::time_point begin{};
+  };
+  std::array<StartedStep, 2> started_;
 
   // Reused every turn.
   StepBatch batch_;

@@ -7,9 +7,6 @@
 namespace restkv {
 namespace {
 
-constexpr int kNumbers = 5;  // arrays of K in numbers_ for each cut
-enum Number { kKeep, kKeptLen, kNumDead, kNonFinite, kShareOut };
-
 AttentionShape attention_shape(const ModelConfig& c) {
   return {.num_heads = static_cast<int32_t>(c.num_heads),
           .num_kv_heads = static_cast<int32_t>(c.num_kv_heads),
@@ -189,7 +186,7 @@ void Evictor::add_queries(int64_t layer, ConstTensor k, ConstTensor v, ConstTens
                       window_of(layer), sums);
 }
 
-Cut Evictor::make_cut(const Due& due, size_t index, bool is_prefill) {
+Cut Evictor::make_cut(const Due& due, int32_t* numbers, int64_t* moved, bool is_prefill) {
   const Sequence& sequence = *due.sequence;
   const int64_t layer = due.layer;
   SequenceMemory& memory = *sequence.memory;
@@ -199,7 +196,6 @@ Cut Evictor::make_cut(const Due& due, size_t index, bool is_prefill) {
                          (is_prefill || memory.reservation.ring_layer[static_cast<size_t>(layer)] ||
                           !memory.recipe.needs_queries());
   const int32_t window = window_of(layer);
-  int32_t* numbers = numbers_.data() + index * kNumbers * k;
   Cut cut;
   cut.recipe = is_scored ? &memory.recipe : &memory.window_recipe;
   cut.is_prefill = is_prefill;
@@ -209,7 +205,7 @@ Cut Evictor::make_cut(const Due& due, size_t index, bool is_prefill) {
   cut.kept_len = numbers + kKeptLen * k;
   cut.num_dead = numbers + kNumDead * k;
   cut.non_finite = numbers + kNonFinite * k;
-  cut.moved = moved_.data() + index * k;
+  cut.moved = moved;
   cut.destination = cache_.tables(memory.cache, layer);
   cut.protect = protection_of(*cut.recipe, memory.settings, sequence.prompt_len, window > 0);
   if (window > 0) cut.protect.dead_before = std::max(0, due.tokens - window + 1);
@@ -226,39 +222,43 @@ Cut Evictor::make_cut(const Due& due, size_t index, bool is_prefill) {
   return cut;
 }
 
-void Evictor::finish_cut(const Due& due, const Cut& cut) {
-  const int64_t layer = due.layer;
+void Evictor::set_lengths(const Due& due, const Cut& cut, int32_t* gone) {
   SequenceMemory& memory = *due.sequence->memory;
   const auto k = static_cast<size_t>(model_.config.num_kv_heads);
-  bool is_event = false;
-  const CacheCounters was = memory.counters;
+  const auto first = static_cast<size_t>(due.layer) * k;
+  // Before any length changes: `cut.rows` reads those of the pages.
   for (size_t h = 0; h < k; ++h) {
-    const auto index = static_cast<size_t>(layer) * k + h;
-    const int64_t before = cut.rows.num_rows(static_cast<int32_t>(h));
-    CHECK(cut.moved[h] <= cut.kept_len[h] && cut.kept_len[h] <= before)
-        << cut.moved[h] << " of " << cut.kept_len[h];
-    const int64_t gone = before - cut.kept_len[h];
-    // The newest rows stay, so a head that gave up rows has moved some: nothing is counted that did not happen.
-    CHECK(gone == 0 || cut.moved[h] > 0) << gone << " rows went and none moved";
-    memory.num_gone += gone;
-    memory.counters.evicted += gone - cut.num_dead[h];
-    memory.counters.nan_rows += cut.non_finite[h];
-    is_event |= gone > cut.num_dead[h];
-    memory.was_cut[index] = memory.was_cut[index] || gone > 0;
+    gone[h] = cut.rows.num_rows(static_cast<int32_t>(h)) - cut.kept_len[h];
+    CHECK(gone[h] >= 0) << cut.kept_len[h] << " rows are kept of fewer";
   }
-  memory.counters.events += is_event;
-  totals_.evicted[static_cast<size_t>(memory.settings.policy)] += memory.counters.evicted - was.evicted;
-  totals_.events += is_event;
-  totals_.nan_rows += memory.counters.nan_rows - was.nan_rows;
-  // Only now: `cut.rows` reads the lengths of the pages.
   for (size_t h = 0; h < k; ++h) {
-    const auto index = static_cast<size_t>(layer) * k + h;
+    const size_t index = first + h;
+    memory.num_gone += gone[h];
+    memory.was_cut[index] = memory.was_cut[index] || gone[h] > 0;
     memory.cache.kv_len[index] = cut.kept_len[h];
     if (!memory.cache.sums_len.empty()) memory.cache.sums_len[index] = cut.kept_len[h];
     CHECK(memory.cache.kv_len[index] <= memory.cache.capacity[index])
         << memory.cache.kv_len[index] << " entries, room for " << memory.cache.capacity[index];
   }
   note_lengths(due);
+}
+
+void Evictor::count_cut(const Due& due, const Cut& cut, const int32_t* gone) {
+  SequenceMemory& memory = *due.sequence->memory;
+  bool is_event = false;
+  const CacheCounters was = memory.counters;
+  for (size_t h = 0; h < static_cast<size_t>(model_.config.num_kv_heads); ++h) {
+    CHECK(cut.moved[h] <= cut.kept_len[h]) << cut.moved[h] << " of " << cut.kept_len[h];
+    // The newest rows stay, so a head that gave up rows has moved some: nothing is counted that did not happen.
+    CHECK(gone[h] == 0 || cut.moved[h] > 0) << gone[h] << " rows went and none moved";
+    memory.counters.evicted += gone[h] - cut.num_dead[h];
+    memory.counters.nan_rows += cut.non_finite[h];
+    is_event |= gone[h] > cut.num_dead[h];
+  }
+  memory.counters.events += is_event;
+  totals_.evicted[static_cast<size_t>(memory.settings.policy)] += memory.counters.evicted - was.evicted;
+  totals_.events += is_event;
+  totals_.nan_rows += memory.counters.nan_rows - was.nan_rows;
 }
 
 void Evictor::keep_all(SequenceMemory& memory, int64_t layer, const RowSource& rows) {
@@ -305,8 +305,9 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
                             .segments = {&segment, 1},
                             .cache = cache_.view()});
   }
-  numbers_.assign(kNumbers * num_heads, 0);
-  moved_.assign(num_heads, 0);
+  batch_.numbers.assign(kNumbers * num_heads, 0);
+  batch_.moved.assign(num_heads, 0);
+  int32_t* const numbers = batch_.numbers.data();
   bool is_due = memory.reservation.has_sums && is_scored;  // the sums of the rows have to be stored
   for (size_t h = 0; h < num_heads; ++h) {
     const int32_t c = memory.budget.c_lh[layer_index * num_heads + h];
@@ -316,7 +317,7 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
     if (prefill_len >= c && (is_scored || window_of(layer) > 0))
       keep = is_grow ? c : schedule.rows_after_cut(true);
     is_due |= keep < prefill_len;
-    numbers_[kKeep * num_heads + h] = keep;
+    numbers[kKeep * num_heads + h] = keep;
   }
   if (!is_due) {
     if (memory.reservation.shared_layer[layer_index])
@@ -325,7 +326,7 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
     note_lengths(due);
     return;
   }
-  Cut cut = make_cut(due, 0, true);
+  Cut cut = make_cut(due, numbers, batch_.moved.data(), true);
   cut.rows = rows;
   if (is_scored && tail_rows > 0) {
     const int64_t count = memory.recipe.queries == QueryNeed::kNewest ? 1 : tail_rows;
@@ -353,9 +354,9 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
     cut.num_new_pins = memory.num_pins.data() + first;
   }
   if (memory.reservation.shared_layer[layer_index]) {
-    const int32_t slack = is_grow ? 0 : memory.budget.budget - numbers_[kKeep * num_heads];
-    for (size_t h = 0; h < num_heads; ++h) numbers_[kKeep * num_heads + h] = memory.budget.budget;
-    cut.share = numbers_.data() + kShareOut * num_heads;
+    const int32_t slack = is_grow ? 0 : memory.budget.budget - numbers[kKeep * num_heads];
+    for (size_t h = 0; h < num_heads; ++h) numbers[kKeep * num_heads + h] = memory.budget.budget;
+    cut.share = numbers + kShareOut * num_heads;
     cut.share_slack = slack;
     cut.share_floor = share_floor(memory.settings, memory.budget.budget);
   }
@@ -377,7 +378,8 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
   cutter_.run({&cut, 1});
   backend_.synchronize();
   cutter_.set_observer(nullptr);
-  finish_cut(due, cut);
+  set_lengths(due, cut, numbers + kGone * num_heads);
+  count_cut(due, cut, numbers + kGone * num_heads);
 }
 
 void Evictor::trace_cut(const Due& due, const Cut& cut, ConstTensor kept, ConstTensor scores) {
@@ -414,27 +416,46 @@ void Evictor::store_queries(int64_t layer, ConstTensor q, std::span<const int32_
                           .cache = cache_.view()});
 }
 
-void Evictor::cut_full(std::span<Sequence* const> sequences) {
-  due_.clear();
+void Evictor::start_cuts(std::span<Sequence* const> sequences, CutBatch& batch) {
+  batch.due.clear();
   for (Sequence* sequence : sequences) {
     for (int64_t layer = 0; layer < model_.config.num_layers; ++layer)
       if (room(*sequence, layer, sequence->position) == 0)
-        due_.push_back({sequence, layer, sequence->position});
+        batch.due.push_back({sequence, layer, sequence->position});
   }
-  cut(due_);
+  run(batch);
+}
+
+void Evictor::count_cuts(CutBatch& batch) {
+  const auto num_heads = static_cast<size_t>(model_.config.num_kv_heads);
+  for (size_t i = 0; i < batch.due.size(); ++i) {
+    if (batch.due[i].sequence == nullptr) continue;
+    count_cut(batch.due[i], batch.cuts[i], batch.numbers.data() + (i * kNumbers + kGone) * num_heads);
+  }
+  batch.due.clear();
 }
 
 void Evictor::cut(std::span<const Due> due) {
+  batch_.due.assign(due.begin(), due.end());
+  if (due.empty()) return;
+  run(batch_);
+  backend_.synchronize();
+  count_cuts(batch_);
+}
+
+void Evictor::run(CutBatch& batch) {
+  batch.cuts.clear();
+  const std::span<const Due> due = batch.due;
   if (due.empty()) return;
   const auto num_heads = static_cast<size_t>(model_.config.num_kv_heads);
-  numbers_.assign(due.size() * kNumbers * num_heads, 0);
-  moved_.assign(due.size() * num_heads, 0);
-  cuts_.clear();
+  batch.numbers.assign(due.size() * kNumbers * num_heads, 0);
+  batch.moved.assign(due.size() * num_heads, 0);
   for (size_t i = 0; i < due.size(); ++i) {
     const int64_t layer = due[i].layer;
     SequenceMemory& memory = *due[i].sequence->memory;
     const auto layer_index = static_cast<size_t>(layer);
-    Cut cut = make_cut(due[i], i, false);
+    int32_t* const numbers = batch.numbers.data() + i * kNumbers * num_heads;
+    Cut cut = make_cut(due[i], numbers, batch.moved.data() + i * num_heads, false);
     cut.rows = {.pages = cache_.tables(memory.cache, layer), .k = {}, .v = {}, .first_position = 0};
     for (size_t h = 0; h < num_heads; ++h) {
       const auto index = layer_index * num_heads + h;
@@ -442,8 +463,7 @@ void Evictor::cut(std::span<const Due> due) {
       const HeadSchedule schedule = head_schedule(c, memory.budget.stride, static_cast<int32_t>(layer),
                                                   static_cast<int32_t>(model_.config.num_layers));
       const int32_t len = memory.cache.kv_len[index];
-      numbers_[(i * kNumbers + kKeep) * num_heads + h] =
-          len == c ? schedule.rows_after_cut(!memory.was_cut[index]) : len;
+      numbers[kKeep * num_heads + h] = len == c ? schedule.rows_after_cut(!memory.was_cut[index]) : len;
     }
     if (scores_layer(memory, layer) && memory.reservation.ring_layer[layer_index]) {
       const int64_t end = due[i].tokens;
@@ -457,20 +477,20 @@ void Evictor::cut(std::span<const Due> due) {
           .rows = {}, .ring = cache_.ring(memory.cache, layer), .positions = positions(begin, end)};
       if (memory.reservation.has_sums) cut.sums = cache_.sums(memory.cache, layer);
     }
-    cuts_.push_back(cut);
+    batch.cuts.push_back(cut);
   }
   const bool is_traced =
       std::any_of(due.begin(), due.end(), [](const Due& d) { return d.sequence->memory->trace != nullptr; });
   if (is_traced) {
     cutter_.set_observer([&](const Cut& done, ConstTensor kept, ConstTensor scores) {
-      const Due& traced = due[static_cast<size_t>(&done - cuts_.data())];
+      const Due& traced = due[static_cast<size_t>(&done - batch.cuts.data())];
       if (traced.sequence->memory->trace) trace_cut(traced, done, kept, scores);
     });
   }
-  cutter_.run(cuts_);
-  backend_.synchronize();
+  cutter_.run(batch.cuts);
   if (is_traced) cutter_.set_observer(nullptr);
-  for (size_t i = 0; i < due.size(); ++i) finish_cut(due[i], cuts_[i]);
+  for (size_t i = 0; i < due.size(); ++i)
+    set_lengths(due[i], batch.cuts[i], batch.numbers.data() + (i * kNumbers + kGone) * num_heads);
 }
 
 CacheCounters Evictor::counters(const Sequence& sequence) const {

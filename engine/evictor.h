@@ -67,10 +67,19 @@ class Evictor {
     int64_t layer;
     int32_t tokens;
   };
+  // Cuts from start to count.
+  struct CutBatch {
+    std::vector<Due> due;  // sequence null: it was released since
+    std::vector<Cut> cuts;
+    std::vector<int32_t> numbers;  // [cuts, kNumbers, K]
+    std::vector<int64_t> moved;    // [cuts, K]
+  };
   // Cuts every head that is full, in one batch.
   void cut(std::span<const Due> due);
-  // After a step: every layer of `sequences` that is full.
-  void cut_full(std::span<Sequence* const> sequences);
+  // After a step: the same for every layer of `sequences` that is full, enqueued. How long heads are is known at once; what went
+  // and what was not a number is counted when the backend has been waited for.
+  void start_cuts(std::span<Sequence* const> sequences, CutBatch& batch);
+  void count_cuts(CutBatch& batch);
   // Rows that every head of the layer still takes, when `tokens` tokens are there.
   static int32_t room(const Sequence& sequence, int64_t layer, int32_t tokens) {
     return sequence.memory->full_at[static_cast<size_t>(layer)] - tokens;
@@ -84,9 +93,15 @@ class Evictor {
   // A layer of which every row stays.
   void keep_all(SequenceMemory& memory, int64_t layer, const RowSource& rows);
   bool scores_layer(const SequenceMemory& memory, int64_t layer) const;
-  // The parts of a cut that prefill and decode share; numbers of cut i start at numbers_[i * 5 * K].
-  Cut make_cut(const Due& due, size_t index, bool is_prefill);
-  void finish_cut(const Due& due, const Cut& cut);
+  // Arrays of K in CutBatch::numbers, kNumbers for each cut.
+  enum Number { kKeep, kKeptLen, kNumDead, kNonFinite, kShareOut, kGone, kNumbers };
+
+  void run(CutBatch& batch);
+  // The parts of a cut that prefill and decode share. numbers [kNumbers, K], moved [K]: its own.
+  Cut make_cut(const Due& due, int32_t* numbers, int64_t* moved, bool is_prefill);
+  // The heads are as long as the cut leaves them.
+  void set_lengths(const Due& due, const Cut& cut, int32_t* gone);
+  void count_cut(const Due& due, const Cut& cut, const int32_t* gone);
   int32_t rows_until_full(const SequenceMemory& memory, int64_t layer) const;
   // Before its rows move.
   void trace_cut(const Due& due, const Cut& cut, ConstTensor kept, ConstTensor scores);
@@ -104,10 +119,7 @@ class Evictor {
   std::unique_ptr<Projections> projections_;
   std::vector<int32_t> all_positions_;  // 0 .. max_model_len - 1
 
-  std::vector<Due> due_;
-  std::vector<Cut> cuts_;
-  std::vector<int32_t> numbers_;  // [cuts, 5, K]: keep, kept_len, num_dead, non_finite, share
-  std::vector<int64_t> moved_;    // [cuts, K]
+  CutBatch batch_;  // of prefill, and of rows that are fed
   std::vector<StoreQueriesSegment> segments_;
   std::vector<TraceWriter::HeadRows> traced_;
   std::vector<int32_t> traced_kept_;

@@ -96,7 +96,10 @@ Executor::Executor(const Model& model, Backend& backend, const EngineOptions& op
   sequence_positions_.resize(static_cast<size_t>(plan.max_model_len));
   std::iota(sequence_positions_.begin(), sequence_positions_.end(), 0);
   const auto batch = static_cast<size_t>(logit_rows(options));
-  sample_results_.resize(batch);
+  for (StepInFlight& step : steps_) {
+    step.samples.resize(batch);
+    step.cache.resize(batch);
+  }
   banned_.resize(batch);
 }
 
@@ -187,6 +190,12 @@ void Executor::begin(Sequence& sequence) {
 
 void Executor::release(Sequence& sequence) {
   SequenceMemory& memory = *sequence.memory;
+  // A step in flight still writes to its pages, before whoever has them next: the device works in order.
+  for (StepInFlight& step : steps_) {
+    std::replace(step.drawing.begin(), step.drawing.end(), &sequence, static_cast<Sequence*>(nullptr));
+    for (Evictor::Due& due : step.cuts.due)
+      if (due.sequence == &sequence) due.sequence = nullptr;
+  }
   prefixes_.finish(memory.prefix, false);
   if (memory.is_admitted) cache_.release(memory.cache);
   scratch_.give_back(memory.scratch);
@@ -261,7 +270,7 @@ void Executor::finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t ro
             transformer_.queries(row + num_rows - tail_rows, tail_rows + sequence.probe_len), sums);
 }
 
-void Executor::finish_prefill(Sequence& leader, int32_t row) {
+void Executor::finish_prefill(Sequence& leader, int32_t row, StepInFlight& step) {
   for_group(leader, [&](Sequence& sequence) {
     sequence.position = sequence.prefill_len;
     if (&sequence != &leader && !sequence.memory->prompt_logprobs.empty()) {
@@ -270,7 +279,7 @@ void Executor::finish_prefill(Sequence& leader, int32_t row) {
       sequence.memory->prompt_logprobs = leader.memory->prompt_logprobs;
     }
     if (sequence.position < sequence.prompt_len) return;  // the rest of the prompt comes first
-    drawing_.push_back(&sequence);
+    step.drawing.push_back(&sequence);
     rows_.push_back(row);
   });
 }
@@ -283,11 +292,58 @@ void Executor::append_prefill_ids(const Sequence& sequence, int64_t begin, int64
   }
 }
 
-void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results) {
+Executor::StepInFlight& Executor::open_step() {
+  CHECK(num_steps_ < 2) << "two steps are in flight";
+  StepInFlight& step = steps_[static_cast<size_t>((first_step_ + num_steps_) % 2)];
+  ++num_steps_;
+  step.drawing.clear();
+  step.leaders.clear();
+  step.cuts.due.clear();
+  step.is_whole = false;
+  return step;
+}
+
+// Its draw needs nothing of the host that the token before decides.
+bool Executor::draws_alone(const Sequence& sequence) {
+  const Request& request = sequence.request();
+  return !request.sampling.has_penalties() && !sequence.memory->trace &&
+         std::all_of(request.bad_words.begin(), request.bad_words.end(),
+                     [](const std::vector<int32_t>& word) { return word.size() == 1; });
+}
+
+bool Executor::can_run_ahead(const StepBatch& batch) const {
+  if (!backend_.is_asynchronous() || !batch.prompts.empty() || batch.decodes.empty() || observer_ ||
+      draw_observer_)
+    return false;
+  return std::all_of(batch.decodes.begin(), batch.decodes.end(), [](const StepBatch::Decode& decode) {
+    return decode.sequence->phase == SequencePhase::kDecode && draws_alone(*decode.sequence);
+  });
+}
+
+void Executor::append_in_flight(std::vector<Sequence*>& sequences) const {
+  for (int32_t i = 0; i < num_steps_; ++i) {
+    for (Sequence* sequence : steps_[static_cast<size_t>((first_step_ + i) % 2)].drawing) {
+      if (sequence && std::find(sequences.begin(), sequences.end(), sequence) == sequences.end())
+        sequences.push_back(sequence);
+    }
+  }
+}
+
+void Executor::forget_steps() {
+  num_steps_ = 0;
+  for (StepInFlight& step : steps_) {
+    step.drawing.clear();
+    step.cuts.due.clear();
+  }
+  backend_.drop_step();
+}
+
+void Executor::start_step(const StepBatch& batch) {
+  StepInFlight& step = open_step();
   ids_.clear();
   positions_.clear();
-  decode_rows_.clear();
   decoding_.clear();
+  decode_rows_.clear();
   feed_.clear();
   for (const auto& [sequence, num_rows] : batch.decodes) {
     const auto row = static_cast<int64_t>(ids_.size());
@@ -298,9 +354,13 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
                 buffers_.v.row_range(row, num_rows));
     }
     decoding_.push_back(sequence);
-    const auto begin = sequence->tokens.begin() + sequence->position;
-    ids_.insert(ids_.end(), begin, begin + num_rows);
-    for (int32_t i = 0; i < num_rows; ++i) positions_.push_back(sequence->position + i);
+    const auto known = static_cast<int32_t>(sequence->tokens.size());
+    CHECK(sequence->position + num_rows <= known || (num_rows == 1 && sequence->position == known))
+        << "rows of tokens that nobody has drawn";
+    for (int32_t i = sequence->position; i < sequence->position + num_rows; ++i) {
+      ids_.push_back(i < known ? sequence->tokens[static_cast<size_t>(i)] : ~sequence->drawn_row);
+      positions_.push_back(i);
+    }
   }
   const auto num_decode_rows = static_cast<int64_t>(ids_.size());
   for (const Sequence* sequence : batch.prompts) {
@@ -309,8 +369,9 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
   }
   const auto num_rows = static_cast<int64_t>(ids_.size());
   const Tensor residual = buffers_.residual.row_range(0, num_rows);
-  StepScope scope(backend_, batch.prompts.empty() && feed_.empty());
-  transformer_.embed(ids_, residual);
+  step.is_whole = batch.prompts.empty() && feed_.empty();
+  StepScope scope(backend_, step.is_whole);
+  transformer_.embed(ids_, buffers_.drawn, residual);
   transformer_.prepare(positions_);
 
   for (int64_t layer = 0; layer < model_.config.num_layers; ++layer) {
@@ -352,8 +413,6 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
   }
 
   transformer_.settle(residual);
-  scope.finish();
-  drawing_.clear();
   rows_.clear();
   int64_t row = 0;
   for (const auto& [sequence, count] : batch.decodes) {
@@ -361,38 +420,68 @@ void Executor::run_step(const StepBatch& batch, std::vector<StepResult>& results
     row += count;
     sequence->position += count;
     if (sequence->position < sequence->prompt_len) continue;
-    drawing_.push_back(sequence);
+    step.drawing.push_back(sequence);
     rows_.push_back(static_cast<int32_t>(row - 1));
   }
   for (Sequence* sequence : batch.prompts) {
     const int32_t count = sequence->prefill_len - sequence->first_row;
     look_at_rows(*sequence, sequence->first_row, residual.row_range(row, count));
-    finish_prefill(*sequence, static_cast<int32_t>(row + count - 1));
+    finish_prefill(*sequence, static_cast<int32_t>(row + count - 1), step);
     row += sequence->prefill_rows() - sequence->first_row;
   }
+  step.leaders = batch.prompts;
+  draw(residual, step);
+  scope.finish();
   backend_.at_layer(-1);
-  timed(eviction_seconds_.decode, [&] { evictor_.cut_full(decoding_); });
-  draw(residual, results);
-  end_prefixes(batch.prompts, results);
+  timed(eviction_seconds_.decode, [&] { evictor_.start_cuts(decoding_, step.cuts); });
+  for (size_t i = 0; i < step.drawing.size(); ++i) step.cache[i] = cache_counters(*step.drawing[i]);
 }
 
-void Executor::end_prefixes(std::span<Sequence* const> leaders, std::span<const StepResult> results) {
-  for (Sequence* leader : leaders) {
-    const auto is_ill = [&](const StepResult& result) {
-      return result.sequence == leader && result.sample->is_nan;
-    };
-    prefixes_.finish(leader->memory->prefix, std::none_of(results.begin(), results.end(), is_ill));
+void Executor::finish_step(std::vector<StepResult>& results) {
+  results.clear();
+  CHECK(num_steps_ > 0) << "no step is in flight";
+  StepInFlight& step = steps_[static_cast<size_t>(first_step_)];
+  if (step.is_whole && !step.drawing.empty()) {
+    backend_.wait_step();
+  } else {
+    backend_.synchronize();
+  }
+  evictor_.count_cuts(step.cuts);
+  for (size_t i = 0; i < step.drawing.size(); ++i) {
+    if (step.drawing[i] == nullptr) continue;
+    // The lengths are those behind this step, whatever was enqueued since; what its cuts have counted is known only now.
+    const CacheCounters& counted = step.drawing[i]->memory->counters;
+    step.cache[i].evicted = counted.evicted;
+    step.cache[i].events = counted.events;
+    step.cache[i].nan_rows = counted.nan_rows;
+  }
+  for (size_t i = 0; i < step.drawing.size(); ++i)
+    if (step.drawing[i]) results.push_back({step.drawing[i], &step.samples[i], &step.cache[i]});
+  end_prefixes(step);
+  step.drawing.clear();
+  first_step_ = 1 - first_step_;
+  --num_steps_;
+}
+
+void Executor::end_prefixes(const StepInFlight& step) {
+  for (Sequence* leader : step.leaders) {
+    bool is_ill = false;
+    for (size_t i = 0; i < step.drawing.size(); ++i)
+      is_ill |= step.drawing[i] == leader && step.samples[i].is_nan;
+    prefixes_.finish(leader->memory->prefix, !is_ill);
   }
 }
 
 void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& results) {
-  enqueue_unit(unit, results);
+  CHECK(num_steps_ == 0) << "a unit behind a step in flight";
+  results.clear();
+  enqueue_unit(unit);
   // How long it took is what the scheduler plans the next one by.
+  if (num_steps_ > 0) return finish_step(results);
   backend_.synchronize();
 }
 
-void Executor::enqueue_unit(const PrefillUnit& unit, std::vector<StepResult>& results) {
-  results.clear();
+void Executor::enqueue_unit(const PrefillUnit& unit) {
   Sequence& sequence = *unit.sequence;
   const ScratchRows scratch = scratch_rows(*sequence.memory);
   // Scratch row 0 is the first one that is computed.
@@ -404,7 +493,7 @@ void Executor::enqueue_unit(const PrefillUnit& unit, std::vector<StepResult>& re
   if (unit.layer == 0) {
     ids_.clear();
     append_prefill_ids(sequence, unit.row_begin, unit.num_rows);
-    transformer_.embed(ids_, residual);
+    transformer_.embed(ids_, {}, residual);
   }
   transformer_.prepare(positions);
   const int64_t rows_so_far = unit.row_begin + unit.num_rows;
@@ -455,89 +544,14 @@ void Executor::enqueue_unit(const PrefillUnit& unit, std::vector<StepResult>& re
   const int64_t own_rows = std::min<int64_t>(rows_so_far, sequence.prefill_len) - unit.row_begin;
   if (own_rows > 0) look_at_rows(sequence, unit.row_begin, residual.row_range(0, own_rows));
   if (!layer_done) return;
-  drawing_.clear();
+  StepInFlight& step = open_step();
   rows_.clear();
   // With a probe the prompt's last row may be one of an earlier unit.
-  finish_prefill(sequence, static_cast<int32_t>(sequence.prefill_len - 1 - first_row));
-  draw(scratch.residual.row_range(0, rows_so_far - first_row), results);
-  Sequence* const leader = &sequence;
-  end_prefixes({&leader, 1}, results);
+  finish_prefill(sequence, static_cast<int32_t>(sequence.prefill_len - 1 - first_row), step);
+  step.leaders.push_back(&sequence);
+  draw(scratch.residual.row_range(0, rows_so_far - first_row), step);
+  for (size_t i = 0; i < step.drawing.size(); ++i) step.cache[i] = cache_counters(*step.drawing[i]);
   scratch_.give_back(sequence.memory->scratch);
-}
-
-void Executor::look_at_rows(Sequence& sequence, int64_t first_row, const Tensor& residual) {
-  const bool wants_logprobs = sequence.request().prompt_logprobs >= 0 && first_row + 1 < sequence.prompt_len;
-  if (!wants_logprobs && !observer_) return;
-  SamplingParams params;
-  params.num_logprobs = sequence.request().prompt_logprobs;
-  std::vector<int32_t> rows;
-  std::vector<SampleRow> targets;
-  for (int64_t begin = 0; begin < residual.rows; begin += transformer_.max_logit_rows()) {
-    const int64_t count = std::min(transformer_.max_logit_rows(), residual.rows - begin);
-    rows.resize(static_cast<size_t>(count));
-    std::iota(rows.begin(), rows.end(), static_cast<int32_t>(begin));
-    const Tensor logits = transformer_.logits(residual, rows);
-    if (observer_) observer_(sequence, first_row + begin, logits);
-    if (!wants_logprobs) continue;
-    // Row r predicts prompt token r + 1; the last row predicts the answer.
-    const int64_t first = first_row + begin;
-    const int64_t last = std::min<int64_t>(first + count, sequence.prompt_len - 1);
-    if (last <= first) continue;
-    targets.assign(static_cast<size_t>(last - first), SampleRow{.params = &params});
-    for (int64_t r = first; r < last; ++r)
-      targets[static_cast<size_t>(r - first)].forced = sequence.tokens[static_cast<size_t>(r + 1)];
-    backend_.sample({.logits = logits.row_range(0, last - first),
-                     .rows = targets,
-                     .results = std::span(sequence.memory->prompt_logprobs)
-                                    .subspan(static_cast<size_t>(first), static_cast<size_t>(last - first))});
-  }
-}
-
-void Executor::collect_banned(const Sequence& sequence, std::vector<int32_t>& banned) const {
-  banned.clear();
-  const Request& request = sequence.request();
-  if (sequence.num_generated() < request.min_tokens) {
-    for (const int64_t token : model_.config.eos_token_ids) banned.push_back(static_cast<int32_t>(token));
-    banned.insert(banned.end(), request.stop_token_ids.begin(), request.stop_token_ids.end());
-  }
-  for (const std::vector<int32_t>& word : request.bad_words) {
-    const size_t prefix = word.size() - 1;
-    if (static_cast<size_t>(sequence.num_generated()) < prefix) continue;
-    if (std::equal(word.begin(), word.end() - 1, sequence.tokens.end() - static_cast<int64_t>(prefix)))
-      banned.push_back(word.back());
-  }
-}
-
-void Executor::count_token(Sequence& sequence, int32_t token) {
-  uint16_t& count = sequence.memory->counts[static_cast<size_t>(token)];
-  if (count < UINT16_MAX) ++count;
-}
-
-void Executor::draw(const Tensor& residual, std::vector<StepResult>& results) {
-  results.clear();
-  if (drawing_.empty()) return backend_.synchronize();
-  sample_rows_.clear();
-  const size_t count = drawing_.size();
-  CHECK(count <= sample_results_.size()) << count << " sequences";
-  const Tensor logits = transformer_.logits(residual, rows_);
-  if (draw_observer_) {
-    backend_.synchronize();
-    draw_observer_(drawing_, logits);
-  }
-  for (size_t i = 0; i < count; ++i) {
-    const Sequence& sequence = *drawing_[i];
-    collect_banned(sequence, banned_[i]);
-    sample_rows_.push_back({.params = &sequence.request().sampling,
-                            .choice = static_cast<uint32_t>(sequence.choice),
-                            .position = static_cast<uint32_t>(sequence.position),
-                            .prompt_tokens = sequence.memory->prompt_tokens,
-                            .counts = sequence.memory->counts,
-                            .banned = banned_[i]});
-  }
-  backend_.sample(
-      {.logits = logits, .rows = sample_rows_, .results = std::span(sample_results_).first(count)});
-  backend_.synchronize();
-  for (size_t i = 0; i < count; ++i) results.push_back({drawing_[i], &sample_results_[i]});
 }
 
 }  // namespace restkv

@@ -3,6 +3,7 @@
 // is only looked into here.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -25,6 +26,7 @@ namespace restkv {
 struct StepResult {
   Sequence* sequence = nullptr;
   const SampleResult* sample = nullptr;  // its next token
+  const CacheCounters* cache = nullptr;  // behind that step
 };
 
 // Rows [first_row, first_row + logits.rows) of a sequence as they are computed; all rows are computed while
@@ -34,7 +36,8 @@ using LogitsObserver = std::function<void(const Sequence& sequence, int64_t firs
 // Before tokens are drawn: logits [B, V] of the sequences that draw, as the model gave them.
 using DrawObserver = std::function<void(std::span<Sequence* const> sequences, ConstTensor logits)>;
 
-// Time spent in observe ... compact and in filling rings, in seconds. Both end with a wait for the backend.
+// Time spent in observe ... compact and in filling rings, in seconds: of an asynchronous backend in decode what it takes to
+// enqueue them, else to the end.
 struct EvictionSeconds {
   double prefill = 0, decode = 0;
 };
@@ -65,9 +68,24 @@ class Executor final : public SequenceHost {
   int32_t max_feed_rows(const Sequence& sequence) const { return sequence.max_entries() - sequence.position; }
   CacheCounters cache_counters(const Sequence& sequence) const;
 
-  // One step; done when this returns, as a unit is. `results` has one entry for each sequence whose next token was drawn (not while its prompt is still fed);
-  // valid until the next call.
-  void run_step(const StepBatch& batch, std::vector<StepResult>& results);
+  // A step in two halves. start_step enqueues it, and behind it the cuts of what it fills; finish_step waits for the oldest that
+  // was started.
+  // `results` has one entry for each sequence whose next token was drawn (not while its prompt is still fed) and that was not
+  // released since; valid until the second start_step from now.
+  void start_step(const StepBatch& batch);
+  void finish_step(std::vector<StepResult>& results);
+  void run_step(const StepBatch& batch, std::vector<StepResult>& results) {
+    start_step(batch);
+    finish_step(results);
+  }
+  int32_t num_steps() const { return num_steps_; }  // started and not finished
+  // Whether a step of `batch` can be enqueued behind one in flight, and be left in flight itself: nothing of its draw depends
+  // on a token that the host has not seen.
+  bool can_run_ahead(const StepBatch& batch) const;
+  // Those whose tokens steps in flight draw, appended.
+  void append_in_flight(std::vector<Sequence*>& sequences) const;
+  // After a failure: steps in flight have no results.
+  void forget_steps();
   // One unit; the last unit of the last layer draws the first token, if that was the whole prompt.
   void run_unit(const PrefillUnit& unit, std::vector<StepResult>& results);
 
@@ -86,6 +104,15 @@ class Executor final : public SequenceHost {
   const ScratchArena& scratch() const { return scratch_; }
 
  private:
+  // A step from start_step to finish_step.
+  struct StepInFlight {
+    std::vector<Sequence*> drawing;     // null: released since
+    std::vector<Sequence*> leaders;     // whose prefill ends with it
+    std::vector<SampleResult> samples;  // [logit_rows], by drawing
+    std::vector<CacheCounters> cache;   // by drawing
+    Evictor::CutBatch cuts;
+    bool is_whole = false;  // enqueued as one and can be waited for alone
+  };
   struct ScratchRows {
     Tensor residual;  // [T, M]
     Tensor k, v;      // [T, K*D]
@@ -95,7 +122,7 @@ class Executor final : public SequenceHost {
   int32_t shared_entries(const SequenceMemory& memory) const;
   void begin(Sequence& sequence);
   // Prefills that ended with this step or unit: what they wrote for the prefix cache is there, unless their logits are NaN.
-  void end_prefixes(std::span<Sequence* const> leaders, std::span<const StepResult> results);
+  void end_prefixes(const StepInFlight& step);
   ScratchRows scratch_rows(const SequenceMemory& memory) const;
   // A layer of a whole short prompt is done: rows [row, ..) of the step.
   void finish_prompt_layer(Sequence& sequence, int64_t layer, int64_t row, ConstTensor k, ConstTensor v);
@@ -104,16 +131,18 @@ class Executor final : public SequenceHost {
   void cut_layer(Sequence& leader, int64_t layer, ConstTensor k, ConstTensor v, ConstTensor tail,
                  Tensor sums);  // k, v from first_row on
   // Prefill is done: of the group, those whose whole prompt it was draw from `row` of the residual.
-  void finish_prefill(Sequence& leader, int32_t row);
+  void finish_prefill(Sequence& leader, int32_t row, StepInFlight& step);
   // Tokens that must not be drawn next: end tokens before min_tokens, the last tokens of bad words.
   void collect_banned(const Sequence& sequence, std::vector<int32_t>& banned) const;
   // Ids of prefill rows [begin, begin + count): prompt tokens, then the probe's. Appended to ids_.
   void append_prefill_ids(const Sequence& sequence, int64_t begin, int64_t count);
   // Prompt log probabilities and the observer: logits of rows [first_row, +residual.rows) of `sequence`.
   void look_at_rows(Sequence& sequence, int64_t first_row, const Tensor& residual);
-  void enqueue_unit(const PrefillUnit& unit, std::vector<StepResult>& results);
-  // Draws for the sequences in `drawing_` from their rows of `residual`.
-  void draw(const Tensor& residual, std::vector<StepResult>& results);
+  void enqueue_unit(const PrefillUnit& unit);
+  StepInFlight& open_step();
+  // Draws for the sequences in `step.drawing` from the rows rows_ of `residual`.
+  void draw(const Tensor& residual, StepInFlight& step);
+  static bool draws_alone(const Sequence& sequence);
 
   const Model& model_;
   Backend& backend_;
@@ -140,10 +169,11 @@ class Executor final : public SequenceHost {
   std::vector<StoreSegment> stores_;
   std::vector<PrefillSegment> prefills_;
   std::vector<DecodeSegment> decodes_;
-  std::vector<Sequence*> drawing_, decoding_;
+  std::vector<Sequence*> decoding_;
   std::vector<Evictor::Rows> decode_rows_;
   std::vector<SampleRow> sample_rows_;
-  std::vector<SampleResult> sample_results_;
+  std::array<StepInFlight, 2> steps_;
+  int32_t first_step_ = 0, num_steps_ = 0;
   std::vector<std::vector<int32_t>> banned_;  // by row
 };
 

@@ -66,7 +66,8 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
   // A sequence of `tokens` must fit with everything kept, whatever the default policy.
   const auto bytes_with = [&](int64_t tokens) {
     return workspace_of(tokens) + scratch_of(tokens) +
-           pages_of_longest(config, shape, slots, nullptr, full, tokens) * plan.page_bytes;
+           pages_of_longest(config, shape, slots, nullptr, full, tokens) *
+               (plan.page_bytes + TableStore::bytes(backend, 1));
   };
   plan.max_model_len = options.max_model_len > 0 ? options.max_model_len : config.context_len;
   if (bytes_with(plan.max_model_len) > budget) {
@@ -87,9 +88,11 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
   plan.workspace = workspace_of(plan.max_model_len);
   plan.scratch = scratch_of(plan.max_model_len);
   const int64_t pages_full = pages_of_longest(config, shape, slots, nullptr, full, plan.max_model_len);
-  plan.pages = std::min<int64_t>({(budget - plan.workspace - plan.scratch) / plan.page_bytes,
-                                  pages_full * options.max_num_seqs, int64_t{INT32_MAX}});
+  plan.pages = std::min<int64_t>(
+      {(budget - plan.workspace - plan.scratch) / (plan.page_bytes + TableStore::bytes(backend, 1)),
+       pages_full * options.max_num_seqs, int64_t{INT32_MAX}});
   plan.pool = plan.pages * plan.page_bytes;
+  plan.tables = TableStore::bytes(backend, plan.pages);
   SequenceMemory longest;
   Evictor::plan(config, options.allocation.get(), options.cache, std::max<int64_t>(1, plan.max_model_len - 1),
                 1, longest);

@@ -24,7 +24,7 @@ class PromptFeed {
 
   void append_stores(std::vector<StoreSegment>& stores) const;
   // Inside Transformer::run_layer, when k and v are there: appends the rows to the pages and attends. The last rows' cut is
-  // left to Evictor::cut_full after the step. `positions` of all rows of the step.
+  // left to Evictor::start_cuts after the step. `positions` of all rows of the step.
   void run_layer(int64_t layer, std::span<const int32_t> positions);
 
  private:

@@ -103,6 +103,7 @@ void Scheduler::plan_step(StepBatch& batch) {
   for (const auto& sequence : running_) {
     if (sequence->phase == SequencePhase::kFeed) ++num_fed;
     if (sequence->phase != SequencePhase::kDecode) continue;
+    if (sequence->position == sequence->max_entries()) continue;  // its last token is being drawn
     batch.decodes.push_back({sequence.get(), 1});
     entries += decode_entries(*sequence);
   }

@@ -52,7 +52,7 @@ class Scheduler {
   // Moves requests from the queue to prefill while the host has room; `admitted` gets their sequences.
   void admit(std::vector<Sequence*>& admitted);
   // The next step: all decode rows, rows of prompts that are fed, and short prompts behind them as far as rows and time
-  // allow. May be empty.
+  // allow. May be empty. While a step is in flight: those of it whose answer goes on whatever it draws, and what joins them.
   void plan_step(StepBatch& batch);
   // The next unit of a long prompt within this turn; sequence null: none. While others decode, the units of a turn together
   // take about as long as its step.
@@ -67,6 +67,7 @@ class Scheduler {
   std::unique_ptr<Sequence> retire(Sequence* sequence);
 
   bool empty() const { return queue_.empty() && running_.empty(); }
+  bool has_prompts() const { return !prompts_.empty(); }  // admitted, and their prefill is not done
   const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
   int64_t num_waiting() const { return num_waiting_; }
   int64_t waiting_tokens() const { return waiting_tokens_; }  // prompt tokens of all waiting choices

@@ -39,7 +39,10 @@ struct Sequence {
   int32_t prefill_len = 0;
   int32_t probe_len = 0;  // rows behind the prefill that only give queries
   int32_t feed_rows = 1;
-  int32_t position = 0;       // tokens whose K and V are in the cache; drives RoPE, never a count of entries
+  int32_t position = 0;  // tokens whose K and V are in the cache; drives RoPE, never a count of entries
+  int32_t drawn_row =
+      0;  // of its last draw in that step; where position == tokens.size() the host does not know the token yet
+  CacheCounters cache;        // as of the last token that was delivered
   int32_t first_row = 0;      // prompt rows before it come from the prefix cache (of a group: the leader's)
   int32_t cached_tokens = 0;  // the same for every choice, for its counters
   bool in_units = false;      // the prompt runs in units and holds scratch

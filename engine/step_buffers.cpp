@@ -32,6 +32,7 @@ StepBuffers StepBuffers::make(Arena& arena, const ModelConfig& config, const Eng
                      config.num_heads * config.head_dim);
   for (Tensor& sums : buffers.sums) sums = arena.tensor(DType::kF32, config.num_kv_heads, max_model_len);
   buffers.cuts = arena.tensor(DType::kU8, 1, Evictor::workspace_bytes(config, max_model_len));
+  buffers.drawn = arena.tensor(DType::kI32, 1, logit_rows(options));
   return buffers;
 }
 

@@ -26,6 +26,7 @@ struct StepBuffers {
       tails;  // [W + probe, H*D] last queries, by the slot of a long prompt in work
   std::array<Tensor, kMaxPrefills + 1> sums;  // [K, max_model_len] h2o's sums; the last one is the steps'
   Tensor cuts;                                // [1, bytes] u8 workspace of the evictor
+  Tensor drawn;  // [1, logit_rows] i32 tokens that the last step drew, for the embedding of the next
 
   static StepBuffers make(Arena& arena, const ModelConfig& config, const EngineOptions& options,
                           DType activation_type, int64_t max_model_len);

@@ -67,6 +67,12 @@ void check_tables(const HeadTables& tables, int64_t num_kv_heads, int64_t added,
   }
 }
 
+void check_drawn(const Backend& backend, const ConstTensor& drawn) {
+  if (!drawn) return;
+  check_shape(backend, "drawn", drawn, 1, drawn.cols);
+  CHECK(drawn.dtype == DType::kI32) << "drawn is " << dtype_info(drawn.dtype).name;
+}
+
 void check_rows(int64_t row_begin, int64_t num_rows, int64_t rows) {
   CHECK(row_begin >= 0 && num_rows >= 0 && row_begin + num_rows <= rows)
       << "rows [" << row_begin << ", +" << num_rows << ") of " << rows;
@@ -90,8 +96,11 @@ void check_attention(const Backend& backend, const AttentionShape& shape, const 
 void Backend::gather(const GatherArgs& args) {
   check_weight(*this, "table", args.table);
   check_active(*this, "out", args.out, static_cast<int64_t>(args.ids.size()), args.table.cols);
-  for (const int32_t id : args.ids)
-    CHECK(id >= 0 && id < args.table.rows) << "id " << id << " of " << args.table.rows;
+  check_drawn(*this, args.drawn);
+  for (const int32_t id : args.ids) {
+    CHECK(id >= 0 ? id < args.table.rows : ~id < args.drawn.cols)
+        << "id " << id << " of " << args.table.rows << ", " << args.drawn.cols << " drawn";
+  }
   do_gather(args);
 }
 
@@ -222,6 +231,8 @@ void Backend::sample(const SampleArgs& args) {
   const int64_t vocab = args.logits.cols;
   CHECK(args.rows.size() == rows && args.results.size() == rows)
       << args.rows.size() << " rows, " << args.results.size() << " results of " << rows;
+  check_drawn(*this, args.drawn);
+  CHECK(!args.drawn || args.drawn.cols == args.logits.rows) << args.drawn.cols << " drawn of " << rows;
   const auto check_token = [&](int32_t token) { CHECK(token >= 0 && token < vocab) << "token " << token; };
   for (const SampleRow& row : args.rows) {
     CHECK(row.params != nullptr) << "no parameters";

@@ -1,6 +1,6 @@
 // THE op interface: the only compute header the engine sees. A public op() checks shapes, types and bounds once for all
 // backends and calls the private virtual do_op(), which a backend implements. A backend enqueues and returns; only
-// synchronize() and read_back() wait. No op allocates; workspaces are the caller's.
+// synchronize(), wait_step() and read_back() wait. No op allocates; workspaces are the caller's.
 //
 // Letters: T rows of a step (ragged, flattened), H query heads, K KV heads, G = H/K, D head dim, M model dim, F ffn dim,
 // V vocabulary, S page slots, N cached entries.
@@ -29,9 +29,15 @@ namespace restkv {
 // out[t] = scale * table[ids[t]].
 struct GatherArgs {
   ConstTensor table;             // [V, M], any weight type
-  std::span<const int32_t> ids;  // [T], each in [0, V)
+  std::span<const int32_t> ids;  // [T], each in [0, V), or ~i: the i-th of `drawn`
   float scale = 1.0f;            // Gemma: sqrt(M)
   Tensor out;                    // [T, M]
+  ConstTensor drawn = {};        // [1, n] i32, what a sample op left there; or empty
+
+  // Where `drawn` is memory of the host.
+  int32_t id_of_row(size_t t) const {
+    return ids[t] >= 0 ? ids[t] : static_cast<const int32_t*>(drawn.data)[~ids[t]];
+  }
 };
 
 // residual += x (where residual is given), then out = norm(residual or x) * (offset + weight), per group of weight.cols
@@ -156,7 +162,8 @@ struct StorePagesArgs {
 struct SampleArgs {
   Tensor logits;                    // [B, V]; overwritten
   std::span<const SampleRow> rows;  // [B]
-  std::span<SampleResult> results;  // [B]
+  std::span<SampleResult> results;  // [B], awaited
+  Tensor drawn = {};  // [1, B] i32 or empty: the tokens again, for a gather; 0 where there is none (NaN)
 };
 
 // Memory of a backend; reading or writing it directly is only legal on the CPU.
@@ -219,8 +226,13 @@ class Backend {
   void select(const SelectArgs& args);
   void compact(const CompactArgs& args);
   virtual void synchronize() = 0;
+  // What sample, select and compact give the host is there once this or synchronize() has returned, and its place must live
+  // until then. Waits for the oldest step (the ops from a begin_step on) of which something is awaited, and for none behind it.
+  virtual void wait_step() {}
+  // Whether ops are only enqueued, so that a step may be prepared while the one before it runs.
+  virtual bool is_asynchronous() const { return false; }
   // Between begin_step and end_step a backend may gather what the ops ask for and send it to the device as one; what waits
-  // sends it before. Nothing else changes. drop_step: an op threw.
+  // sends it before. Nothing else changes. drop_step: an op threw; what is still awaited never comes.
   virtual void begin_step() {}
   virtual void end_step() {}
   virtual void drop_step() {}

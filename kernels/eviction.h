@@ -39,9 +39,10 @@ struct RowSource {
 // page's K and V are 2*S rows of D; the query of position p and head g of the group lies in row (p % W) * G +
 // g of its KV head's pages.
 struct QueryRing {
-  const int32_t* pages = nullptr;  // [K, stride] page ids
-  int32_t stride = 0;              // ids per KV head: num_pages()
-  int32_t window = 0;              // W
+  const int32_t* pages = nullptr;     // [K, stride] page ids
+  int32_t stride = 0;                 // ids per KV head: num_pages()
+  int32_t window = 0;                 // W
+  const int32_t* resident = nullptr;  // `pages` in the backend's memory, where they are there too
 
   static int32_t num_pages(int32_t window, int32_t group, int32_t slots) {
     return (window * group + 2 * slots - 1) / (2 * slots);
@@ -53,7 +54,8 @@ struct QueryRing {
 struct EntrySums {
   const int32_t* pages = nullptr;  // [K, stride] page ids
   int32_t stride = 0;
-  const int32_t* len = nullptr;  // [K] entries that have a sum; later ones start from 0
+  const int32_t* len = nullptr;       // [K] entries that have a sum; later ones start from 0
+  const int32_t* resident = nullptr;  // `pages` in the backend's memory, where they are there too
 
   static int32_t floats_per_page(DType dtype, int32_t slots, int32_t head_dim) {
     return static_cast<int32_t>(2 * bytes_of(dtype, int64_t{slots} * head_dim) / 4);
@@ -244,8 +246,8 @@ struct SelectItem {
   int32_t slack = 0;              // kShare: rows fewer than the head's share are kept
   int32_t* share = nullptr;       // [K] out, kShare: rows of each head's share; C_lh from now on
   Tensor kept = {};               // [K, >= max keep] i32 out: row indices, ascending
-  int32_t* kept_len = nullptr;    // [K] out
-  int32_t* num_dead = nullptr;    // [K] out: rows dropped because of dead_before
+  int32_t* kept_len = nullptr;    // [K] out, at once: `keep`, or all rows; kShare: what became of it
+  int32_t* num_dead = nullptr;    // [K] out, awaited as all below: rows dropped because of dead_before
   int32_t* non_finite = nullptr;  // [K] out: scores that were NaN or inf
   // Rows that arrays 1 and 2 brought in, best first, at most max_new_pins: their positions, ascending.
   int32_t max_new_pins = 0;
@@ -268,7 +270,7 @@ struct CompactItem {
   HeadTables destination = {};        // pages to write; kv_len is not read
   ConstTensor scores = {};            // [K, >= N] f32, with `sums`
   EntrySums sums = {};                // pages null: none; else sums[i] = scores[kept[i]]
-  int64_t* moved = nullptr;           // [K] out: rows that were written
+  int64_t* moved = nullptr;           // [K] out, awaited: rows that were written
 };
 struct CompactArgs {
   AttentionShape shape = {};

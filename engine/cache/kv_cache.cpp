@@ -36,6 +36,10 @@ LayerPages pages_of_layer(const CacheReservation& r, const CacheShape& shape, in
   return pages;
 }
 
+const int32_t* resident(const SequenceCache& sequence, const SequenceCache::Table& table) {
+  return sequence.resident ? sequence.resident + table.begin : nullptr;
+}
+
 // Page ids of each head's row in the layer's table. One head of a shared layer could get nearly all of its pages.
 int64_t table_width(const CacheReservation& r, const LayerPages& pages, int64_t layer) {
   const bool is_shared = !r.shared_layer.empty() && r.shared_layer[static_cast<size_t>(layer)];
@@ -45,7 +49,7 @@ int64_t table_width(const CacheReservation& r, const LayerPages& pages, int64_t 
 }  // namespace
 
 KvCache::KvCache(Backend& backend, const CacheShape& shape, int64_t num_pages)
-    : shape_(shape), pool_(num_pages) {
+    : shape_(shape), pool_(num_pages), tables_(backend, num_pages) {
   view_.dtype = shape.dtype;
   view_.slots = backend.page_slots();
   view_.head_dim = static_cast<int32_t>(shape.head_dim);
@@ -134,31 +138,33 @@ SequenceCache KvCache::admit(const CacheReservation& reservation, const Sequence
   CHECK(next == s.owned.end()) << "a reservation was counted and handed out differently";
   pool_.share(shared);
   s.owned.insert(s.owned.end(), shared.begin(), shared.end());
+  s.resident = tables_.put(s.ids);
   return s;
 }
 
 void KvCache::release(SequenceCache& sequence) {
   pool_.give_back(sequence.owned);
+  tables_.give_back(sequence.resident, static_cast<int64_t>(sequence.ids.size()));
   sequence = SequenceCache{};
 }
 
 HeadTables KvCache::tables(const SequenceCache& sequence, int64_t layer) const {
   const SequenceCache::Table& table = sequence.entries[static_cast<size_t>(layer)];
   return {sequence.ids.data() + table.begin, table.width,
-          sequence.kv_len.data() + layer * shape_.num_kv_heads};
+          sequence.kv_len.data() + layer * shape_.num_kv_heads, resident(sequence, table)};
 }
 
 QueryRing KvCache::ring(const SequenceCache& sequence, int64_t layer) const {
   const SequenceCache::Table& table = sequence.ring[static_cast<size_t>(layer)];
   if (table.width == 0) return {};
-  return {sequence.ids.data() + table.begin, table.width, sequence.ring_window};
+  return {sequence.ids.data() + table.begin, table.width, sequence.ring_window, resident(sequence, table)};
 }
 
 EntrySums KvCache::sums(const SequenceCache& sequence, int64_t layer) const {
   const SequenceCache::Table& table = sequence.sums[static_cast<size_t>(layer)];
   if (table.width == 0) return {};
   return {sequence.ids.data() + table.begin, table.width,
-          sequence.sums_len.data() + layer * shape_.num_kv_heads};
+          sequence.sums_len.data() + layer * shape_.num_kv_heads, resident(sequence, table)};
 }
 
 void KvCache::advance(SequenceCache& sequence, int64_t layer, int64_t rows) const {
@@ -170,7 +176,7 @@ void KvCache::advance(SequenceCache& sequence, int64_t layer, int64_t rows) cons
   }
 }
 
-void KvCache::share_layer(SequenceCache& sequence, int64_t layer, const int32_t* entries) const {
+void KvCache::share_layer(SequenceCache& sequence, int64_t layer, const int32_t* entries) {
   const auto l = static_cast<size_t>(layer);
   const SequenceCache::Table& table = sequence.entries[l];
   size_t next = sequence.spare_begin[l];
@@ -184,6 +190,11 @@ void KvCache::share_layer(SequenceCache& sequence, int64_t layer, const int32_t*
                 sequence.ids.begin() + static_cast<std::ptrdiff_t>(place));
     next += static_cast<size_t>(pages);
     sequence.capacity[static_cast<size_t>(layer * shape_.num_kv_heads + head)] = entries[head];
+  }
+  if (const int32_t* place = resident(sequence, table)) {
+    tables_.replace(
+        place,
+        std::span(sequence.ids).subspan(table.begin, static_cast<size_t>(shape_.num_kv_heads * table.width)));
   }
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/cache/page_pool.h"
+#include "engine/cache/table_store.h"
 #include "kernels/backend.h"
 
 namespace restkv {
@@ -38,6 +39,7 @@ struct SequenceCache {
     int32_t width = 0;
   };
   std::vector<int32_t> ids;                // page ids of all tables
+  const int32_t* resident = nullptr;       // the same on the device, where there is room for them
   std::vector<Table> entries, ring, sums;  // [L]; ring and sums: width 0 where there is none
   std::vector<int32_t> spare;  // pages of shared layers that no head has yet, by layer: [spare_begin[l], ..)
   std::vector<size_t> spare_begin;  // [L + 1]
@@ -75,7 +77,7 @@ class KvCache {
   // `rows` entries were appended to every head of the layer.
   void advance(SequenceCache& sequence, int64_t layer, int64_t rows) const;
   // Hands the pages of a shared layer to its heads: room for entries[h] each. Before the layer holds anything.
-  void share_layer(SequenceCache& sequence, int64_t layer, const int32_t* entries) const;
+  void share_layer(SequenceCache& sequence, int64_t layer, const int32_t* entries);
   const PagedCacheView& view() const { return view_; }
   const PagePool& pool() const { return pool_; }
   PagePool& pool() { return pool_; }
@@ -86,6 +88,7 @@ class KvCache {
   std::unique_ptr<DeviceBuffer> memory_;
   PagedCacheView view_;
   PagePool pool_;
+  TableStore tables_;
 };
 
 }  // namespace restkv

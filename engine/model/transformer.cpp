@@ -37,12 +37,13 @@ Transformer::Transformer(const ModelConfig& config, const WeightViews& weights, 
   logits_ = arena.tensor(DType::kF32, max_logit_rows, c.vocab_size);
 }
 
-void Transformer::embed(std::span<const int32_t> ids, Tensor residual) {
+void Transformer::embed(std::span<const int32_t> ids, ConstTensor drawn, Tensor residual) {
   backend_.at_layer(-1);
   backend_.gather({.table = weights_.embedding,
                    .ids = ids,
                    .scale = static_cast<float>(config_.embedding_scale),
-                   .out = residual});
+                   .out = residual,
+                   .drawn = drawn});
 }
 
 void Transformer::prepare(std::span<const int32_t> positions) {

@@ -31,8 +31,8 @@ class Transformer {
   Transformer(const ModelConfig& config, const WeightViews& weights, Backend& backend, Arena& arena,
               int64_t max_rows, int64_t max_logit_rows);
 
-  // residual[t] = embedding of ids[t].
-  void embed(std::span<const int32_t> ids, Tensor residual);
+  // residual[t] = embedding of ids[t]; ~i: of the i-th of `drawn`.
+  void embed(std::span<const int32_t> ids, ConstTensor drawn, Tensor residual);
   // Rotary tables for the rows of the calls that follow.
   void prepare(std::span<const int32_t> positions);
   // Layer `layer` over rows prepared before. `after_store` runs when K and V are stored and before attention

@@ -34,9 +34,10 @@ struct PagedCacheView {
 
 // The pages and lengths of one sequence in one layer.
 struct HeadTables {
-  const int32_t* pages = nullptr;   // [K, stride] page ids
-  int32_t stride = 0;               // ids per head
-  const int32_t* kv_len = nullptr;  // [K] valid entries of each head
+  const int32_t* pages = nullptr;     // [K, stride] page ids
+  int32_t stride = 0;                 // ids per head
+  const int32_t* kv_len = nullptr;    // [K] valid entries of each head
+  const int32_t* resident = nullptr;  // `pages` in the backend's memory, where they are there too
 };
 
 }  // namespace restkv

@@ -154,7 +154,7 @@ void CpuBackend::do_gather(const GatherArgs& args) {
   for_rows(args.out.rows, args.out.cols, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       float* out = args.out.f32(t);
-      kernels_.dequantize(args.table.dtype, args.table.row(args.ids[static_cast<size_t>(t)]), out,
+      kernels_.dequantize(args.table.dtype, args.table.row(args.id_of_row(static_cast<size_t>(t))), out,
                           args.out.cols);
       if (args.scale != 1.0f) kernels_.scale(out, args.out.cols, args.scale);
     }
@@ -454,6 +454,7 @@ void CpuBackend::do_sample(const SampleArgs& args) {
   pool_.parallel_for(args.logits.rows, [&](int64_t row, int thread) {
     const auto i = static_cast<size_t>(row);
     sample_row(kernels_, args.logits.f32(row), vocab, args.rows[i], args.results[i], workspace(thread));
+    if (args.drawn) static_cast<int32_t*>(args.drawn.data)[i] = std::max(0, args.results[i].token);
   });
 }
 

@@ -1,4 +1,4 @@
-// CudaRuntime: cudaMalloc, one stream, copies, graphs, and cuBLASLt where it is installed. synchronize() asks again and again and gives up after ten seconds: a kernel
+// CudaRuntime: cudaMalloc, one stream, copies, graphs, and cuBLASLt where it is installed. A wait asks again and again and gives up after ten seconds: a kernel
 // that hangs must end the process, not the patience of its clients.
 #include "kernels/cuda/card.h"
 
@@ -47,6 +47,7 @@ class CudaRuntime final : public Runtime {
     limits_.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
     CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     CUDA_CHECK(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming));
+    for (cudaEvent_t& mark : marks_) CUDA_CHECK(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming));
     index_ = index;
     blas_memory_ = allocate(kBlasBytes);
     if (blas_memory_ != nullptr) blas_ = Blas::open(blas_memory_, kBlasBytes);
@@ -59,6 +60,7 @@ class CudaRuntime final : public Runtime {
     blas_.reset();
     cudaFree(blas_memory_);
     cudaEventDestroy(done_);
+    for (const cudaEvent_t mark : marks_) cudaEventDestroy(mark);
     cudaStreamDestroy(stream_);
   }
 
@@ -160,9 +162,22 @@ class CudaRuntime final : public Runtime {
   void synchronize() override {
     bind();
     CUDA_CHECK(cudaEventRecord(done_, stream_));
+    wait(done_);
+  }
+  void mark(int slot) override {
+    bind();
+    CUDA_CHECK(cudaEventRecord(marks_[slot], stream_));
+  }
+  void wait_for(int slot) override {
+    bind();
+    wait(marks_[slot]);
+  }
+
+ private:
+  void wait(cudaEvent_t event) {
     const auto begin = std::chrono::steady_clock::now();
     for (int polls = 0;; ++polls) {
-      const cudaError_t code = cudaEventQuery(done_);
+      const cudaError_t code = cudaEventQuery(event);
       if (code == cudaSuccess) return;
       if (code != cudaErrorNotReady) {
         is_lost_ = true;
@@ -177,10 +192,9 @@ class CudaRuntime final : public Runtime {
     }
   }
 
- private:
   DeviceLimits limits_;
   cudaStream_t stream_ = nullptr;
-  cudaEvent_t done_ = nullptr;
+  cudaEvent_t done_ = nullptr, marks_[kNumMarks] = {};
   int index_ = 0;
   std::byte* blas_memory_ = nullptr;
   std::unique_ptr<Blas> blas_;

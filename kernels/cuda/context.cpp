@@ -1,6 +1,7 @@
-// Staging is a ring in page-locked memory with a mirror on the device: one copy for all arrays of a launch. The stream keeps
-// the mirror in order; only a full turn of the ring waits, for the copies that read the host's side. A step starts at its
-// beginning, so that the launches of equal steps have equal params.
+// Staging is page-locked memory with a mirror on the device: one copy for all arrays of a launch. The stream keeps the mirror in
+// order; the host has two halves of it and fills one while the device may still read the other, whose mark it waits for before
+// it turns back. A step starts at the beginning of a half, so that the launches of equal steps have equal params. Behind each
+// half lies room for results that kernels write to the host themselves.
 #include "kernels/cuda/context.h"
 
 #include "kernels/base/device_error.h"
@@ -17,7 +18,8 @@ int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; 
 // Delegates, so that what was allocated is released when a later call of the device fails.
 Context::Context(Runtime& runtime, int64_t workspace_bytes, int64_t staging_bytes) : Context(runtime) {
   staging_bytes_ = staging_bytes;
-  staging_host_ = runtime.allocate_host(staging_bytes);
+  result_bytes_ = aligned(staging_bytes / 8);
+  staging_host_ = runtime.allocate_host(Runtime::kNumMarks * (staging_bytes_ + result_bytes_));
   staging_device_ = runtime.allocate(staging_bytes);
   workspace_ = runtime.allocate(workspace_bytes);
   workspace_bytes_ = workspace_bytes;
@@ -35,35 +37,42 @@ Context::~Context() {
 
 void Context::begin_op() {
   runtime_.bind();
-  // An op may take half of the ring, in one piece: its arrays are filled between stage() and ready(), so none of them may be
-  // sent early. Starting the ring anew waits for the copies that still read it.
+  // An op may take half of what there is, in one piece: its arrays are filled between stage() and ready(), so none of them may
+  // be sent early.
   if (staging_used_ > staging_bytes_ / 2) {
-    synchronize();
-    staging_used_ = staging_sent_ = 0;
+    flush();
+    turn_half();
   }
   workspace_used_ = 0;
   op_staging_ = 0;
 }
 
-void Context::begin_step() {
-  drop_step();
-  if (!is_idle_) synchronize();
-  staging_used_ = staging_sent_ = 0;
+void Context::begin_step(bool has_list) {
+  runtime_.bind();
+  list_.clear();
+  turn_half();
+  ++step_;
   is_in_step_ = true;
+  has_list_ = has_list;
 }
 
 void Context::end_step() {
   flush();
   is_in_step_ = false;
+  if (states_[half_] == HalfState::kSent) {
+    runtime_.mark(half_);
+    states_[half_] = HalfState::kMarked;
+  }
 }
 
 void Context::drop_step() {
   list_.clear();
+  awaited_.clear();
   is_in_step_ = false;
 }
 
 void Context::flush() {
-  if (!is_in_step_) return;
+  if (!is_in_step_ || !has_list_) return;
   send_staging();
   graphs_.launch(list_);
   list_.clear();
@@ -72,7 +81,57 @@ void Context::flush() {
 void Context::synchronize() {
   flush();
   runtime_.synchronize();
-  is_idle_ = true;
+  note_idle();
+}
+
+void Context::turn_half() {
+  if (states_[half_] == HalfState::kSent) {
+    runtime_.mark(half_);
+    states_[half_] = HalfState::kMarked;
+  }
+  half_ = 1 - half_;
+  wait_for_half(half_);
+  staging_used_ = staging_sent_ = results_used_ = 0;
+}
+
+void Context::wait_for_half(int half) {
+  if (states_[half] == HalfState::kSent) runtime_.mark(half);
+  if (states_[half] != HalfState::kFree) runtime_.wait_for(half);
+  states_[half] = HalfState::kFree;
+  take_awaited(half);
+}
+
+void Context::wait_step() {
+  if (awaited_.empty()) return;
+  flush();
+  const int64_t step = awaited_.front().step;
+  while (!awaited_.empty() && awaited_.front().step == step) wait_for_half(awaited_.front().half);
+}
+
+void Context::take_awaited(int half) {
+  for (const AwaitedOfStep& awaited : awaited_)
+    if (awaited.half == half) awaited.what.take(awaited.what);
+  std::erase_if(awaited_, [half](const AwaitedOfStep& awaited) { return awaited.half == half; });
+}
+
+void Context::note_idle() {
+  for (int half = 0; half < Runtime::kNumMarks; ++half) {
+    states_[half] = HalfState::kFree;
+    take_awaited(half);
+  }
+}
+
+std::byte* Context::take_results(int64_t bytes) {
+  const int64_t size = (bytes + kStagingAlign - 1) / kStagingAlign * kStagingAlign;
+  CHECK(size <= result_bytes_) << "an op has " << bytes << " bytes of results";
+  if (results_used_ + size > result_bytes_) {
+    flush();
+    wait_for_half(half_);
+    results_used_ = 0;
+  }
+  std::byte* place = half_begin() + staging_bytes_ + results_used_;
+  results_used_ += size;
+  return place;
 }
 
 int64_t Context::take_staging(int64_t bytes) {
@@ -85,17 +144,17 @@ int64_t Context::take_staging(int64_t bytes) {
 }
 
 Stream Context::ready() {
-  if (is_in_step_) return {runtime_.stream().handle, &list_};
+  if (is_in_step_ && has_list_) return {runtime_.stream().handle, &list_};
   send_staging();
   return runtime_.stream();
 }
 
 void Context::send_staging() {
   if (staging_used_ > staging_sent_) {
-    runtime_.copy_to_device(staging_device_ + staging_sent_, staging_host_ + staging_sent_,
+    runtime_.copy_to_device(staging_device_ + staging_sent_, half_begin() + staging_sent_,
                             staging_used_ - staging_sent_);
     staging_sent_ = staging_used_;
-    is_idle_ = false;
+    states_[half_] = HalfState::kSent;
   }
 }
 
@@ -110,7 +169,7 @@ void Context::read_back(void* host, const void* device, int64_t bytes) {
   flush();
   runtime_.copy_to_host(host, device, bytes);
   runtime_.synchronize();
-  is_idle_ = true;
+  note_idle();
 }
 
 }  // namespace restkv::cuda

@@ -3,12 +3,13 @@
 // lengths and other plain pointers of the args lie on the host and travel by stage() or upload():
 //   const int32_t* ids = context.upload(args.ids);
 //   launch(gather_kernel<T>, {.x = rows}, 256, 0, context.ready(), params);
-// Results the args want on the host come back by read_back(), which waits.
+// Results the args want on the host come back by read_back(), which waits; or come by await(), later.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <vector>
 
 #include "kernels/base/check.h"
 #include "kernels/cuda/graph_cache.h"
@@ -22,10 +23,20 @@ struct Staged {
   const T* device = nullptr;
 };
 
+// What the device writes to memory of the host, and who takes it from there when it has.
+struct Awaited {
+  void (*take)(const Awaited& awaited) = nullptr;
+  void* to = nullptr;          // where the args want it
+  int64_t count = 0;           // of what `to` is an array of
+  const void* from = nullptr;  // host_results()
+  const void* more = nullptr;
+  int64_t more_stride = 0;
+};
+
 class Context {
  public:
-  // `workspace_bytes` of device memory for the ops' own use (split-KV partials, histograms); `staging_bytes` of it and of
-  // page-locked memory for what travels with the ops, of which one op may take half.
+  // `workspace_bytes` of device memory for the ops' own use (split-KV partials, histograms); `staging_bytes` of it, and twice
+  // as much page-locked memory, for what travels with the ops, of which one op may take half.
   Context(Runtime& runtime, int64_t workspace_bytes, int64_t staging_bytes);
   ~Context();
   Context(const Context&) = delete;
@@ -41,11 +52,12 @@ class Context {
   // The backend calls this before each op: workspace and staged arrays of the one before are no longer its own.
   void begin_op();
 
-  // From begin_step to end_step launches gather in a list, and so do staged arrays, at the same places in each step of the
-  // same ops; they reach the device together, as a graph where the list is known (graph_cache.h). flush() sends what is there.
-  void begin_step();
+  // From begin_step to end_step launches gather in a list (where `has_list`), and so do staged arrays, at the same places in
+  // each step of the same ops; they reach the device together, as a graph where the list is known (graph_cache.h). flush()
+  // sends what is there. The host may prepare a step while the device works on the one before it, not on two.
+  void begin_step(bool has_list);
   void end_step();
-  void drop_step();  // an op of the step failed: what was not sent is forgotten
+  void drop_step();  // an op failed: what was not sent is forgotten, and what was awaited
   void flush();
   void synchronize();  // sends, and waits for all
   const GraphCache::Counters& graph_counters() const { return graphs_.counters(); }
@@ -54,7 +66,7 @@ class Context {
   template <class T>
   Staged<T> stage(size_t count) {
     const int64_t at = take_staging(static_cast<int64_t>(count * sizeof(T)));
-    return {{reinterpret_cast<T*>(staging_host_ + at), count},
+    return {{reinterpret_cast<T*>(half_begin() + at), count},
             reinterpret_cast<const T*>(staging_device_ + at)};
   }
   template <class T>
@@ -66,6 +78,11 @@ class Context {
   template <class T>
   const T* upload(const T* values, int64_t count) {
     return upload(std::span<const T>(values, static_cast<size_t>(count)));
+  }
+  // Page ids [num_heads, stride] of a HeadTables, QueryRing or EntrySums: where they lie, or a copy for this op.
+  template <class Tables>
+  const int32_t* page_table(const Tables& tables, int64_t num_heads) {
+    return tables.resident != nullptr ? tables.resident : upload(tables.pages, num_heads * tables.stride);
   }
   // Staged arrays are on their way; the stream to launch on.
   Stream ready();
@@ -87,6 +104,18 @@ class Context {
     return host;
   }
 
+  // Room for `count` values that kernels of this op write to memory of the host, for await(). Before anything is staged: it may
+  // have to wait for room.
+  template <class T>
+  std::span<T> host_results(size_t count) {
+    return {reinterpret_cast<T*>(take_results(static_cast<int64_t>(count * sizeof(T)))), count};
+  }
+  int64_t result_bytes() const { return result_bytes_; }
+  // The launches of this op fill it; it is taken in the wait that comes past them.
+  void await(const Awaited& awaited) { awaited_.push_back({half_, step_, awaited}); }
+  // Takes what is awaited of the oldest step.
+  void wait_step();
+
   int64_t staging_bytes() const { return staging_bytes_; }
 
  private:
@@ -94,20 +123,39 @@ class Context {
   int64_t take_staging(int64_t bytes);
   std::byte* take_workspace(int64_t bytes);
   void send_staging();
+  std::byte* take_results(int64_t bytes);
+  std::byte* half_begin() const { return staging_host_ + half_ * (staging_bytes_ + result_bytes_); }
+  // The host's other half from its beginning on, when the device has come past what it last held.
+  void turn_half();
+  void wait_for_half(int half);
+  void take_awaited(int half);  // the device has come past them
+  void note_idle();             // past all
+
+  enum class HalfState : uint8_t { kFree, kSent, kMarked };  // sent: the device may still read or write it
+  struct AwaitedOfStep {
+    int half;
+    int64_t step;
+    Awaited what;
+  };
 
   Runtime& runtime_;
-  std::byte* staging_host_ = nullptr;
+  std::byte* staging_host_ = nullptr;  // two halves of staging and results
   std::byte* staging_device_ = nullptr;
   std::byte* workspace_ = nullptr;
   int64_t workspace_bytes_ = 0;
   int64_t workspace_used_ = 0;
   bool is_deterministic_ = false;
   int64_t staging_bytes_ = 0;
-  int64_t staging_used_ = 0;  // next free byte of the ring
+  int64_t staging_used_ = 0;  // next free byte of the half
   int64_t staging_sent_ = 0;  // bytes before it are on their way
   int64_t op_staging_ = 0;    // of this op
-  bool is_in_step_ = false;
-  bool is_idle_ = true;  // no copy reads the host's side of the ring
+  int64_t result_bytes_ = 0;
+  int64_t results_used_ = 0;
+  int half_ = 0;  // the host's half in use
+  HalfState states_[Runtime::kNumMarks] = {};
+  int64_t step_ = 0;                    // how many began
+  std::vector<AwaitedOfStep> awaited_;  // the oldest in front
+  bool is_in_step_ = false, has_list_ = false;
   LaunchList list_;
   GraphCache graphs_;
 };

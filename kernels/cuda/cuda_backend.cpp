@@ -126,8 +126,14 @@ class CudaBackend final : public Backend {
     const OpScope scope({.name = "synchronize", .layer = layer()});
     context_.synchronize();
   }
+  void wait_step() override {
+    const OpScope scope({.name = "wait_step", .layer = layer()});
+    context_.wait_step();
+  }
+  bool is_asynchronous() const override { return true; }
   void begin_step() override {
-    if (options_.use_graphs) context_.begin_step();
+    const OpScope scope({.name = "step", .layer = layer()});
+    context_.begin_step(options_.use_graphs);
   }
   void end_step() override {
     const OpScope scope({.name = "step", .layer = layer()});

@@ -346,7 +346,7 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
     const DecodeSegment& segment = args.segments[i];
     AttentionSegment& view = segments.host[i];
     view = {};
-    view.pages = context.upload(segment.tables.pages, int64_t{shape.num_kv_heads} * segment.tables.stride);
+    view.pages = context.page_table(segment.tables, shape.num_kv_heads);
     view.kv_len = context.upload(segment.tables.kv_len, shape.num_kv_heads);
     view.stride = segment.tables.stride;
     view.row_begin = segment.row_begin;

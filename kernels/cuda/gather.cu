@@ -12,9 +12,10 @@ constexpr uint32_t kThreads = 256, kPerBlock = 1024;
 
 template <class T>
 struct GatherParams {
-  const T* table;      // [V, M]
-  const int32_t* ids;  // [T]
-  T* out;              // [T, M]
+  const T* table;        // [V, M]
+  const int32_t* ids;    // [T], ~i: the i-th of `drawn`
+  const int32_t* drawn;  // [n] or null
+  T* out;                // [T, M]
   int64_t table_stride, out_stride;
   int64_t cols;
   float scale;
@@ -22,7 +23,9 @@ struct GatherParams {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 8) gather_kernel(const __grid_constant__ GatherParams<T> p) {
-  const T* from = p.table + p.ids[blockIdx.x] * p.table_stride;
+  int32_t id = p.ids[blockIdx.x];
+  if (id < 0) id = p.drawn[~id];
+  const T* from = p.table + id * p.table_stride;
   T* to = p.out + blockIdx.x * p.out_stride;
   const int64_t begin = int64_t{blockIdx.y} * kPerBlock;
   const int64_t end = min(p.cols, begin + kPerBlock);
@@ -41,7 +44,8 @@ void gather(Context& context, const GatherArgs& args) {
     launch(gather_kernel<T>,
            {.x = static_cast<uint32_t>(args.out.rows), .y = blocks_of(args.out.cols, kPerBlock)}, kThreads, 0,
            context.ready(),
-           GatherParams<T>{static_cast<const T*>(args.table.data), ids, static_cast<T*>(args.out.data),
+           GatherParams<T>{static_cast<const T*>(args.table.data), ids,
+                           static_cast<const int32_t*>(args.drawn.data), static_cast<T*>(args.out.data),
                            args.table.stride, args.out.stride, args.out.cols, args.scale});
   });
 }

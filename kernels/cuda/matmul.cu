@@ -83,9 +83,13 @@ __device__ __forceinline__ void load_slice(T* tile, const T* from, int64_t strid
   constexpr int32_t kPer16 = 16 / sizeof(T);
   if (is_aligned) {
     constexpr int32_t kChunks = kTileK / kPer16;  // of a row
+    static_assert(!kIsHalf<T> || kChunks == 4);
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileM * kChunks;
          i += static_cast<int32_t>(kThreads)) {
-      const int32_t r = i / kChunks, c = i % kChunks * kPer16;
+      // 16-bit rows are 80 bytes apart: 8 lanes write one column of 8 rows, as ldmatrix reads them, and meet on no bank; a warp
+      // still reads whole sectors. f32 rows fill the banks alone.
+      const int32_t r = kIsHalf<T> ? i / 32 * 8 + i % 8 : i / kChunks;
+      const int32_t c = (kIsHalf<T> ? i % 32 / 8 : i % kChunks) * kPer16;
       const int64_t left = first + r < rows ? cols - k - c : 0;
       const auto valid = static_cast<uint32_t>(max(int64_t{0}, min(left, int64_t{kPer16}))) * sizeof(T);
       cp_async16(tile + r * kStride + c, valid > 0 ? from + (first + r) * stride + k + c : from, valid);

@@ -244,7 +244,7 @@ void prefill_attention(Context& context, const PrefillAttentionArgs& args) {
     AttentionSegment& view = segments.host[i];
     view = {};
     if (segment.prefix.kv_len) {
-      view.pages = context.upload(segment.prefix.pages, int64_t{shape.num_kv_heads} * segment.prefix.stride);
+      view.pages = context.page_table(segment.prefix, shape.num_kv_heads);
       view.kv_len = context.upload(segment.prefix.kv_len, shape.num_kv_heads);
       view.stride = segment.prefix.stride;
     }

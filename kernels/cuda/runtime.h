@@ -45,6 +45,10 @@ class Runtime {
   virtual void copy_to_host(void* to, const void* from, int64_t bytes) = 0;
   virtual void fill_zero(void* to, int64_t bytes) = 0;
   virtual void synchronize() = 0;  // waits for all that was enqueued
+  // Mark `slot` stands behind all that was enqueued so far; wait_for waits until the device has come past it.
+  static constexpr int kNumMarks = 2;
+  virtual void mark(int slot) = 0;
+  virtual void wait_for(int slot) = 0;
 
   // The vendor's library computes this product; false: there is no library, or not for this shape. A list takes the product
   // where it can be computed.

@@ -29,20 +29,6 @@ struct DeviceBias {
   float bias;
 };
 
-struct DeviceRow {
-  float temperature, top_p, min_p, presence, frequency, repetition;
-  int32_t top_k, num_logprobs, forced;
-  double uniform;  // in [0, 1)
-  const DeviceBias* biases;
-  const int32_t* allowed;
-  const int32_t* banned;
-  const uint64_t* prompt_tokens;  // [ceil(V/64)] or null
-  const uint16_t* counts;         // [V] or null
-  int32_t num_biases, num_allowed, num_banned;
-  int32_t has_penalties;
-  int32_t temperature_last;
-};
-
 struct DeviceResult {
   int32_t token, is_nan, rank, num_top;
   float logprob;
@@ -52,14 +38,29 @@ struct DeviceTop {
   float logprob;
 };
 
+struct DeviceRow {
+  float temperature, top_p, min_p, presence, frequency, repetition;
+  int32_t top_k, num_logprobs, forced;
+  double uniform;  // in [0, 1)
+  const DeviceBias* biases;
+  const int32_t* allowed;
+  const int32_t* banned;
+  const uint64_t* prompt_tokens;  // [ceil(V/64)] or null
+  const uint16_t* counts;         // [V] or null
+  DeviceResult* result;           // memory of the host, as `top` [num_logprobs]
+  DeviceTop* top;
+  int32_t num_biases, num_allowed, num_banned;
+  int32_t has_penalties;
+  int32_t temperature_last;
+};
+
 struct SampleParams {
   float* logits;          // [B, V], overwritten
   float* original;        // [B, V] logits before penalties
   const DeviceRow* rows;  // [B]
-  DeviceResult* results;  // [B]
-  DeviceTop* top;         // [B, max_top]
+  int32_t* drawn;         // [B] or null
   int64_t stride;
-  int32_t vocab, max_top;
+  int32_t vocab;
 };
 
 struct SampleShared {
@@ -234,10 +235,9 @@ __device__ __forceinline__ void penalise(float* logits, int32_t vocab, const Dev
 }
 
 // Log probabilities of the chosen token and of the best, from the logits before penalties.
-__device__ __forceinline__ void fill_logprobs(const SampleParams& p, const float* logits, float max,
-                                              int32_t token, const DeviceRow& row, SampleShared& shared,
-                                              DeviceResult& result, DeviceTop* top) {
-  const auto vocab = static_cast<uint32_t>(p.vocab);
+__device__ __forceinline__ void fill_logprobs(const float* logits, uint32_t vocab, float max, int32_t token,
+                                              const DeviceRow& row, SampleShared& shared,
+                                              DeviceResult& result) {
   uint64_t sum = 0;
   for (uint32_t i = threadIdx.x; i < vocab; i += kThreads) sum += units(f32_to_bits(expf(logits[i] - max)));
   sum = block_reduce(sum, Sum{}, shared.sums);
@@ -247,10 +247,8 @@ __device__ __forceinline__ void fill_logprobs(const SampleParams& p, const float
   for (uint32_t i = threadIdx.x; i < vocab; i += kThreads)
     rank += logits[i] > chosen || (logits[i] == chosen && i < static_cast<uint32_t>(token)) ? 1u : 0u;
   rank = block_reduce(rank, Sum{}, shared.ints);
-  if (threadIdx.x == 0) {
-    result.logprob = static_cast<float>(static_cast<double>(chosen) - lse);
-    result.rank = static_cast<int32_t>(rank);
-  }
+  result.logprob = static_cast<float>(static_cast<double>(chosen) - lse);
+  result.rank = static_cast<int32_t>(rank);
   // Keys rise with (logit, then lower id); each round takes the largest below the last one.
   const auto key_of = [&](uint32_t i) {
     const uint32_t bits = f32_to_bits(logits[i] + 0.0f);  // -0 as 0
@@ -259,7 +257,7 @@ __device__ __forceinline__ void fill_logprobs(const SampleParams& p, const float
   };
   uint64_t below = ~uint64_t{0};
   int32_t held = 0;
-  for (; held < row.num_logprobs && held < p.max_top; ++held) {
+  for (; held < row.num_logprobs; ++held) {
     uint64_t best = 0;
     for (uint32_t i = threadIdx.x; i < vocab; i += kThreads) {
       if (logits[i] == -kInfinity) continue;  // banned tokens are not listed
@@ -271,20 +269,26 @@ __device__ __forceinline__ void fill_logprobs(const SampleParams& p, const float
     below = best;
     const uint32_t i = 0xFFFFFFFFu - static_cast<uint32_t>(best);
     if (threadIdx.x == 0)
-      top[held] = {static_cast<int32_t>(i), static_cast<float>(static_cast<double>(logits[i]) - lse)};
+      row.top[held] = {static_cast<int32_t>(i), static_cast<float>(static_cast<double>(logits[i]) - lse)};
   }
-  if (threadIdx.x == 0) result.num_top = held;
+  result.num_top = held;
+}
+
+// Once for each row: the host's memory is far away.
+__device__ __forceinline__ void give(const SampleParams& p, const DeviceRow& row,
+                                     const DeviceResult& result) {
+  if (threadIdx.x != 0) return;
+  *row.result = result;
+  if (p.drawn != nullptr) p.drawn[blockIdx.x] = result.token < 0 ? 0 : result.token;
 }
 
 __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const __grid_constant__ SampleParams p) {
   auto& shared = *shared_memory<SampleShared>();
   const DeviceRow& row = p.rows[blockIdx.x];
-  DeviceResult& result = p.results[blockIdx.x];
+  DeviceResult result = {-1, 0, 0, 0, 0.0f};  // thread 0's counts
   float* logits = p.logits + blockIdx.x * p.stride;
   float* original = p.original + int64_t{blockIdx.x} * p.vocab;
   const auto vocab = static_cast<uint32_t>(p.vocab);
-  if (threadIdx.x == 0) result = {-1, 0, 0, 0, 0.0f};
-
   const float first_max = row_max(logits, p.vocab, shared);
   apply_masks(logits, original, p.vocab, row);
   const float plain_max = first_max != first_max ? first_max : row_max(logits, p.vocab, shared);
@@ -303,8 +307,8 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const __grid_consta
     max = row_max(logits, p.vocab, shared);
   }
   if (!is_finite || !(max < kInfinity && max > -kInfinity)) {
-    if (threadIdx.x == 0) result.is_nan = 1;
-    return;
+    result.is_nan = 1;
+    return give(p, row, result);
   }
   uint32_t token;
   if (row.forced >= 0) {
@@ -347,11 +351,10 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const __grid_consta
       return is_kept(weights[i], i, bound) ? units(weights[i]) : uint64_t{0};
     });
   }
-  if (threadIdx.x == 0) result.token = static_cast<int32_t>(token);
-  if (has_logprobs) {
-    fill_logprobs(p, before_penalties, plain_max, static_cast<int32_t>(token), row, shared, result,
-                  p.top + int64_t{blockIdx.x} * p.max_top);
-  }
+  result.token = static_cast<int32_t>(token);
+  if (has_logprobs)
+    fill_logprobs(before_penalties, vocab, plain_max, static_cast<int32_t>(token), row, shared, result);
+  give(p, row, result);
 }
 
 template <class T>
@@ -368,15 +371,41 @@ int64_t staged_bytes(const SampleRow& row) {
                                            8 * row.prompt_tokens.size() + 2 * row.counts.size());
 }
 
+// And what it gives.
+int64_t result_bytes(const SampleRow& row, int64_t vocab) {
+  const int64_t num_top = std::clamp<int64_t>(row.params->num_logprobs, 0, vocab);
+  return static_cast<int64_t>(sizeof(DeviceResult)) + num_top * static_cast<int64_t>(sizeof(DeviceTop));
+}
+
+void take_samples(const Awaited& awaited) {
+  auto* results = static_cast<SampleResult*>(awaited.to);
+  const auto* from = static_cast<const DeviceResult*>(awaited.from);
+  const auto* top = static_cast<const DeviceTop*>(awaited.more);
+  for (int64_t i = 0; i < awaited.count; ++i) {
+    SampleResult& result = results[i];
+    result.token = from[i].token;
+    result.is_nan = from[i].is_nan != 0;
+    result.logprob = from[i].logprob;
+    result.rank = from[i].rank;
+    result.top.clear();
+    const DeviceTop* own = top + i * awaited.more_stride;
+    for (int32_t j = 0; j < from[i].num_top; ++j) result.top.push_back({own[j].token, own[j].logprob});
+  }
+}
+
 void sample_rows(Context& context, const SampleArgs& args) {
   const auto rows = static_cast<size_t>(args.logits.rows);
   const auto vocab = static_cast<int32_t>(args.logits.cols);
   int32_t max_top = 0;
+  for (const SampleRow& row : args.rows)
+    max_top = std::max(max_top, std::min(row.params->num_logprobs, vocab));
+  const size_t num_top = rows * static_cast<size_t>(max_top);
+  const std::span<DeviceTop> tops = context.host_results<DeviceTop>(num_top);
+  const std::span<DeviceResult> results = context.host_results<DeviceResult>(rows);
   const Staged<DeviceRow> staged = context.stage<DeviceRow>(rows);
   for (size_t i = 0; i < rows; ++i) {
     const SampleRow& row = args.rows[i];
     const SamplingParams& params = *row.params;
-    max_top = std::max(max_top, std::min(params.num_logprobs, vocab));
     const Staged<DeviceBias> biases = context.stage<DeviceBias>(params.logit_bias.size());
     for (size_t b = 0; b < params.logit_bias.size(); ++b)
       biases.host[b] = {params.logit_bias[b].token, params.logit_bias[b].bias};
@@ -387,7 +416,7 @@ void sample_rows(Context& context, const SampleArgs& args) {
                       params.frequency_penalty,
                       params.repetition_penalty,
                       params.top_k,
-                      params.num_logprobs,
+                      std::min(params.num_logprobs, vocab),
                       row.forced,
                       sampling_uniform(params.seed, row.choice, row.position),
                       biases.device,
@@ -395,14 +424,14 @@ void sample_rows(Context& context, const SampleArgs& args) {
                       upload_or_null(context, row.banned),
                       upload_or_null(context, row.prompt_tokens),
                       upload_or_null(context, row.counts),
+                      results.data() + i,
+                      tops.data() + i * static_cast<size_t>(max_top),
                       static_cast<int32_t>(params.logit_bias.size()),
                       static_cast<int32_t>(params.allowed_tokens.size()),
                       static_cast<int32_t>(row.banned.size()),
                       params.has_penalties() ? 1 : 0,
                       params.temperature_last ? 1 : 0};
   }
-  auto* results = context.workspace<DeviceResult>(static_cast<int64_t>(rows));
-  auto* top = context.workspace<DeviceTop>(static_cast<int64_t>(rows) * std::max(1, max_top));
   // As many rows at once as there is room for their logits before penalties.
   const int64_t room = context.workspace_left() / (int64_t{vocab} * 4 + 256);
   const int64_t batch = std::min<int64_t>(room, args.logits.rows);
@@ -412,51 +441,38 @@ void sample_rows(Context& context, const SampleArgs& args) {
     const int64_t count = std::min(batch, args.logits.rows - begin);
     launch(sample_kernel, {.x = static_cast<uint32_t>(count)}, kThreads, sizeof(SampleShared),
            context.ready(),
-           SampleParams{args.logits.f32(begin), original, staged.device + begin, results + begin,
-                        top + begin * max_top, args.logits.stride, vocab, max_top});
+           SampleParams{args.logits.f32(begin), original, staged.device + begin,
+                        args.drawn ? static_cast<int32_t*>(args.drawn.data) + begin : nullptr,
+                        args.logits.stride, vocab});
   }
-  const std::span<DeviceResult> on_host = context.read_back(results, rows);
-  for (size_t i = 0; i < rows; ++i) {
-    SampleResult& result = args.results[i];
-    const DeviceResult& from = on_host[i];
-    result.token = from.token;
-    result.is_nan = from.is_nan != 0;
-    result.logprob = from.logprob;
-    result.rank = from.rank;
-  }
-  if (max_top == 0) {
-    for (SampleResult& result : args.results) result.top.clear();
-    return;
-  }
-  std::vector<int32_t> held(rows);
-  for (size_t i = 0; i < rows; ++i) held[i] = on_host[i].num_top;
-  const std::span<DeviceTop> best = context.read_back(top, rows * static_cast<size_t>(max_top));
-  for (size_t i = 0; i < rows; ++i) {
-    args.results[i].top.clear();
-    for (int32_t j = 0; j < held[i]; ++j) {
-      const DeviceTop& one = best[i * static_cast<size_t>(max_top) + static_cast<size_t>(j)];
-      args.results[i].top.push_back({one.token, one.logprob});
-    }
-  }
+  context.await(
+      {take_samples, args.results.data(), static_cast<int64_t>(rows), results.data(), tops.data(), max_top});
 }
 
 }  // namespace
 
 void sample(Context& context, const SampleArgs& args) {
-  // As many rows at once as staging takes.
+  // As many rows at once as staging takes, and room for what they give.
   size_t begin = 0;
   while (begin < args.rows.size()) {
     size_t end = begin;
-    int64_t bytes = 0;
+    int64_t bytes = 0, most = 0;  // most: results of a row
     do {
-      bytes += staged_bytes(args.rows[end++]);
-    } while (end < args.rows.size() && bytes + staged_bytes(args.rows[end]) <= context.staging_bytes() / 4);
+      const SampleRow& row = args.rows[end++];
+      bytes += staged_bytes(row);
+      most = std::max(most, result_bytes(row, args.logits.cols));
+      if (end == args.rows.size()) break;
+      most = std::max(most, result_bytes(args.rows[end], args.logits.cols));
+    } while (bytes + staged_bytes(args.rows[end]) <= context.staging_bytes() / 4 &&
+             static_cast<int64_t>(end - begin + 1) * most <= context.result_bytes() / 2);
     if (begin > 0) context.begin_op();
     const size_t count = end - begin;
+    const auto first = static_cast<int64_t>(begin);
     sample_rows(context,
-                {.logits = args.logits.row_range(static_cast<int64_t>(begin), static_cast<int64_t>(count)),
+                {.logits = args.logits.row_range(first, static_cast<int64_t>(count)),
                  .rows = args.rows.subspan(begin, count),
-                 .results = args.results.subspan(begin, count)});
+                 .results = args.results.subspan(begin, count),
+                 .drawn = args.drawn ? args.drawn.col_range(first, static_cast<int64_t>(count)) : Tensor{}});
     begin = end;
   }
 }

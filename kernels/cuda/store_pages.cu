@@ -51,8 +51,7 @@ void store_pages(Context& context, const StorePagesArgs& args) {
   if (args.k.rows == 0) return;
   const auto num_heads = static_cast<size_t>(args.num_kv_heads);
   const int32_t* positions = context.upload(args.positions);
-  const int32_t* pages =
-      context.upload(std::span(args.tables.pages, num_heads * static_cast<size_t>(args.tables.stride)));
+  const int32_t* pages = context.page_table(args.tables, static_cast<int64_t>(num_heads));
   const int32_t* kv_len = context.upload(std::span(args.tables.kv_len, num_heads));
   dispatch_float(args.cache.dtype, [&]<class T>() {
     launch(store_pages_kernel<T>,

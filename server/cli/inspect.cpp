@@ -20,6 +20,7 @@ Json plan_json(const MemoryPlan& plan) {
           {"workspace", plan.workspace},
           {"scratch", plan.scratch},
           {"pool", plan.pool},
+          {"tables", plan.tables},
           {"sequence", plan.sequence},
           {"ring", plan.ring},
           {"page_bytes", plan.page_bytes},

@@ -134,9 +134,13 @@ std::string metrics_text(const EngineStats& stats, const Histograms& histograms,
     out.value("policy", policy_name(static_cast<PolicyKind>(policy)), stats.evicted_by_policy[policy]);
   out.single("kv_evictions_total", "counter", "Cuts of one layer of one sequence that evicted entries",
              stats.eviction_events, true);
-  out.family("kv_eviction_seconds_total", "counter",
-             "Time in observing, scoring, smoothing, selecting and compacting, of prompts and between steps",
-             true);
+  out.single("steps_ahead_total", "counter",
+             "Steps enqueued on a card while the one before them was in flight", stats.steps_ahead, true);
+  out.family(
+      "kv_eviction_seconds_total", "counter",
+      "Time in observing, scoring, smoothing, selecting and compacting, of prompts and between steps (on a "
+      "card there: what the host takes to enqueue it)",
+      true);
   out.value("phase", "prefill", stats.eviction_prefill_seconds);
   out.value("phase", "decode", stats.eviction_decode_seconds);
   const double rows = static_cast<double>(std::max<int64_t>(1, stats.ended_rows));

@@ -75,6 +75,13 @@ Total global_request(const std::vector<Access>& lanes) {
   return {static_cast<int64_t>(sectors.size()), static_cast<int64_t>((bytes.size() + kSector - 1) / kSector)};
 }
 
+// threadIdx and its like are special registers of a card.
+bool is_register(const void* p) {
+  for (const Index3* index : {&threadIdx, &blockIdx, &blockDim, &gridDim})
+    if (p >= index && p < index + 1) return true;
+  return false;
+}
+
 void fold() {
   for (const auto& [key, lanes] : recorder.held) {
     size_t most = 0;
@@ -130,7 +137,7 @@ std::string line_of(const void* place) {
 }  // namespace
 
 void count_access(const void* p, uint32_t bytes, const void* place) {
-  if (is_busy || !is_in_kernel()) return;
+  if (is_busy || !is_in_kernel() || is_register(p)) return;
   const auto address = reinterpret_cast<uintptr_t>(p);
   const char here = 0;
   const auto stack = reinterpret_cast<uintptr_t>(&here);

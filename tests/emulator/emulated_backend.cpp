@@ -9,8 +9,10 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <vector>
 
 #include "emulator/emulator.h"
+#include "kernels/base/check.h"
 #include "kernels/base/device_error.h"
 #include "kernels/base/float16.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -96,16 +98,24 @@ class EmulatedRuntime final : public Runtime {
   }
   std::byte* allocate_host(int64_t bytes) override {
     CUDA_CHECK(emulator::next_call_error());
-    return static_cast<std::byte*>(std::malloc(static_cast<size_t>(bytes)));
+    auto* memory = static_cast<std::byte*>(std::malloc(static_cast<size_t>(bytes)));
+    page_locked_[memory] = bytes;
+    return memory;
   }
-  void release_host(std::byte* memory) override { std::free(memory); }
+  void release_host(std::byte* memory) override {
+    page_locked_.erase(memory);
+    std::free(memory);
+  }
 
   void copy_to_device(void* to, const void* from, int64_t bytes) override {
     CUDA_CHECK(emulator::next_call_error());
+    const auto* begin = static_cast<const std::byte*>(from);
+    if (is_page_locked(begin)) in_flight_.push_back({begin, {begin, begin + bytes}, kNumMarks});
     std::memcpy(to, from, static_cast<size_t>(bytes));
   }
   void copy_to_host(void* to, const void* from, int64_t bytes) override {
     CUDA_CHECK(emulator::next_call_error());
+    land([](const Copy&) { return true; });  // what was enqueued before has run
     std::memcpy(to, from, static_cast<size_t>(bytes));
   }
   void fill_zero(void* to, int64_t bytes) override {
@@ -118,7 +128,19 @@ class EmulatedRuntime final : public Runtime {
     }
     std::memset(to, 0, static_cast<size_t>(bytes));
   }
-  void synchronize() override { CUDA_CHECK(emulator::next_call_error()); }
+  void synchronize() override {
+    CUDA_CHECK(emulator::next_call_error());
+    land([](const Copy&) { return true; });
+  }
+  void mark(int slot) override {
+    CUDA_CHECK(emulator::next_call_error());
+    for (Copy& copy : in_flight_)
+      if (copy.slot == kNumMarks) copy.slot = slot;
+  }
+  void wait_for(int slot) override {
+    CUDA_CHECK(emulator::next_call_error());
+    land([slot](const Copy& copy) { return copy.slot == slot; });
+  }
 
   bool multiply(const Product& product, Stream stream) override {
     if (!has_library_) return false;
@@ -146,6 +168,28 @@ class EmulatedRuntime final : public Runtime {
 
  private:
   static constexpr int64_t kPoisonedBytes = int64_t{256} << 20;  // larger pieces stay untouched address space
+
+  // A copy from page-locked memory that the device, for all the host may know, has not made yet.
+  struct Copy {
+    const std::byte* from;
+    std::vector<std::byte> bytes;
+    int slot;  // of the mark behind it; kNumMarks: none yet
+  };
+  bool is_page_locked(const std::byte* address) const {
+    const auto behind = page_locked_.upper_bound(const_cast<std::byte*>(address));
+    if (behind == page_locked_.begin()) return false;
+    const auto& [begin, size] = *std::prev(behind);
+    return address < begin + size;
+  }
+  // The host waited for these: it must have left their memory alone.
+  template <class Which>
+  void land(Which which) {
+    for (const Copy& copy : in_flight_) {
+      CHECK(!which(copy) || std::memcmp(copy.from, copy.bytes.data(), copy.bytes.size()) == 0)
+          << "the host changed memory that a copy was reading";
+    }
+    std::erase_if(in_flight_, which);
+  }
 
   // Zeros that become memory where they are written.
   static std::byte* address_space(int64_t bytes) {
@@ -189,6 +233,8 @@ class EmulatedRuntime final : public Runtime {
   GraphCounts* const counts_;
   std::map<std::byte*, int64_t> sizes_;
   std::set<std::byte*> fresh_;
+  std::map<std::byte*, int64_t> page_locked_;
+  std::vector<Copy> in_flight_;
 };
 
 }  // namespace

@@ -1,4 +1,6 @@
 // The engine on the emulated device, where device memory and host memory are told apart: what the golden models do not reach.
+#include <set>
+
 #include "engine/device.h"
 #include "kernels/base/float16.h"
 #include "tests/emulator/emulated_backend.h"
@@ -115,6 +117,76 @@ TEST(EmulatedEngine, DecodeStepsAreGraphs) {
     for (size_t j = 0; j < answers[i].size(); ++j) {
       EXPECT_EQ(answers[i][j].tokens.size(), 16u);
       EXPECT_TRUE(answers[i][j] == answers[i % 3][j]) << i << " " << j;
+    }
+  }
+}
+
+// A step is enqueued behind the one whose tokens nobody has read, and no answer shows it: those of requests that never let
+// one follow (a bad word of two tokens looks back at the text) are the same to the bit, counters of the cache included, where
+// answers stop at a token that was drawn while the next step ran, are cut within the budget, or have several choices.
+TEST(EmulatedEngine, StepsRunAhead) {
+  testing::TinyShape shape;
+  shape.layers = 2;
+  const auto model = make_tiny_model(shape);
+  std::vector<Request> requests;
+  const auto add = [&](const char* policy, int32_t budget, int32_t max_tokens) -> Request& {
+    CacheRequest cache;
+    cache.policy = policy;
+    if (budget > 0) cache.budget = budget;
+    cache.window = 4;
+    Request& request = requests.emplace_back();
+    for (int32_t i = 0; i < 20; ++i)
+      request.prompt.push_back(3 + (i * 7 + static_cast<int32_t>(requests.size())) % 60);
+    request.max_tokens = max_tokens;
+    request.ignore_eos = true;
+    request.sampling.temperature = 0.8f;
+    request.sampling.seed = requests.size();
+    request.cache = *resolve_cache_settings(cache, {});
+    return request;
+  };
+  add("full", 0, 30).sampling.num_logprobs = 2;
+  add("restkv", 24, 24).num_choices = 2;
+  add("full", 0, 17).sampling.temperature = 0;
+  const EmulatedOptions device = {.page_slots = 16, .is_deterministic = true};
+  const auto run = [&](int64_t& steps_ahead) {
+    const auto engine = start_engine(model, emulated_options(0, device));
+    auto answers = ask(*engine, requests);
+    testing::expect_idle_and_free(*engine);
+    steps_ahead = engine->stats().steps_ahead;
+    return answers;
+  };
+  int64_t steps_ahead = 0;
+  const auto whole = run(steps_ahead);
+  EXPECT_GT(steps_ahead, 20);
+  std::set<int32_t> seen;
+  for (const auto& choices : whole)
+    for (const Answer& answer : choices) seen.insert(answer.tokens.begin(), answer.tokens.end());
+  int32_t unseen = 0;
+  while (seen.contains(unseen)) ++unseen;
+  ASSERT_LT(unseen, model->config.vocab_size);
+  // One ends at a token in the middle, one must not before its tenth.
+  requests[0].stop_token_ids = {whole[0][0].tokens[9]};
+  requests[2].stop_token_ids = {whole[2][0].tokens[4]};
+  requests[2].min_tokens = 10;
+  requests[2].bad_words = {{unseen}};
+  const auto ahead = run(steps_ahead);
+  EXPECT_GT(steps_ahead, 20);
+  EXPECT_EQ(ahead[0][0].finish, FinishReason::kStop);
+  EXPECT_LT(ahead[0][0].tokens.size(), 10u);
+  EXPECT_GT(ahead[1][1].counters.cache.evicted, 0);
+  for (Request& request : requests) request.bad_words.push_back({unseen, 5});
+  const auto expected = run(steps_ahead);
+  EXPECT_EQ(steps_ahead, 0);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    for (size_t c = 0; c < expected[i].size(); ++c) {
+      const Answer &answer = ahead[i][c], &other = expected[i][c];
+      EXPECT_TRUE(answer == other) << i << " " << c;
+      EXPECT_EQ(answer.finish_token, other.finish_token);
+      EXPECT_EQ(answer.counters.completion_tokens, other.counters.completion_tokens);
+      EXPECT_EQ(answer.counters.cache.kept, other.counters.cache.kept) << i << " " << c;
+      EXPECT_EQ(answer.counters.cache.kept_max, other.counters.cache.kept_max) << i << " " << c;
+      EXPECT_EQ(answer.counters.cache.evicted, other.counters.cache.evicted) << i << " " << c;
+      EXPECT_EQ(answer.counters.cache.events, other.counters.cache.events) << i << " " << c;
     }
   }
 }

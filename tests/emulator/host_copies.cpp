@@ -214,6 +214,7 @@ class HostMemoryBackend final : public Backend {
         given,
         [](auto& copy, GatherArgs& a) {
           copy(a.table);
+          copy(a.drawn);
           copy(a.out);
         },
         [this](const GatherArgs& a) { device_->gather(a); });
@@ -336,8 +337,15 @@ class HostMemoryBackend final : public Backend {
   }
   void do_sample(const SampleArgs& given) override {
     run(
-        given, [](auto& copy, SampleArgs& a) { copy(a.logits); },
-        [this](const SampleArgs& a) { device_->sample(a); });
+        given,
+        [](auto& copy, SampleArgs& a) {
+          copy(a.logits);
+          copy(a.drawn);
+        },
+        [this](const SampleArgs& a) {
+          device_->sample(a);
+          device_->wait_step();
+        });
   }
   void do_store_queries(const StoreQueriesArgs& given) override {
     run_paged(
@@ -422,7 +430,10 @@ class HostMemoryBackend final : public Backend {
           }
           a.items = items;
         },
-        [this](const SelectArgs& a) { device_->select(a); });
+        [this](const SelectArgs& a) {
+          device_->select(a);
+          device_->wait_step();
+        });
   }
   void do_compact(const CompactArgs& given) override {
     std::vector<CompactItem> items = copy_of(given.items);
@@ -443,7 +454,10 @@ class HostMemoryBackend final : public Backend {
           }
           a.items = items;
         },
-        [this](const CompactArgs& a) { device_->compact(a); });
+        [this](const CompactArgs& a) {
+          device_->compact(a);
+          device_->wait_step();
+        });
   }
 
   std::unique_ptr<Backend> device_;

@@ -89,6 +89,16 @@ TEST_P(OpTable, GatherIsExact) {
       ASSERT_TRUE(same_bits(&out[static_cast<size_t>(t * cols)], row.data(), cols))
           << dtype_info(dtype).name << " " << t;
     }
+    // Ids that a sample op left on the device, among others.
+    const std::vector<int32_t> drawn = {static_cast<int32_t>(vocab) - 1, 1};
+    const std::vector<int32_t> mixed = {~1, 0, ~0, ~0};
+    Floats few(mixed.size() * static_cast<size_t>(cols));
+    backend_->gather({placed.tensor(), mixed, 1.0f, view(few, 4), dense(drawn.data(), DType::kI32, 1, 2)});
+    for (size_t t = 0; t < mixed.size(); ++t) {
+      const int32_t id = mixed[t] >= 0 ? mixed[t] : drawn[static_cast<size_t>(~mixed[t])];
+      dequantize_row(dtype, table.tensor.row(id), row.data(), cols);
+      ASSERT_TRUE(same_bits(&few[t * static_cast<size_t>(cols)], row.data(), cols)) << t;
+    }
     backend_->gather({placed.tensor(), ids, 2.5f, view(out, vocab)});
     dequantize_row(dtype, table.tensor.row(ids[3]), row.data(), cols);
     for (int64_t c = 0; c < cols; ++c) {

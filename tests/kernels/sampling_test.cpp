@@ -1,5 +1,6 @@
 // Sampling against a naive f64 reference that sorts: which tokens can be drawn, with which frequencies, and the
 // edge cases of every parameter.
+#include <limits>
 #include <map>
 #include <numeric>
 
@@ -17,6 +18,7 @@ class Sampling : public testing::TestWithParam<size_t> {
     row.params = &params;
     SampleResult result;
     backend_->sample({view(logits, 1), std::span(&row, 1), std::span(&result, 1)});
+    backend_->wait_step();
     return result;
   }
   // Tokens drawn over `count` positions, with their frequencies.
@@ -288,9 +290,15 @@ TEST_P(Sampling, NeighboursDoNotMatter) {
     sample_rows[i].position = i;
   }
   Floats batch = logits;
-  backend_->sample({view(batch, rows), sample_rows, results});
+  batch[4 * vocab + 7] = std::numeric_limits<float>::quiet_NaN();
+  std::vector<int32_t> drawn(rows, -7);
+  backend_->sample({view(batch, rows), sample_rows, results, dense(drawn.data(), DType::kI32, 1, rows)});
+  backend_->wait_step();
   for (size_t i = 0; i < rows; ++i) {
     const auto at = logits.begin() + static_cast<int64_t>(i) * vocab;
+    EXPECT_EQ(drawn[i], i == 4 ? 0 : results[i].token) << "what the next gather reads";
+    EXPECT_EQ(results[i].is_nan, i == 4);
+    if (i == 4) continue;
     EXPECT_EQ(draw(Floats(at, at + vocab), params, sample_rows[i]).token, results[i].token) << i;
   }
 }

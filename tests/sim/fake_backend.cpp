@@ -34,15 +34,25 @@ void set_row(float* out, uint32_t token, uint32_t h) {
 
 }  // namespace
 
-FakeBackend::FakeBackend(const Model& model, std::function<void(int64_t)> tick)
-    : model_(model), tick_(std::move(tick)), cpu_(make_cpu_backend(1)) {}
+FakeBackend::FakeBackend(const Model& model, bool is_asynchronous, std::function<void(int64_t)> tick)
+    : model_(model), is_asynchronous_(is_asynchronous), tick_(std::move(tick)), cpu_(make_cpu_backend(1)) {}
+
+void FakeBackend::wait_step() {
+  if (drawn_.empty()) return;
+  std::copy(drawn_.front().results.begin(), drawn_.front().results.end(), drawn_.front().shown.begin());
+  drawn_.pop_front();
+}
+
+void FakeBackend::synchronize() {
+  while (!drawn_.empty()) wait_step();
+}
 
 void FakeBackend::do_gather(const GatherArgs& args) {
   const bool is_embedding = args.table.data == model_.weights.embedding.data;
   for (size_t t = 0; t < args.ids.size(); ++t) {
     auto* out = static_cast<float*>(args.out.row(static_cast<int64_t>(t)));
     if (is_embedding) {
-      set_row(out, static_cast<uint32_t>(args.ids[t]), 0);
+      set_row(out, static_cast<uint32_t>(args.id_of_row(t)), 0);
       continue;
     }
     const auto* row = static_cast<const float*>(args.table.row(args.ids[t]));
@@ -194,13 +204,18 @@ void FakeBackend::do_score(const ScoreArgs& args) {
 
 void FakeBackend::do_sample(const SampleArgs& args) {
   tick_(args.logits.rows);
+  Drawn& drawn = drawn_.emplace_back();
+  drawn.shown = args.results;
+  drawn.results.resize(args.rows.size());
   for (size_t i = 0; i < args.rows.size(); ++i) {
     const SampleRow& row = args.rows[i];
     const auto* logits = static_cast<const float*>(args.logits.row(static_cast<int64_t>(i)));
-    SampleResult& result = args.results[i];
+    SampleResult& result = drawn.results[i];
+    args.results[i].token = -1;  // nobody may look yet
     result.is_nan = draws_nan(row.params->seed, row.position);
     result.token = drawn_token(whole(logits[1]), row.position, row.params->seed, row.choice,
                                static_cast<int32_t>(model_.config.vocab_size));
+    if (args.drawn) static_cast<int32_t*>(args.drawn.data)[i] = result.is_nan ? 0 : result.token;
   }
 }
 

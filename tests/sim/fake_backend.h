@@ -2,15 +2,17 @@
 // (position, token, h) in the memory of a real page, and attention hashes the entries it *reads*:
 //   embed             (token, 0)
 //   attention         h' = mix(h, digest over the visible entries of each head, layer)
-//   sample            token' = mix(h, position, seed, choice) mod V
+//   sample            token' = mix(h, position, seed, choice) mod V, left for the next gather, too
 //   score             mix(entry, layer, head, digest of the observing queries); recency: the position
 // so that any page that is shared, freed or moved wrongly shows as a wrong token. select, compact and store_pages are the CPU
 // backend's. Time is the simulation's: each op moves the clock. Ops may fail as a device does.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "engine/model/weights.h"
 #include "kernels/backend.h"
@@ -46,14 +48,18 @@ class FakeBackend final : public Backend {
  public:
   static constexpr int32_t kSlots = 4;
 
-  // `tick(rows)`: an op over so many rows begins; it moves the clock and may throw DeviceError.
-  FakeBackend(const Model& model, std::function<void(int64_t rows)> tick);
+  // `tick(rows)`: an op over so many rows begins; it moves the clock and may throw DeviceError. Asynchronous: what samples
+  // drew is shown when it is waited for.
+  FakeBackend(const Model& model, bool is_asynchronous, std::function<void(int64_t rows)> tick);
 
   std::string_view name() const override { return "fake"; }
   int32_t page_slots() const override { return kSlots; }
   std::unique_ptr<DeviceBuffer> allocate(int64_t bytes) override { return cpu_->allocate(bytes); }
   void zero(const Tensor& tensor) override { cpu_->zero(tensor); }
-  void synchronize() override {}
+  void synchronize() override;
+  void wait_step() override;
+  bool is_asynchronous() const override { return is_asynchronous_; }
+  void drop_step() override { drawn_.clear(); }
 
  private:
   void do_gather(const GatherArgs& args) override;
@@ -75,7 +81,15 @@ class FakeBackend final : public Backend {
   void do_select(const SelectArgs& args) override { cpu_->select(args); }
   void do_compact(const CompactArgs& args) override { cpu_->compact(args); }
 
+  // Of one sample op.
+  struct Drawn {
+    std::span<SampleResult> shown;
+    std::vector<SampleResult> results;
+  };
+
   const Model& model_;
+  const bool is_asynchronous_;
+  std::deque<Drawn> drawn_;  // not waited for
   std::function<void(int64_t)> tick_;
   std::unique_ptr<Backend> cpu_;
   int32_t layer_ = -1;  // of the ops that follow: matmuls name their weights

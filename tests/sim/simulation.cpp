@@ -39,7 +39,7 @@ class World {
   World(uint64_t seed, Coverage& coverage)
       : random_(seed),
         coverage_(coverage),
-        backend_(*model(), [this](int64_t rows) { tick(rows); }),
+        backend_(*model(), seed % 2 == 0, [this](int64_t rows) { tick(rows); }),
         options_(make_options()),
         plan_(make_plan()),
         core_(*model(), options_, plan_, backend_, [this] { return now_; }) {
@@ -70,6 +70,7 @@ class World {
     if (!clients_.empty()) fail("a request has no end");
     const PrefixCache& prefixes = core_.executor().prefixes();
     coverage_["prefix_hit"] += core_.stats().prefix_hits;
+    coverage_["step_ahead"] += core_.stats().steps_ahead;
     coverage_["prefix_evicted"] += prefixes.num_evicted();
     core_.executor().clear_prefixes();
     const PagePool& pool = core_.executor().pool();
@@ -214,7 +215,9 @@ class World {
 
   void step() {
     const int64_t waiting = core_.scheduler().num_waiting();
+    const int64_t ahead = core_.stats().steps_ahead, stopped = core_.stats().finished_stop;
     core_.turn();
+    if (core_.stats().steps_ahead > ahead && core_.stats().finished_stop > stopped) saw("stop_ahead");
     look_at_queue(waiting);
     take_records();
     check_books();
@@ -359,6 +362,8 @@ const std::map<std::string, std::string>& must_happen() {
       {"nan_row", "NaN rows"},
       {"cut_in_answer", "answers that reached their budget and were cut again"},
       {"choices", "answers among several choices"},
+      {"step_ahead", "steps enqueued behind one in flight"},
+      {"stop_ahead", "stop tokens seen when the next step was in flight"},
       {"prefix_hit", "prompt tokens read from the prefix cache"},
       {"prefix_evicted", "blocks evicted from the prefix cache"},
       {"shared_scratch", "turns with several long prompts in work"},

@@ -138,9 +138,9 @@ __global__ void __launch_bounds__(kCompactThreads, 5)
 
 void compact(Context& context, const CompactArgs& args) {
   const int32_t num_kv_heads = args.shape.num_kv_heads;
-  const Staged<CompactView> items = context.stage<CompactView>(args.items.size());
   HostResults results(context,
                       static_cast<int64_t>(args.items.size()) * HostResults::bytes_of<int64_t>(num_kv_heads));
+  const Staged<CompactView> items = context.stage<CompactView>(args.items.size());
   size_t count = 0;
   for (const CompactItem& item : args.items) {
     CompactView view{};
@@ -148,12 +148,12 @@ void compact(Context& context, const CompactArgs& args) {
     view.kept = static_cast<const int32_t*>(item.kept.data);
     view.kept_stride = item.kept.stride;
     view.kept_len = context.upload(item.kept_len, num_kv_heads);
-    view.pages = context.upload(item.destination.pages, int64_t{num_kv_heads} * item.destination.stride);
+    view.pages = context.page_table(item.destination, num_kv_heads);
     view.stride = item.destination.stride;
     if (item.sums.pages) {
       view.scores = static_cast<const float*>(item.scores.data);
       view.score_stride = item.scores.stride;
-      view.sum_pages = context.upload(item.sums.pages, int64_t{num_kv_heads} * item.sums.stride);
+      view.sum_pages = context.page_table(item.sums, num_kv_heads);
       view.sum_stride = item.sums.stride;
     }
     if (item.moved) view.moved = results.add(item.moved, num_kv_heads);
@@ -164,7 +164,7 @@ void compact(Context& context, const CompactArgs& args) {
       .items = items.device, .pool = pool_view(args.cache), .dim = args.shape.head_dim};
   launch(compact_kernel, {.x = static_cast<uint32_t>(num_kv_heads), .y = static_cast<uint32_t>(count)},
          kCompactThreads, sizeof(CompactShared), context.ready(), params);
-  results.finish();
+  results.await();
 }
 
 }  // namespace restkv::cuda

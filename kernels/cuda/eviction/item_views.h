@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -14,11 +15,12 @@
 
 namespace restkv::cuda {
 
-// Small results that the args want on the host: one piece of device memory for kernels to write, copied back once.
+// Small results that the args want on the host: kernels write them there, and they are awaited. Made before the op stages
+// anything.
 class HostResults {
  public:
   HostResults(Context& context, int64_t bytes)
-      : context_(context), device_(context.workspace<std::byte>(bytes)), bytes_(bytes) {}
+      : context_(context), place_(context.host_results<std::byte>(static_cast<size_t>(bytes))) {}
 
   template <class T>
   static int64_t bytes_of(int64_t count) {
@@ -26,32 +28,24 @@ class HostResults {
   }
   template <class T>
   T* add(T* host, int64_t count) {
-    T* device = reinterpret_cast<T*>(device_ + used_);
-    parts_.push_back({reinterpret_cast<std::byte*>(host), used_, count * static_cast<int64_t>(sizeof(T))});
+    T* place = reinterpret_cast<T*>(place_.data() + used_);
+    parts_.push_back(
+        {[](const Awaited& part) { std::memcpy(part.to, part.from, static_cast<size_t>(part.count)); }, host,
+         count * static_cast<int64_t>(sizeof(T)), place});
     used_ += bytes_of<T>(count);
-    CHECK(used_ <= bytes_) << used_ << " of " << bytes_;
-    return device;
+    CHECK(used_ <= static_cast<int64_t>(place_.size())) << used_ << " of " << place_.size();
+    return place;
   }
-  // Waits for the kernels, if anything was asked for.
-  void finish() {
-    if (parts_.empty()) return;
-    copy_.resize(static_cast<size_t>(used_));
-    context_.read_back(copy_.data(), device_, used_);
-    for (const Part& part : parts_) std::copy_n(copy_.data() + part.at, part.bytes, part.host);
+  // The kernels that fill them are launched.
+  void await() const {
+    for (const Awaited& part : parts_) context_.await(part);
   }
 
  private:
-  struct Part {
-    std::byte* host;
-    int64_t at;
-    int64_t bytes;
-  };
   Context& context_;
-  std::byte* device_;
-  int64_t bytes_;
+  std::span<std::byte> place_;
   int64_t used_ = 0;
-  std::vector<Part> parts_;
-  std::vector<std::byte> copy_;
+  std::vector<Awaited> parts_;
 };
 
 inline int32_t most_rows(const RowSource& rows, int32_t num_kv_heads) {
@@ -73,7 +67,7 @@ inline PoolView pool_view(const PagedCacheView& cache) {
 inline RowsView rows_view(Context& context, const RowSource& rows, int32_t num_kv_heads) {
   RowsView view{};
   if (rows.pages.kv_len) {
-    view.pages = context.upload(rows.pages.pages, int64_t{num_kv_heads} * rows.pages.stride);
+    view.pages = context.page_table(rows.pages, num_kv_heads);
     view.kv_len = context.upload(rows.pages.kv_len, num_kv_heads);
     view.stride = rows.pages.stride;
   }
@@ -98,7 +92,7 @@ inline QueriesView queries_view(Context& context, const QuerySource& queries, co
     view.row_bytes = bytes_of(queries.rows.dtype, queries.rows.stride);
     view.dtype = queries.rows.dtype;
   } else {
-    view.ring_pages = context.upload(queries.ring.pages, int64_t{shape.num_kv_heads} * queries.ring.stride);
+    view.ring_pages = context.page_table(queries.ring, shape.num_kv_heads);
     view.ring_stride = queries.ring.stride;
     view.ring_window = queries.ring.window;
   }

@@ -452,7 +452,7 @@ void score(Context& context, const ScoreArgs& args) {
     view.mean_stride = o.v_mean.stride;
     view.ratio_stride = o.ratio.stride;
     if (item.sums) {
-      view.sum_pages = context.upload(item.sums->pages, int64_t{num_kv_heads} * item.sums->stride);
+      view.sum_pages = context.page_table(*item.sums, num_kv_heads);
       view.sum_len = context.upload(item.sums->len, num_kv_heads);
       view.sum_stride = item.sums->stride;
     }

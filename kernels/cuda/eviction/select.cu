@@ -26,7 +26,6 @@ struct SelectView {
   const int32_t* keep;    // [K]
   int32_t* share;         // [K], kShare
   int32_t* kept;          // [K, kept_stride]
-  int32_t* kept_len;      // [K]
   int32_t* num_dead;      // [K] or null
   int32_t* non_finite;    // [K] or null
   int32_t* new_pins;      // [K, max_new_pins]
@@ -246,7 +245,6 @@ __global__ void __launch_bounds__(kSelectThreads, 2) select_kernel(const __grid_
       },
       [&](int32_t place, int32_t j) { kept[place] = j; }, shared);
   if (threadIdx.x == 0) {
-    item.kept_len[head] = written;
     if (item.num_dead) item.num_dead[head] = static_cast<int32_t>(shared.num_dead);
     if (item.non_finite) item.non_finite[head] = static_cast<int32_t>(shared.non_finite);
   }
@@ -321,13 +319,17 @@ __global__ void __launch_bounds__(kSelectThreads, 2) share_kernel(const __grid_c
 
 void select(Context& context, const SelectArgs& args) {
   const int32_t k = args.num_kv_heads;
-  const Staged<SelectView> items = context.stage<SelectView>(args.items.size());
+  const bool is_share = args.scope == SelectScope::kShare;
   int64_t result_bytes = 0;
   for (const SelectItem& item : args.items) {
-    result_bytes += 5 * HostResults::bytes_of<int32_t>(k) +
+    result_bytes += 3 * HostResults::bytes_of<int32_t>(k) +
                     HostResults::bytes_of<int32_t>(int64_t{k} * item.max_new_pins);
   }
   HostResults results(context, result_bytes);
+  const Staged<SelectView> items = context.stage<SelectView>(args.items.size());
+  // Of shared items, on the device: the second kernel reads what the first one wrote.
+  int32_t* shares =
+      is_share ? context.workspace<int32_t>(static_cast<int64_t>(args.items.size()) * k) : nullptr;
   size_t count = 0;
   SelectParams params{};
   int64_t most_kept = 0;
@@ -347,7 +349,7 @@ void select(Context& context, const SelectArgs& args) {
             << "head " << h << " holds " << item.rows.num_rows(h) << " rows, another " << rows;
       }
     }
-    if (args.scope == SelectScope::kShare) {
+    if (is_share) {
       most_kept = std::max<int64_t>(most_kept, rows);
       CHECK(rows <= item.kept.cols) << "room for " << item.kept.cols << " rows, up to " << rows << " stay";
     } else {
@@ -355,16 +357,16 @@ void select(Context& context, const SelectArgs& args) {
         const int64_t stay = std::clamp(item.keep[h], 0, item.rows.num_rows(h));
         CHECK(stay <= item.kept.cols) << "room for " << item.kept.cols << " rows, " << stay << " stay";
         most_kept = std::max(most_kept, stay);
+        item.kept_len[h] = static_cast<int32_t>(stay);
       }
     }
     view.keep = context.upload(item.keep, k);
     view.protect = protect_view(context, item.protect, k);
     view.floor = item.floor;
     view.slack = item.slack;
-    if (args.scope == SelectScope::kShare) view.share = results.add(item.share, k);
+    if (is_share) view.share = shares + static_cast<int64_t>(count) * k;
     view.kept = static_cast<int32_t*>(item.kept.data);
     view.kept_stride = item.kept.stride;
-    view.kept_len = results.add(item.kept_len, k);
     if (item.num_dead) view.num_dead = results.add(item.num_dead, k);
     if (item.non_finite) view.non_finite = results.add(item.non_finite, k);
     if (item.max_new_pins > 0) {
@@ -388,7 +390,7 @@ void select(Context& context, const SelectArgs& args) {
   std::byte* workspace = context.workspace<std::byte>(workspace_bytes);
   params.highs = reinterpret_cast<uint32_t*>(workspace);
 
-  if (args.scope == SelectScope::kShare) {
+  if (is_share) {
     CHECK(int64_t{k} * params.most < INT32_MAX) << k << " heads of " << params.most << " rows";
     const int64_t per_item = int64_t{k} * params.most * 4;
     const int64_t batch = std::min(num_items, workspace_bytes / per_item);
@@ -421,7 +423,17 @@ void select(Context& context, const SelectArgs& args) {
            static_cast<uint32_t>(sizeof(SelectShared) + (is_list_shared ? 8 * params.list_size : 0)),
            context.ready(), params);
   }
-  results.finish();
+  results.await();
+  if (!is_share) return;
+  std::vector<int32_t> of_items(count * static_cast<size_t>(k));
+  context.read_back(of_items.data(), shares, static_cast<int64_t>(of_items.size()) * 4);
+  for (size_t i = 0; i < count; ++i) {
+    const SelectItem& item = args.items[i];
+    for (int32_t h = 0; h < k; ++h) {
+      item.share[h] = of_items[i * static_cast<size_t>(k) + static_cast<size_t>(h)];
+      item.kept_len[h] = std::clamp(item.share[h] - item.slack, 0, item.rows.num_rows(h));
+    }
+  }
 }
 
 }  // namespace restkv::cuda

@@ -58,8 +58,7 @@ void store_queries(Context& context, const StoreQueriesArgs& args) {
   int32_t most = 0;
   for (const StoreQueriesSegment& segment : args.segments) {
     const int64_t rows = std::min<int64_t>(segment.num_rows, segment.ring.window);
-    segments.host[count++] = {.ring_pages = context.upload(
-                                  segment.ring.pages, int64_t{args.shape.num_kv_heads} * segment.ring.stride),
+    segments.host[count++] = {.ring_pages = context.page_table(segment.ring, args.shape.num_kv_heads),
                               .row_begin = segment.row_begin + segment.num_rows - rows,
                               .num_rows = static_cast<int32_t>(rows),
                               .ring_stride = segment.ring.stride,
