@@ -117,6 +117,7 @@ class Workshop:
     def try_mutant(self, mutant: Mutant) -> None:
         key = tuple(mutant.run)
         if key not in self.green:
+            self.build(mutant.build)  # the program may still be that of the mutant before
             self.green[key] = self.is_green(mutant.run)
         if not self.green[key]:
             raise Failure(f"the test is red without the mutant: {shlex.join(mutant.run)}")
