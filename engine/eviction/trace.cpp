@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "kernels/base/check.h"
@@ -128,8 +129,16 @@ void TraceWriter::add_cut(int32_t layer, int32_t tokens, std::span<const HeadRow
     if (has_bins) {
       order_.resize(held.size());
       std::iota(order_.begin(), order_.end(), 0);
+      // Rows that stay anyhow have score 0 and rank first, as do rows that are no number.
+      ranked_.assign(scores.begin(), scores.end());
+      for (float& score : ranked_)
+        if (std::isnan(score)) score = std::numeric_limits<float>::infinity();
+      for (const int32_t row : kept) {
+        float& score = ranked_[static_cast<size_t>(row)];
+        if (score == 0.0f) score = std::numeric_limits<float>::infinity();
+      }
       std::stable_sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) {
-        return scores[static_cast<size_t>(a)] > scores[static_cast<size_t>(b)];
+        return ranked_[static_cast<size_t>(a)] > ranked_[static_cast<size_t>(b)];
       });
       std::vector<uint8_t> bins(held.size());
       for (size_t rank = 0; rank < order_.size(); ++rank) {

@@ -69,6 +69,7 @@ class TraceWriter {
   std::vector<std::vector<int32_t>> held_;  // [L*K] positions after the head's last cut
   std::vector<int32_t> tokens_;             // [L] at the layer's last cut
   std::vector<int32_t> order_;
+  std::vector<float> ranked_;  // [rows] scores as they rank
 };
 
 }  // namespace restkv

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <set>
 
@@ -211,6 +212,23 @@ TEST(CacheTrace, PinnedRowsStayToTheEnd) {
   };
   EXPECT_GE(old_rows(cache, 3), 24);
   EXPECT_LT(old_rows(unpinned, 5), 24) << "rows of the prompt stay without pins too: the test shows nothing";
+}
+
+// What stays anyhow is not scored (0) and ranks before what is.
+TEST(CacheTrace, BinsRankEvictedRowsBehindThoseThatStayAnyhow) {
+  CacheTrace header;
+  header.num_layers = header.num_kv_heads = 1;
+  TraceWriter writer(header, true);
+  std::vector<int32_t> kept(24);
+  std::iota(kept.begin(), kept.end(), 0);  // 16 settled, 8 by their scores; 8 go
+  std::vector<float> scores(32, 0.0f);
+  for (size_t row = 16; row < 32; ++row) scores[row] = static_cast<float>(40 - row);
+  scores[17] = NAN;
+  const TraceWriter::HeadRows rows{kept, scores};
+  writer.add_cut(0, 32, {&rows, 1});
+  const CacheTrace::Head head = writer.take()->cut(0).heads[0];
+  EXPECT_EQ(head.evicted, (std::vector<int32_t>{24, 25, 26, 27, 28, 29, 30, 31}));
+  EXPECT_EQ(head.bins, (std::vector<uint8_t>{12, 12, 13, 13, 14, 14, 15, 15}));
 }
 
 TEST(CacheTrace, EndsWhereItDoesNotFit) {
