@@ -2,7 +2,8 @@
 # What can be found out on a machine with a card, of which only CUDA 13, cmake, ninja, Python and PyTorch are expected.
 #   tools/gpu_check.sh --pack          here: gathers what that machine lacks in build/gpu-pack, to be copied there
 #   tools/gpu_check.sh                 there: all stages
-#   tools/gpu_check.sh --stage NAME    one of them; each takes at most eight minutes and may be run again
+#   tools/gpu_check.sh --stage NAME    one of them; it may be run again
+#   --limit SECONDS                    of a stage; 480 unless said. What a bench has measured by then is reported.
 # Results go to docs/measurements/<card>-<date>.md, a section for each stage: what ran stays when a later stage is cut off, and
 # a stage that runs again replaces its section.
 #   build     the core, its kernels, tests and benches (preset gpu-check)
@@ -16,7 +17,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly pack=build/gpu-pack build=build/gpu-check
-readonly limit=480  # seconds of a stage
+limit=480  # seconds of a stage
 stages=(build ops sanitize kernels decode prefill schedule)
 
 fail() {
@@ -45,7 +46,12 @@ while (( $# )); do
       stages=("$2")
       shift
       ;;
-    -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --limit)
+      [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || fail "--limit is a number of seconds, not '${2:-}'"
+      limit=$2
+      shift
+      ;;
+    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) fail "unknown option '$1'; see --help" ;;
   esac
   shift
@@ -54,7 +60,7 @@ done
 command -v nvidia-smi >/dev/null || fail "there is no nvidia-smi, so no card"
 card=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)
 driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -1)
-readonly card driver
+readonly card driver limit
 report=docs/measurements/$(tr 'A-Z ' 'a-z-' <<<"${card#NVIDIA }")-$(date +%F).md
 readonly report
 if [[ ! -f $report ]]; then
@@ -74,7 +80,7 @@ op_tests=(kernel_op_table kernel_half_ops kernel_attention kernel_attention_shap
 
 stage_build() {
   cmake --preset gpu-check -DBUILD_TESTING=ON -DPython3_EXECUTABLE="$(command -v python3)" &&
-    timeout "$limit" cmake --build "$build" --target golden_models device_bench engine_bench \
+    timeout "$limit" cmake --build "$build" --target golden_models emulated_golden_selections device_bench engine_bench \
       "${op_tests[@]}" &&
     python3 tools/check_kernels.py "$build"
 }
@@ -89,7 +95,9 @@ stage_ops() {
     fi
     timeout "$(( end - SECONDS > 1 ? end - SECONDS : 1 ))" "$build/bin/$test" --gtest_filter='*cuda*' --gtest_brief=1 || failed=1
   done
-  RESTKV_TEST_DEVICE=cuda:0 timeout "$(( end - SECONDS > 1 ? end - SECONDS : 1 ))" "$build/bin/golden_models" || failed=1
+  for test in golden_models emulated_golden_selections; do
+    RESTKV_TEST_DEVICE=cuda timeout "$(( end - SECONDS > 1 ? end - SECONDS : 1 ))" "$build/bin/$test" || failed=1
+  done
   return "$failed"
 }
 stage_sanitize() {
@@ -98,7 +106,7 @@ stage_sanitize() {
   ln -s "$RESTKV_GOLDEN_MODELS_DIR/llama3_gqa" "$one/llama3_gqa"
   for tool in memcheck racecheck initcheck; do
     echo "--- $tool"
-    RESTKV_TEST_DEVICE=cuda:0 RESTKV_GOLDEN_MODELS_DIR=$one \
+    RESTKV_TEST_DEVICE=cuda RESTKV_GOLDEN_MODELS_DIR=$one \
       timeout "$(( limit / 3 ))" compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/bin/golden_models" || return 1
   done
   rm -r "$one"
@@ -116,12 +124,12 @@ bench() {
 compare() {
   local stage=$1 failed=0
   shift
-  bench "$results/$stage.jsonl" "$@" --seconds "$(( limit / 2 - 30 ))" || failed=1
+  bench "$results/$stage.jsonl" "$@" --seconds "$(( limit * 7 / 16 ))" || failed=1
   if [[ $stage == schedule ]]; then
     python3 tests/bench/gpu_report.py "$results/$stage.jsonl"
     return "$failed"
   fi
-  bench "$results/$stage.others.jsonl" python3 tests/bench/gpu_competitors.py "$stage" --seconds "$(( limit / 2 - 30 ))" ||
+  bench "$results/$stage.others.jsonl" python3 tests/bench/gpu_competitors.py "$stage" --seconds "$(( limit * 7 / 16 ))" ||
     failed=1
   # What this machine copies and multiplies is measured with the kernels.
   if [[ $stage != kernels && -f $results/kernels.others.jsonl ]]; then

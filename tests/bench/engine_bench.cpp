@@ -255,14 +255,24 @@ void run_stage(Bench& bench, const std::string& stage, bool is_tiny) {
   const int64_t budget = is_tiny ? 48 : 1024;
   if (stage == "decode") {
     bench.run(1, 64, 8, 0);  // warm
-    const std::vector<int64_t> prompts =
-        is_tiny ? std::vector<int64_t>{60, 200} : std::vector<int64_t>{4096, 32768, 130000};
-    for (const int64_t prompt : prompts) {
+    const auto one = [&](int64_t prompt) {
       bench.report("decode", 1, prompt, is_tiny ? 8 : 200, budget);
       bench.report("decode", 1, prompt, is_tiny ? 8 : 200, 0);
-    }
-    for (const int count : is_tiny ? std::vector<int>{3} : std::vector<int>{8, 32, 64, 128, 256})
+    };
+    const auto many = [&](int count) {
       bench.report("decode", count, is_tiny ? 60 : 2048, is_tiny ? 8 : 300, budget);
+    };
+    if (is_tiny) {
+      one(60);
+      one(200);
+      return many(3);
+    }
+    // What takes longest comes last.
+    one(4096);
+    for (const int count : {8, 32, 64}) many(count);
+    one(32768);
+    for (const int count : {128, 256}) many(count);
+    one(130000);
   } else if (stage == "prefill") {
     bench.run(1, 64, 2, 0);
     for (const int64_t prompt :

@@ -1,8 +1,8 @@
 // Does the engine compute what transformers computes? Every case of RESTKV_GOLDEN_MODELS_DIR: logits of every
 // position with the prompt in one piece, in uneven pieces and token by token, in one step and in layer-major
 // units; then the greedy tokens through the engine, all prompts at once and alone. Tolerances are the cases'
-// own. With RESTKV_EMULATED the same on the emulated CUDA device: in f32 to the same tolerance and tokens, in bf16 and f16 to
-// one of their own; fewer cuts, because a fiber for each GPU thread takes its time.
+// own. With RESTKV_EMULATED, and on a card, the same on the CUDA backend: in f32 to the same tolerance and tokens, in bf16 and f16 to
+// one of their own; fewer cuts on the emulator, because a fiber for each GPU thread takes its time.
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +18,8 @@
 #include "tests/golden/golden_folder.h"
 #if RESTKV_EMULATED
 #include "tests/emulator/emulated_backend.h"
+#else
+#include "kernels/cuda/card.h"
 #endif
 
 namespace fs = std::filesystem;
@@ -92,13 +94,13 @@ std::vector<Case> cases_in(const fs::path& folder, const fs::path& scratch) {
   return cases;
 }
 
-#if RESTKV_EMULATED
-DType type_under_test = DType::kF32;
-#else
-// RESTKV_TEST_DEVICE=cuda:0 runs the cases on a card, in its bf16 (tools/gpu_check.sh).
-std::string device_under_test() {
+DType type_under_test = DType::kF32;  // of a device; the CPU computes in f32
+
+#if !RESTKV_EMULATED
+// RESTKV_TEST_DEVICE=cuda runs the cases on the first card (tools/gpu_check.sh).
+bool is_on_card() {
   const char* named = std::getenv("RESTKV_TEST_DEVICE");
-  return named == nullptr ? "cpu" : named;
+  return named != nullptr && std::string_view(named) == "cuda";
 }
 #endif
 
@@ -110,7 +112,11 @@ EngineOptions test_options(int32_t max_num_batched_tokens) {
     return make_emulated_backend({.type = type_under_test});
   };
 #else
-  options.device = device_under_test();
+  options.device = "cpu";
+  if (is_on_card()) {
+    options.cache_dtype = type_under_test;
+    options.backend_maker = [] { return cuda::open_card(0, {.type = type_under_test}); };
+  }
 #endif
   options.threads = 2;
   options.max_model_len = 160;
@@ -287,11 +293,16 @@ void run_case(Case& c, golden::Run& run) {
                                  {"uneven pieces", 128, {5, 3, 11, 2, 1, 7}},
                                  {"uneven pieces, the first in units", 16, {40, 3, 11, 5}},
                                  {"token by token", 128, {1}}};
-  const bool is_cpu = device_under_test() == "cpu";
-  const std::string what =
-      check_case(*model, c, is_cpu ? Tolerance{.each = c.tolerance} : half_tolerance(DType::kBF16), cuts,
-                 is_cpu ? std::vector<int32_t>{128, 24} : std::vector<int32_t>{});
+  type_under_test = DType::kF32;
+  std::string what = check_case(*model, c, {.each = c.tolerance}, cuts, {128, 24});
   if (!what.empty()) return run.fail(c.name, what);
+  if (is_on_card()) {
+    for (const DType type : {DType::kBF16, DType::kF16}) {
+      type_under_test = type;
+      what = check_case(*model, c, half_tolerance(type), cuts, {});
+      if (!what.empty()) return run.fail(c.name, std::string(dtype_info(type).name) + ": " + what);
+    }
+  }
   run.ran(c.name);
 }
 

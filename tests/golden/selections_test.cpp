@@ -11,8 +11,11 @@
 #include "engine/eviction/projection.h"
 #include "engine/model/safetensors.h"
 #include "kernels/cpu/cpu_backend.h"
+#ifdef RESTKV_EMULATED
+#include "kernels/cuda/card.h"
 #include "tests/emulator/emulated_backend.h"
 #include "tests/emulator/host_copies.h"
+#endif
 #include "tests/golden/golden_folder.h"
 
 namespace fs = std::filesystem;
@@ -212,13 +215,24 @@ std::string check(Backend& backend, const Case& c) {
   return error;
 }
 
+#ifdef RESTKV_EMULATED
+// The emulated device in f32, or with RESTKV_TEST_DEVICE=cuda the first card (tools/gpu_check.sh).
+std::unique_ptr<Backend> make_device() {
+  const char* named = std::getenv("RESTKV_TEST_DEVICE");
+  if (named == nullptr || std::string_view(named) != "cuda") return with_host_memory(make_emulated_backend());
+  auto card = cuda::open_card(0, {.type = DType::kF32});
+  CHECK(card.ok()) << card.status().message();
+  return with_host_memory(std::move(*card));
+}
+#endif
+
 }  // namespace
 
 int run() {
   golden::Run run("RESTKV_GOLDEN_DIR", std::string(RESTKV_SHARED_DIR) + "/golden/restkv");
   if (!run.has_folder()) return run.finish();
 #ifdef RESTKV_EMULATED
-  const std::unique_ptr<Backend> backend = with_host_memory(make_emulated_backend());
+  const std::unique_ptr<Backend> backend = make_device();
 #else
   const std::unique_ptr<Backend> backend = make_cpu_backend(0);
 #endif
