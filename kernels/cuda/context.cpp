@@ -23,13 +23,16 @@ Context::Context(Runtime& runtime, int64_t workspace_bytes, int64_t staging_byte
   staging_device_ = runtime.allocate(staging_bytes);
   workspace_ = runtime.allocate(workspace_bytes);
   workspace_bytes_ = workspace_bytes;
-  if (staging_host_ == nullptr || staging_device_ == nullptr || workspace_ == nullptr)
+  counters_ = reinterpret_cast<uint32_t*>(runtime.allocate(kNumCounters * 4));
+  if (staging_host_ == nullptr || staging_device_ == nullptr || workspace_ == nullptr || counters_ == nullptr)
     throw DeviceError("no memory on the device for " +
                           std::to_string((workspace_bytes + staging_bytes) >> 20) + " MiB of workspace",
                       false);
+  runtime.fill_zero(counters_, kNumCounters * 4);
 }
 
 Context::~Context() {
+  runtime_.release(reinterpret_cast<std::byte*>(counters_));
   runtime_.release(workspace_);
   runtime_.release(staging_device_);
   runtime_.release_host(staging_host_);

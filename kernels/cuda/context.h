@@ -93,6 +93,9 @@ class Context {
     return reinterpret_cast<T*>(take_workspace(count * static_cast<int64_t>(sizeof(T))));
   }
   int64_t workspace_left() const { return workspace_bytes_ - workspace_used_; }
+  // [kNumCounters] on the device, all 0 when a kernel starts, and when it ends: blocks of one launch count each other with them.
+  static constexpr int64_t kNumCounters = 16384;
+  uint32_t* counters() const { return counters_; }
 
   // Copies device memory to the host and waits for it.
   void read_back(void* host, const void* device, int64_t bytes);
@@ -142,6 +145,7 @@ class Context {
   std::byte* staging_host_ = nullptr;  // two halves of staging and results
   std::byte* staging_device_ = nullptr;
   std::byte* workspace_ = nullptr;
+  uint32_t* counters_ = nullptr;
   int64_t workspace_bytes_ = 0;
   int64_t workspace_used_ = 0;
   bool is_deterministic_ = false;

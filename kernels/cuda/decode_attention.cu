@@ -1,18 +1,17 @@
 // Attention of decode rows over their own pages, split over the entries and merged (flash decoding):
 //   s_j = softcap(scale q.k_j), p_j = exp(s_j - m), out = sum_j p_j v_j / sum_j p_j
-// A block owns up to 32 queries of one KV head (rows x the G heads of the group, packed) and one span of its entries. Keys are
-// the M side of mma.sync m16n8k16 and queries the N side, so 4 heads of a group fill half of a tile's 8 columns instead of a
-// quarter of 16 rows:
-//   S [entries, queries] = K Q^T, each warp 16 entries  ->  softmax over shared memory, each warp every 4th query
-//   O [D, queries] += V^T P^T, each warp a quarter of D
-// Tiles of K and V run through a ring of three stages filled by cp.async. Lengths and positions come from the paged view; a
-// row of several in one sequence sees the entries up to its own position. A row that sees nothing gives zeros.
-// Grid: (unit, split); spans are whole tiles at fixed places of the entry index, as many as fill the card: planned on the host
-// from the longest head, the same for all layers of a step; `deterministic` makes each span 256 entries, so that neighbours
-// change no bit. One split writes `out`, several leave (m, l, acc) for
-// decode_merge_kernel. Bound: bandwidth, K and V once. Shared memory at D = 128, 16 bits: 3 x 34 KiB of tiles, 8.5 KiB of
-// queries, 13 KiB of scores and weights, 124 KiB: 1 block of sm_80 with 68 KiB in flight; two stages (90 KiB) on smaller cards.
-// Occupancy: decode_attention_kernel 128 x 2, decode_merge_kernel 128 x 16.
+// A block owns up to 16 queries of one KV head (rows x the G heads of the group, packed: the M side of mma.sync m16n8k16) and
+// one span of its entries. Each of its warps takes every 4th tile of 16 entries and works alone: its own ring of stages filled by
+// cp.async, its own online softmax in registers, no barrier of the block until its tiles are done (a loop with barriers moved
+// 1.5 TB/s on an H100 whose memory has 3). Long rows have fewer warps at work, so that two stages fit sm_86. Lengths and
+// positions come from the paged view; a row of several in one sequence sees the entries up to its own position. A row that
+// sees nothing gives zeros. A tile that a query does not see leaves its state as it is.
+// Grid: (unit, split); spans are whole tiles at fixed places of the entry index, as many as fill the card evenly: planned on the
+// host from the longest head, the same for all layers of a step; `deterministic` makes each span 256 entries, so that neighbours
+// change no bit. With one split a block writes `out`; with several each leaves (acc, m, l), and the last block of a unit to
+// arrive merges them in the order of the splits. Bound: bandwidth, K and V once. Shared memory at D = 128, 16 bits: 4 warps x 3
+// stages of 8.5 KiB and the queries, 106 KiB: 2 blocks of sm_90, 1 of sm_80; two stages (72 KiB) on smaller cards.
+// Occupancy: decode_attention_kernel 128 x 2.
 #include <algorithm>
 
 #include "kernels/cuda/attention_tiles.h"
@@ -24,12 +23,11 @@ namespace restkv::cuda {
 namespace {
 
 constexpr int32_t kThreads = 128;
-constexpr int32_t kWarps = kThreads / 32;
-constexpr int32_t kQueries = 32;
+constexpr int32_t kQueries = 16;  // of a block
+constexpr int32_t kKeys = 16;     // of a warp's tile; pages have a multiple of that
 constexpr int32_t kMaxStages = 3;
 constexpr int32_t kMinSplit = 64, kFixedSplit = 256;  // entries
-constexpr int32_t kMergeThreads = 128;
-static_assert(kMinSplit % 64 == 0 && kFixedSplit % 64 == 0, "whole tiles");
+static_assert(kMinSplit % kKeys == 0 && kFixedSplit % kKeys == 0, "whole tiles");
 
 struct QueryTile {
   int32_t segment;
@@ -44,6 +42,7 @@ struct DecodeParams {
   const std::byte* q;        // [T, q_stride]
   std::byte* out;            // [T, out_stride]
   float* partial;            // [units, splits, partial_rows, dim + 2]: acc, m, l; null: one split
+  uint32_t* arrived;         // [units] splits that are done; 0 between launches
   PagedView<T> cache;
   int64_t q_stride;
   int64_t out_stride;
@@ -62,36 +61,66 @@ struct DecodeParams {
   float softcap;
 };
 
+// Warps that read entries.
+template <class T, int32_t kDim>
+inline constexpr int32_t kReaders = kDim * sizeof(T) <= 256   ? 4
+                                    : kDim * sizeof(T) <= 512 ? 2
+                                                              : 1;
+
 template <class T, int32_t kDim>
 struct DecodeShared {
-  static constexpr int32_t kKeys = kTileKeys<T, kDim>;
   static constexpr int32_t kRow = kRowElements<T, kDim>;
+  static constexpr int32_t kAccRow = kDim + 8;  // rows of 8 queries on different banks
+  static constexpr int32_t kTile = kKeys * kRow;
   T queries[kQueries * kRow];
-  T weights[kQueries * kRowElements<T, kKeys>];  // [query, entry]
-  float logits[kQueries * (kKeys + 4)];          // [query, entry]
   Visible seen[kQueries];
-  float most[kQueries];  // running maximum, in units of log2
-  float sum[kQueries];
-  float factor[kQueries];     // exp2(old maximum - new)
-  T tiles[2 * kKeys * kRow];  // K and V of a stage; the launch made `stages` of them
+  float most[kReaders<T, kDim>][kQueries];  // of each warp, in units of log2
+  float sum[kReaders<T, kDim>][kQueries];
+  uint32_t is_last;
+  // K and V of a stage of each warp; the launch made `stages` of them. A warp that is done leaves its sums in its part.
+  alignas(16) T ring[kReaders<T, kDim> * 2 * kTile];
+  static_assert(2 * kTile * sizeof(T) >= kQueries * kAccRow * sizeof(float), "a stage holds the sums");
 };
+
+// out = sum_s exp2(m_s - m) acc_s / sum_s exp2(m_s - m) l_s over the parts of all splits, in rising order; one without entries
+// changes nothing.
+template <class T, int32_t kDim>
+__device__ __forceinline__ void merge_splits(const DecodeParams<T>& p, const AttentionSegment& segment,
+                                             const QueryTile& tile, int32_t unit, int32_t num_queries) {
+  const int64_t stride = int64_t{p.partial_rows} * (p.dim + 2);
+  const float* parts = p.partial + int64_t{unit} * p.num_splits * stride;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < num_queries * kDim; i += kThreads) {
+    const int32_t query = i / kDim, d = i % kDim;
+    if (d >= p.dim) continue;
+    const float* part = parts + query * (p.dim + 2);
+    float most = kMinusInfinity;
+    for (int32_t s = 0; s < p.num_splits; ++s) most = fmaxf(most, part[s * stride + p.dim]);
+    const float base = most == kMinusInfinity ? 0.0f : most;
+    float sum = 0.0f, x = 0.0f;
+#pragma unroll 4
+    for (int32_t s = 0; s < p.num_splits; ++s) {
+      const float factor = exp2_approx(part[s * stride + p.dim] - base);
+      sum += factor * part[s * stride + p.dim + 1];
+      x += factor * part[s * stride + d];
+    }
+    const int64_t t = segment.row_begin + (tile.first + query) / p.group;
+    const int64_t head = int64_t{unit % p.num_kv_heads} * p.group + (tile.first + query) % p.group;
+    store_one(p.out + (t * p.out_stride + head * p.dim + d) * bytes_of_element(p.out_type), p.out_type,
+              sum == 0.0f ? 0.0f : x / sum);
+  }
+}
 
 template <class T, int32_t kDim>
 __global__ void __launch_bounds__(kThreads, 2)
     decode_attention_kernel(const __grid_constant__ DecodeParams<T> p) {
   using Shared = DecodeShared<T, kDim>;
-  constexpr int32_t kKeys = Shared::kKeys;
   [[maybe_unused]] constexpr int kUnroll = kUnrollTiles<T>;
-  constexpr int32_t kRow = Shared::kRow;
-  constexpr int32_t kLogitRow = kKeys + 4;
-  constexpr int32_t kWeightRow = kRowElements<T, kKeys>;
-  constexpr int32_t kDimTiles = kDim / 16;
-  constexpr int32_t kOwnTiles = (kDimTiles + kWarps - 1) / kWarps;  // 16 of D each, of a warp
+  constexpr int32_t kWarps = kReaders<T, kDim>;
+  constexpr int32_t kRow = Shared::kRow, kTile = Shared::kTile, kAccRow = Shared::kAccRow;
   auto& shared = *shared_memory<Shared>();
-  static_assert(sizeof(Shared) + sizeof(Shared::tiles) <= (163u << 10), "two stages on sm_80");
-  static_assert(!kIsHalf<T> || sizeof(Shared) + sizeof(Shared::tiles) <= (99u << 10), "on sm_86");
-  static_assert(!kIsHalf<T> || kDim > 128 || sizeof(Shared) + 2 * sizeof(Shared::tiles) <= (163u << 10),
-                "three stages on sm_80");
+  static_assert(sizeof(Shared) + sizeof(Shared::ring) <= (99u << 10), "two stages on sm_86");
+  static_assert(!kIsHalf<T> || 2 * (sizeof(Shared) + 2 * sizeof(Shared::ring) + 1024) <= (228u << 10),
+                "two blocks of three stages on sm_90");
   const auto unit = static_cast<int32_t>(blockIdx.x);
   const auto split = static_cast<int32_t>(blockIdx.y);
   const QueryTile tile = p.tiles[unit / p.num_kv_heads];
@@ -99,7 +128,6 @@ __global__ void __launch_bounds__(kThreads, 2)
   const AttentionSegment& segment = p.segments[tile.segment];
   const EntryRows<T> rows(segment, p.cache, p.slot_shift, kv_head, p.dim);
   const int32_t num_queries = min(segment.num_rows * p.group - tile.first, kQueries);
-  const int32_t num_columns = (num_queries + 7) / 8;  // tiles of 8 queries
   const auto thread = static_cast<int32_t>(threadIdx.x);
   const auto warp = static_cast<int32_t>(warp_idx());
   const auto lane = static_cast<int32_t>(lane_idx());
@@ -113,199 +141,213 @@ __global__ void __launch_bounds__(kThreads, 2)
           visible_entries(rows, p.positions[segment.row_begin + (tile.first + thread) / p.group], p.window);
     }
     shared.seen[thread] = seen;
-    shared.most[thread] = kMinusInfinity;
-    shared.sum[thread] = 0.0f;
   }
-  // The weights of entries and queries that no warp writes below stay zero.
-  for (int32_t i = thread; i < kQueries * kWeightRow; i += kThreads) shared.weights[i] = from_f32<T>(0.0f);
   sync_threads();
-  int32_t begin = INT32_MAX, end = 0;
-  for (const Visible& seen : shared.seen) {
-    begin = min(begin, seen.begin);
-    end = max(end, seen.end);
-  }
-  begin = max(begin, split * p.split_entries);
-  end = min(end, split * p.split_entries + p.split_entries);
-  const int32_t first_tile = begin < end ? begin / kKeys : 0;
-  const int32_t num_tiles = begin < end ? (end + kKeys - 1) / kKeys - first_tile : 0;
-  const auto copy = [&](int32_t i) {
-    if (i < num_tiles) {
-      T* stage = shared.tiles + i % p.stages * 2 * kKeys * kRow;
-      copy_tile<T, kDim, kThreads>(rows, p.dim, (first_tile + i) * kKeys, begin, end, stage,
-                                   stage + kKeys * kRow);
-    }
-    cp_async_commit();
-  };
 
-  float out[kOwnTiles][kQueries / 8][4] = {};  // [16 of D, 8 queries]
-  for (int32_t i = 0; i + 1 < p.stages; ++i) copy(i);
-  for (int32_t i = 0; i < num_tiles; ++i) {
-    const int32_t first = (first_tile + i) * kKeys;
-    if (p.stages == 3) {
-      cp_async_wait<1>();
-    } else {
-      cp_async_wait<0>();
+  if (warp < kWarps) {
+    // Entries that some query sees, and those that all see.
+    int32_t begin = INT32_MAX, end = 0, all_begin = 0, all_end = INT32_MAX;
+    for (int32_t query = 0; query < num_queries; ++query) {
+      const Visible one = shared.seen[query];
+      begin = min(begin, one.begin);
+      end = max(end, one.end);
+      all_begin = max(all_begin, one.begin);
+      all_end = min(all_end, one.end);
     }
-    sync_threads();  // the tile is there for all; its predecessor's stage, logits and weights are free
-    copy(i + p.stages - 1);
-    const T* keys = shared.tiles + i % p.stages * 2 * kKeys * kRow;
-    const T* values = keys + kKeys * kRow;
+    begin = max(begin, split * p.split_entries);
+    end = min(end, split * p.split_entries + p.split_entries);
+    // This warp's tiles: every kWarps-th from the split's first on.
+    const int32_t begin_tile = begin < end ? begin / kKeys : 0;
+    const int32_t end_tile = begin < end ? (end + kKeys - 1) / kKeys : 0;
+    const int32_t skipped = begin_tile - split * (p.split_entries / kKeys);
+    const int32_t first_tile = begin_tile + (warp + kWarps - skipped % kWarps) % kWarps;
+    const int32_t num_tiles = first_tile < end_tile ? (end_tile - first_tile + kWarps - 1) / kWarps : 0;
+    T* ring = shared.ring + warp * p.stages * 2 * kTile;
+    const auto page_of = [&](int32_t i) {
+      return i < num_tiles ? rows.pages[(first_tile + i * kWarps) * kKeys >> p.slot_shift] : 0;
+    };
+    // A tile lies in one page. Entries that nobody sees, and columns from D on, become zeros.
+    const auto copy = [&](int32_t i, int32_t page) {
+      if (i < num_tiles) {
+        constexpr int32_t kPiece = 16 / static_cast<int32_t>(sizeof(T)), kPieces = kDim / kPiece;
+        const int32_t first = (first_tile + i * kWarps) * kKeys;
+        const int64_t slot = first & ((1 << p.slot_shift) - 1);
+        const T* keys = p.cache.keys(page) + slot * p.dim;
+        const T* values = p.cache.values(page) + slot * p.dim;
+        T* stage = ring + i % p.stages * 2 * kTile;
+#pragma unroll(kUnroll)
+        for (int32_t j = lane; j < kKeys * kPieces; j += 32) {
+          const int32_t r = j / kPieces, c = j % kPieces * kPiece;
+          const bool is_there = first + r >= begin && first + r < end && c < p.dim;
+          const int32_t from = is_there ? r * p.dim + c : 0;
+          cp_async16(stage + r * kRow + c, keys + from, is_there ? 16 : 0);
+          cp_async16(stage + kTile + r * kRow + c, values + from, is_there ? 16 : 0);
+        }
+      }
+      cp_async_commit();
+    };
+    for (int32_t i = 0; i + 1 < p.stages; ++i) copy(i, page_of(i));
+    int32_t next_page = page_of(p.stages - 1);
 
-    if (warp * 16 < kKeys) {
-      float s[kQueries / 8][4] = {};
+    // The queries stay in registers where there are enough of them.
+    constexpr bool kHoldsQueries = kIsHalf<T> && kDim <= 128;
+    [[maybe_unused]] MmaA<T> held[kHoldsQueries ? kDim / 16 : 1];
+    if constexpr (kHoldsQueries) {
+#pragma unroll(kUnroll)
+      for (int32_t d = 0; d < kDim; d += 16) load_a(held[d / 16], shared.queries + d, kRow);
+    }
+    const int32_t g = lane / 4, c = lane % 4 * 2;
+    const Visible seen[2] = {shared.seen[g], shared.seen[g + 8]};
+    float out[kDim / 8][4] = {};
+    float most[2] = {kMinusInfinity, kMinusInfinity};
+    float sum[2] = {0.0f, 0.0f};  // of this lane's columns
+    for (int32_t i = 0; i < num_tiles; ++i) {
+      if (p.stages == 3) {
+        cp_async_wait<1>();
+      } else {
+        cp_async_wait<0>();
+      }
+      sync_warp();  // the tile is there for all lanes, and its predecessor's stage is free
+      copy(i + p.stages - 1, next_page);
+      next_page = page_of(i + p.stages);
+      const T* keys = ring + i % p.stages * 2 * kTile;
+      const T* values = keys + kTile;
+
+      float s[2][4] = {};
+#pragma unroll(kUnroll)
       for (int32_t d = 0; d < kDim; d += 16) {
         MmaA<T> a;
-        load_a(a, keys + warp * 16 * kRow + d, kRow);
-#pragma unroll(kUnroll)
-        for (int32_t n = 0; n < kQueries / 8; ++n) {
-          if (n >= num_columns) continue;
-          MmaB<T> b;
-          load_b(b, shared.queries + n * 8 * kRow + d, kRow);
-          mma(s[n], a, b);
+        if constexpr (kHoldsQueries) {
+          a = held[d / 16];
+        } else {
+          load_a(a, shared.queries + d, kRow);
         }
+        MmaB<T> b[2];
+        load_b_pair(b, keys + d, kRow);
+        mma(s[0], a, b[0]);
+        mma(s[1], a, b[1]);
       }
+      const int32_t first = (first_tile + i * kWarps) * kKeys;
+      const bool is_masked = first < max(all_begin, begin) || first + kKeys > min(all_end, end);
+      float best[2] = {most[0], most[1]};
 #pragma unroll(kUnroll)
-      for (int32_t n = 0; n < kQueries / 8; ++n) {
+      for (int32_t n = 0; n < 2; ++n) {
 #pragma unroll(kUnroll)
         for (int32_t e = 0; e < 4; ++e) {
-          const int32_t entry = warp * 16 + lane / 4 + e / 2 * 8, query = n * 8 + lane % 4 * 2 + e % 2;
-          if (n < num_columns) shared.logits[query * kLogitRow + entry] = s[n][e];
+          float& x = s[n][e];
+          x = log2_logit(x, p.scale, p.softcap);
+          const int32_t entry = first + n * 8 + c + e % 2;
+          if (is_masked && (entry < max(seen[e / 2].begin, begin) || entry >= min(seen[e / 2].end, end)))
+            x = kMinusInfinity;
+          best[e / 2] = fmaxf(best[e / 2], x);
         }
       }
+      float base[2];
+      bool is_moved = false;
+#pragma unroll(kUnroll)
+      for (int32_t h = 0; h < 2; ++h) {
+        best[h] = fmaxf(best[h], shuffle_xor(best[h], 1));
+        best[h] = fmaxf(best[h], shuffle_xor(best[h], 2));
+        // no finite logit yet: weights are exp(-inf - 0) = 0, and NaN stays NaN
+        base[h] = best[h] == kMinusInfinity ? 0.0f : best[h];
+        is_moved |= best[h] != most[h];
+      }
+      if (any(is_moved)) {
+        float factor[2];
+#pragma unroll(kUnroll)
+        for (int32_t h = 0; h < 2; ++h) {
+          factor[h] = exp2_approx(most[h] - base[h]);
+          most[h] = best[h];
+          sum[h] *= factor[h];
+        }
+#pragma unroll(kUnroll)
+        for (int32_t n = 0; n < kDim / 8; ++n) {
+#pragma unroll(kUnroll)
+          for (int32_t e = 0; e < 4; ++e) out[n][e] *= factor[e / 2];
+        }
+      }
+#pragma unroll(kUnroll)
+      for (int32_t n = 0; n < 2; ++n) {
+#pragma unroll(kUnroll)
+        for (int32_t e = 0; e < 4; ++e) {
+          s[n][e] = exp2_approx(s[n][e] - base[e / 2]);
+          sum[e / 2] += s[n][e];
+        }
+      }
+      MmaA<T> weights;
+      a_from_accumulators(weights, s[0], s[1]);
+#pragma unroll(kUnroll)
+      for (int32_t n = 0; n < kDim / 8; n += 2) {
+        MmaB<T> b[2];
+        load_b_pair_trans(b, values + n * 8, kRow);
+        mma(out[n], weights, b[0]);
+        mma(out[n + 1], weights, b[1]);
+      }
     }
-    sync_threads();
+    cp_async_wait<0>();
+    sync_warp();  // its part of the ring is free
 
-    for (int32_t query = warp; query < num_queries; query += kWarps) {
-      const Visible seen = shared.seen[query];
-      constexpr int32_t kOwn = (kKeys + 31) / 32;
-      float x[kOwn];
-      float best = shared.most[query];
+    auto* acc = reinterpret_cast<float*>(ring);
 #pragma unroll(kUnroll)
-      for (int32_t j = 0; j < kOwn; ++j) {
-        const int32_t entry = j * 32 + lane;
-        x[j] = kMinusInfinity;
-        if (entry < kKeys && first + entry >= seen.begin && first + entry < min(seen.end, end) &&
-            first + entry >= begin) {
-          x[j] = log2_logit(shared.logits[query * kLogitRow + entry], p.scale, p.softcap);
-        }
-        best = fmaxf(best, x[j]);
-      }
-      best = warp_max(best);
-      // no finite logit yet: weights are exp(-inf - 0) = 0, and NaN stays NaN
-      const float base = best == kMinusInfinity ? 0.0f : best;
-      float sum = 0.0f;
+    for (int32_t n = 0; n < kDim / 8; ++n) {
 #pragma unroll(kUnroll)
-      for (int32_t j = 0; j < kOwn; ++j) {
-        const int32_t entry = j * 32 + lane;
-        x[j] = exp2_approx(x[j] - base);
-        sum += x[j];
-        if (entry < kKeys) shared.weights[query * kWeightRow + entry] = from_f32<T>(x[j]);
-      }
-      sum = warp_sum(sum);
-      const float factor = exp2_approx(shared.most[query] - base);
-      sync_warp();
-      if (lane == 0) {
-        shared.most[query] = best;
-        shared.sum[query] = shared.sum[query] * factor + sum;
-        shared.factor[query] = factor;
-      }
-    }
-    sync_threads();
-
-#pragma unroll(kUnroll)
-    for (int32_t n = 0; n < kQueries / 8; ++n) {
-      if (n >= num_columns) continue;
-#pragma unroll(kUnroll)
-      for (int32_t e = 0; e < 2; ++e) {
-        const int32_t query = n * 8 + lane % 4 * 2 + e;
-        const float factor = query < num_queries ? shared.factor[query] : 0.0f;
-#pragma unroll(kUnroll)
-        for (int32_t m = 0; m < kOwnTiles; ++m) {
-          out[m][n][e] *= factor;
-          out[m][n][e + 2] *= factor;
-        }
+      for (int32_t h = 0; h < 2; ++h) {
+        store_vector(acc + (g + 8 * h) * kAccRow + n * 8 + c, float2{out[n][2 * h], out[n][2 * h + 1]});
       }
     }
 #pragma unroll(kUnroll)
-    for (int32_t m = 0; m < kOwnTiles; ++m) {
-      const int32_t d = (warp + m * kWarps) * 16;
-      if (d >= kDim) continue;
-#pragma unroll(kUnroll)
-      for (int32_t k = 0; k < kKeys; k += 16) {
-        MmaA<T> a;
-        load_a_trans(a, values + k * kRow + d, kRow);
-#pragma unroll(kUnroll)
-        for (int32_t n = 0; n < kQueries / 8; ++n) {
-          if (n >= num_columns) continue;
-          MmaB<T> b;
-          load_b(b, shared.weights + n * 8 * kWeightRow + k, kWeightRow);
-          mma(out[m][n], a, b);
-        }
+    for (int32_t h = 0; h < 2; ++h) {
+      sum[h] += shuffle_xor(sum[h], 1);
+      sum[h] += shuffle_xor(sum[h], 2);
+      if (c == 0) {
+        shared.most[warp][g + 8 * h] = most[h];
+        shared.sum[warp][g + 8 * h] = sum[h];
       }
     }
   }
-  cp_async_wait<0>();
   sync_threads();
 
   float* partial =
       p.partial ? p.partial + (int64_t{unit} * p.num_splits + split) * p.partial_rows * (p.dim + 2) : nullptr;
-#pragma unroll(kUnroll)
-  for (int32_t n = 0; n < kQueries / 8; ++n) {
-#pragma unroll(kUnroll)
-    for (int32_t e = 0; e < 4; ++e) {
-      const int32_t query = n * 8 + lane % 4 * 2 + e % 2;
-      if (query >= num_queries) continue;
-      const float sum = shared.sum[query];
+  for (int32_t i = thread; i < num_queries * kDim; i += kThreads) {
+    const int32_t query = i / kDim, d = i % kDim;
+    if (d >= p.dim) continue;
+    float most = kMinusInfinity;
+#pragma unroll
+    for (int32_t w = 0; w < kWarps; ++w) most = fmaxf(most, shared.most[w][query]);
+    const float base = most == kMinusInfinity ? 0.0f : most;
+    float sum = 0.0f, x = 0.0f;
+#pragma unroll
+    for (int32_t w = 0; w < kWarps; ++w) {
+      const float factor = exp2_approx(shared.most[w][query] - base);
+      const auto* acc = reinterpret_cast<const float*>(shared.ring + w * p.stages * 2 * kTile);
+      sum += factor * shared.sum[w][query];
+      x += factor * acc[query * kAccRow + d];
+    }
+    if (partial) {
+      partial[query * (p.dim + 2) + d] = x;
+      if (d == 0) {
+        partial[query * (p.dim + 2) + p.dim] = most;
+        partial[query * (p.dim + 2) + p.dim + 1] = sum;
+      }
+    } else {
       const int64_t t = segment.row_begin + (tile.first + query) / p.group;
       const int64_t head = int64_t{kv_head} * p.group + (tile.first + query) % p.group;
-#pragma unroll(kUnroll)
-      for (int32_t m = 0; m < kOwnTiles; ++m) {
-        const int32_t d = (warp + m * kWarps) * 16 + lane / 4 + e / 2 * 8;
-        if (d >= p.dim) continue;
-        if (partial) {
-          partial[query * (p.dim + 2) + d] = out[m][n][e];
-        } else {
-          store_one(p.out + (t * p.out_stride + head * p.dim + d) * bytes_of_element(p.out_type), p.out_type,
-                    sum == 0.0f ? 0.0f : out[m][n][e] / sum);
-        }
-      }
+      store_one(p.out + (t * p.out_stride + head * p.dim + d) * bytes_of_element(p.out_type), p.out_type,
+                sum == 0.0f ? 0.0f : x / sum);
     }
   }
-  if (partial && thread < num_queries) {
-    partial[thread * (p.dim + 2) + p.dim] = shared.most[thread];
-    partial[thread * (p.dim + 2) + p.dim + 1] = shared.sum[thread];
+  if (!partial) return;
+  thread_fence();  // the part is there for every block that sees the count
+  sync_threads();
+  if (thread == 0) {
+    shared.is_last = atomic_add(p.arrived + unit, 1u) == static_cast<uint32_t>(p.num_splits) - 1u ? 1u : 0u;
+    if (shared.is_last != 0) p.arrived[unit] = 0;  // for the next launch
   }
-}
-
-// out = sum_s exp2(m_s - m) acc_s / sum_s exp2(m_s - m) l_s, splits in rising order; a split without entries changes nothing.
-// Grid: (unit, query of a tile); a thread owns columns of D.
-template <class T>
-__global__ void __launch_bounds__(kMergeThreads, 16)
-    decode_merge_kernel(const __grid_constant__ DecodeParams<T> p) {
-  const auto unit = static_cast<int32_t>(blockIdx.x);
-  const auto query = static_cast<int32_t>(blockIdx.y);
-  const QueryTile tile = p.tiles[unit / p.num_kv_heads];
-  const AttentionSegment& segment = p.segments[tile.segment];
-  if (tile.first + query >= segment.num_rows * p.group) return;
-  const int64_t stride = int64_t{p.partial_rows} * (p.dim + 2);
-  const float* partial = p.partial + int64_t{unit} * p.num_splits * stride + int64_t{query} * (p.dim + 2);
-  float most = kMinusInfinity;
-  for (int32_t s = 0; s < p.num_splits; ++s) most = fmaxf(most, partial[s * stride + p.dim]);
-  const float base = most == kMinusInfinity ? 0.0f : most;
-  float sum = 0.0f;
-  for (int32_t s = 0; s < p.num_splits; ++s) {
-    sum += exp2_approx(partial[s * stride + p.dim] - base) * partial[s * stride + p.dim + 1];
-  }
-  const int64_t t = segment.row_begin + (tile.first + query) / p.group;
-  const int64_t head = int64_t{unit % p.num_kv_heads} * p.group + (tile.first + query) % p.group;
-  for (int32_t d = static_cast<int32_t>(threadIdx.x); d < p.dim; d += kMergeThreads) {
-    float x = 0.0f;
-    for (int32_t s = 0; s < p.num_splits; ++s) {
-      x += exp2_approx(partial[s * stride + p.dim] - base) * partial[s * stride + d];
-    }
-    store_one(p.out + (t * p.out_stride + head * p.dim + d) * bytes_of_element(p.out_type), p.out_type,
-              sum == 0.0f ? 0.0f : x / sum);
-  }
+  sync_threads();
+  if (shared.is_last == 0) return;
+  thread_fence();
+  merge_splits<T, kDim>(p, segment, tile, unit, num_queries);
 }
 
 struct DecodePlan {
@@ -313,16 +355,42 @@ struct DecodePlan {
   int32_t split_entries = 0;
 };
 
-// Two blocks for each multiprocessor where there is that much to split; spans are whole multiples of 64 entries.
-DecodePlan plan_decode(int64_t units, int64_t longest, int32_t num_multiprocessors, bool is_deterministic) {
+// `places`: blocks that run at once. Few units are split until they fill the places; more than fill them, so far that the last
+// round of blocks is not nearly empty. Spans are whole multiples of 64 entries.
+DecodePlan plan_decode(int64_t units, int64_t longest, int64_t places, bool is_deterministic) {
   const int64_t least = is_deterministic ? kFixedSplit : kMinSplit;
   const int64_t spans = std::max<int64_t>(1, (longest + least - 1) / least);
   if (is_deterministic) return {static_cast<int32_t>(spans), kFixedSplit};
-  const int64_t wanted =
-      std::clamp<int64_t>(2 * int64_t{num_multiprocessors} / std::max<int64_t>(1, units), 1, spans);
+  constexpr int64_t kMostSplits = 4;       // of units that fill the places
+  constexpr int64_t kWorthwhileSpans = 8;  // of a split of theirs: its start and its merge cost something
+  int64_t wanted = std::clamp<int64_t>(places / units, 1, spans);
+  if (units > places / 2) {
+    double best = 0;
+    for (int64_t splits = 1; splits <= kMostSplits; ++splits) {
+      if (splits > 1 && spans / splits < kWorthwhileSpans) break;
+      const int64_t rounds = (units * splits + places - 1) / places;
+      const double share = static_cast<double>(units * splits) / static_cast<double>(rounds * places);
+      if (share > best + 0.05) {
+        best = share;
+        wanted = splits;
+      }
+    }
+  }
   const int64_t spans_each = (spans + wanted - 1) / wanted;
   return {static_cast<int32_t>((spans + spans_each - 1) / spans_each),
           static_cast<int32_t>(spans_each * least)};
+}
+
+// Shared memory with so many stages.
+int32_t stage_bytes(DType cache, int32_t head_dim, int32_t stages) {
+  size_t bytes = 0;
+  dispatch_float(cache, [&]<class T>() {
+    dispatch_head_dim(head_dim, [&]<int32_t kDim>() {
+      using Shared = DecodeShared<T, kDim>;
+      bytes = sizeof(Shared) + static_cast<size_t>(stages - 1) * sizeof(Shared::ring);
+    });
+  });
+  return static_cast<int32_t>(bytes);
 }
 
 }  // namespace
@@ -355,28 +423,36 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
     for (int32_t first = 0; first < queries; first += kQueries)
       tiles.host[tile++] = {static_cast<int32_t>(i), first};
   }
-  const int64_t units = static_cast<int64_t>(num_tiles) * shape.num_kv_heads;
-  const DecodePlan plan =
-      plan_decode(units, longest, context.limits().num_multiprocessors, context.is_deterministic());
+  const DType type = args.cache.dtype;
+  const int32_t most_shared = context.limits().max_shared_bytes;
+  const int32_t stages = stage_bytes(type, shape.head_dim, kMaxStages) <= most_shared ? kMaxStages : 2;
+  const int32_t shared_bytes = stage_bytes(type, shape.head_dim, stages);
+  // Each block takes 1 KiB more than it asks for, and so much more than a block may have is there for all together.
+  const int64_t places =
+      int64_t{context.limits().num_multiprocessors} * ((most_shared + 1024) / (shared_bytes + 1024));
+  const DecodePlan plan = plan_decode(static_cast<int64_t>(num_tiles) * shape.num_kv_heads, longest, places,
+                                      context.is_deterministic());
   // As many tiles at once as there is room for the parts of.
   float* partial = nullptr;
   size_t tiles_at_once = num_tiles;
   if (plan.num_splits > 1) {
     const int64_t floats =
         int64_t{shape.num_kv_heads} * plan.num_splits * most_queries * (shape.head_dim + 2);
-    tiles_at_once = static_cast<size_t>(std::clamp<int64_t>((context.workspace_left() - 256) / (floats * 4),
-                                                            1, static_cast<int64_t>(num_tiles)));
+    const int64_t room =
+        std::min((context.workspace_left() - 256) / (floats * 4), Context::kNumCounters / shape.num_kv_heads);
+    tiles_at_once = static_cast<size_t>(std::clamp<int64_t>(room, 1, static_cast<int64_t>(num_tiles)));
     partial = context.workspace<float>(static_cast<int64_t>(tiles_at_once) * floats);
   }
   const int32_t* positions = context.upload(args.positions);
 
-  dispatch_float(args.cache.dtype, [&]<class T>() {
+  dispatch_float(type, [&]<class T>() {
     DecodeParams<T> params{.segments = segments.device,
                            .tiles = tiles.device,
                            .positions = positions,
                            .q = static_cast<const std::byte*>(args.q.data),
                            .out = static_cast<std::byte*>(args.out.data),
                            .partial = partial,
+                           .arrived = context.counters(),
                            .cache = paged_view<T>(args.cache),
                            .q_stride = args.q.stride,
                            .out_stride = args.out.stride,
@@ -386,7 +462,7 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
                            .num_splits = plan.num_splits,
                            .split_entries = plan.split_entries,
                            .partial_rows = most_queries,
-                           .stages = kMaxStages,
+                           .stages = stages,
                            .slot_shift = slot_shift(args.cache),
                            .group = group,
                            .dim = shape.head_dim,
@@ -398,31 +474,13 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
       const auto count = static_cast<uint32_t>(std::min(tiles_at_once, num_tiles - first) *
                                                static_cast<size_t>(shape.num_kv_heads));
       dispatch_head_dim(shape.head_dim, [&]<int32_t kDim>() {
-        using Shared = DecodeShared<T, kDim>;
-        const auto shared_bytes = [&](int32_t stages) {
-          return static_cast<int32_t>(sizeof(Shared) +
-                                      static_cast<size_t>(stages - 1) * sizeof(Shared::tiles));
-        };
-        if (shared_bytes(kMaxStages) > context.limits().max_shared_bytes) params.stages = 2;
         launch(decode_attention_kernel<T, kDim>, {.x = count, .y = static_cast<uint32_t>(plan.num_splits)},
-               kThreads, static_cast<uint32_t>(shared_bytes(params.stages)), context.ready(), params);
+               kThreads, static_cast<uint32_t>(shared_bytes), context.ready(), params);
       });
-      if (partial) {
-        launch(decode_merge_kernel<T>, {.x = count, .y = static_cast<uint32_t>(most_queries)}, kMergeThreads,
-               0, context.ready(), params);
-      }
     }
   });
 }
 
-int32_t decode_shared_bytes(DType cache, int32_t head_dim) {
-  int32_t bytes = 0;
-  dispatch_float(cache, [&]<class T>() {
-    dispatch_head_dim(head_dim, [&]<int32_t kDim>() {
-      bytes = sizeof(DecodeShared<T, kDim>) + sizeof(DecodeShared<T, kDim>::tiles);
-    });
-  });
-  return bytes;
-}
+int32_t decode_shared_bytes(DType cache, int32_t head_dim) { return stage_bytes(cache, head_dim, 2); }
 
 }  // namespace restkv::cuda

@@ -17,7 +17,8 @@ constexpr int64_t kAlign = 256;
 
 class Copies {
  public:
-  explicit Copies(Backend& device) : device_(device) {}
+  // `memory` is what the copies on the device lie in, made larger where it is too small.
+  Copies(Backend& device, std::unique_ptr<DeviceBuffer>& memory) : device_(device), buffer_(memory) {}
 
   void collect(const ConstTensor& tensor) { collect(tensor, false); }
   void collect(const Tensor& tensor) { collect(tensor, true); }
@@ -49,8 +50,9 @@ class Copies {
       regions_.push_back({range, regions_.empty() ? phase : padded_end(regions_.back()) + phase});
     }
     if (regions_.empty()) return;
-    buffer_ = device_.allocate(padded_end(regions_.back()));
-    CHECK(buffer_ != nullptr) << padded_end(regions_.back()) << " bytes";
+    const int64_t bytes = padded_end(regions_.back());
+    if (buffer_ == nullptr || buffer_->bytes() < bytes) buffer_ = device_.allocate(bytes);
+    CHECK(buffer_ != nullptr) << bytes << " bytes";
     std::sort(pieces_.begin(), pieces_.end(), by_begin);
     std::vector<Piece> joined;
     for (const Piece& piece : pieces_) {
@@ -118,7 +120,7 @@ class Copies {
   std::vector<Range> ranges_;
   std::vector<Piece> pieces_;
   std::vector<Region> regions_;
-  std::unique_ptr<DeviceBuffer> buffer_;
+  std::unique_ptr<DeviceBuffer>& buffer_;
 };
 
 template <class Copy>
@@ -140,8 +142,8 @@ std::vector<T> copy_of(std::span<const T> items) {
 
 class HostMemoryBackend final : public Backend {
  public:
-  explicit HostMemoryBackend(std::unique_ptr<Backend> device)
-      : device_(std::move(device)), host_(make_cpu_backend(1)) {}
+  HostMemoryBackend(std::unique_ptr<Backend> device, bool keeps_memory)
+      : device_(std::move(device)), host_(make_cpu_backend(1)), keeps_memory_(keeps_memory) {}
 
   std::string_view name() const override { return device_->name(); }
   int32_t page_slots() const override { return device_->page_slots(); }
@@ -173,7 +175,8 @@ class HostMemoryBackend final : public Backend {
   template <class Args, class Visit, class Op>
   void run(Args args, Visit visit, Op op) {
     device_->at_layer(layer());
-    Copies copies(*device_);
+    if (!keeps_memory_) memory_.reset();
+    Copies copies(*device_, memory_);
     auto collect = [&](auto& value) { copies.collect(value); };
     visit(collect, args);
     copies.send();
@@ -186,7 +189,8 @@ class HostMemoryBackend final : public Backend {
   template <class Args, class Tables, class Visit, class Op>
   void run_paged(Args args, Tables tables, Visit visit, Op op) {
     device_->at_layer(layer());
-    Copies copies(*device_);
+    if (!keeps_memory_) memory_.reset();
+    Copies copies(*device_, memory_);
     tables(copies);
     copies.collect(args.cache);
     auto collect = [&](auto& value) { copies.collect(value); };
@@ -462,12 +466,14 @@ class HostMemoryBackend final : public Backend {
 
   std::unique_ptr<Backend> device_;
   std::unique_ptr<Backend> host_;  // for memory
+  const bool keeps_memory_;
+  std::unique_ptr<DeviceBuffer> memory_;  // of the device, behind it: of the last op
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> with_host_memory(std::unique_ptr<Backend> device) {
-  return std::make_unique<HostMemoryBackend>(std::move(device));
+std::unique_ptr<Backend> with_host_memory(std::unique_ptr<Backend> device, bool keeps_memory) {
+  return std::make_unique<HostMemoryBackend>(std::move(device), keeps_memory);
 }
 
 }  // namespace restkv

@@ -9,6 +9,8 @@
 
 namespace restkv {
 
-std::unique_ptr<Backend> with_host_memory(std::unique_ptr<Backend> device);
+// `keeps_memory`: the ops share one piece of the device's memory, which a card takes long to give; else each has one of its own
+// size, and a sanitizer sees what lies beyond.
+std::unique_ptr<Backend> with_host_memory(std::unique_ptr<Backend> device, bool keeps_memory = false);
 
 }  // namespace restkv

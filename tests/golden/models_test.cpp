@@ -115,7 +115,12 @@ EngineOptions test_options(int32_t max_num_batched_tokens) {
   options.device = "cpu";
   if (is_on_card()) {
     options.cache_dtype = type_under_test;
-    options.backend_maker = [] { return cuda::open_card(0, {.type = type_under_test}); };
+    options.backend_maker =
+        [] {  // one for each cut of each prompt: small, for page-locked memory takes long to get
+          constexpr int64_t kMiB = int64_t{1} << 20;
+          return cuda::open_card(
+              0, {.type = type_under_test, .workspace_bytes = 16 * kMiB, .staging_bytes = 2 * kMiB});
+        };
   }
 #endif
   options.threads = 2;
@@ -299,7 +304,7 @@ void run_case(Case& c, golden::Run& run) {
   if (is_on_card()) {
     for (const DType type : {DType::kBF16, DType::kF16}) {
       type_under_test = type;
-      what = check_case(*model, c, half_tolerance(type), cuts, {});
+      what = check_case(*model, c, half_tolerance(type), {cuts.front(), cuts.back()}, {});
       if (!what.empty()) return run.fail(c.name, std::string(dtype_info(type).name) + ": " + what);
     }
   }

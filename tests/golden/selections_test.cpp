@@ -222,7 +222,7 @@ std::unique_ptr<Backend> make_device() {
   if (named == nullptr || std::string_view(named) != "cuda") return with_host_memory(make_emulated_backend());
   auto card = cuda::open_card(0, {.type = DType::kF32});
   CHECK(card.ok()) << card.status().message();
-  return with_host_memory(std::move(*card));
+  return with_host_memory(std::move(*card), /*keeps_memory=*/true);
 }
 #endif
 

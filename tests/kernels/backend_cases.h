@@ -42,7 +42,7 @@ inline constexpr int64_t kEmulatedBytes = int64_t{64}
 inline std::unique_ptr<Backend> open_test_card(bool is_deterministic, DType type = DType::kF32) {
   auto card = cuda::open_card(0, {.type = type, .is_deterministic = is_deterministic});
   CHECK(card.ok()) << card.status().message();
-  return with_host_memory(std::move(*card));
+  return with_host_memory(std::move(*card), /*keeps_memory=*/true);
 }
 
 // Every backend present: each processor level of the CPU is a column (RESTKV_CPU_TARGET names a single one); `emulated` is
