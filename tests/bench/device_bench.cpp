@@ -1,4 +1,5 @@
-// Speed of the ops on a device at the shapes of Llama-3.1-8B, 16-bit: attention of decode and prefill, products, sampling. One
+// Speed of the ops on a device at the shapes of Llama-3.1-8B, 16-bit: attention of decode and prefill, products, norms, rotary
+// and gated rows, sampling, and the whole cut of a layer after prefill (observe, score, smooth, select, compact). One
 // line of JSON for each, with GB/s of what has to move and TFLOP/s; tests/bench/gpu_report.py puts them beside what the same
 // run measured for a copy, a product and the competitors.
 //   device_bench [--device cuda:0|emulated] [--small] [--seconds N]
@@ -13,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/eviction/cut.h"
 #include "kernels/base/float16.h"
 #include "kernels/cuda/card.h"
 #include "tests/emulator/emulated_backend.h"
@@ -189,6 +191,97 @@ void matmul(const Bench& b, const char* name, int64_t rows, int64_t num, int64_t
           2 * t * n * c);
 }
 
+// What stands between the products of a layer.
+void row_ops(const Bench& b, int64_t rows) {
+  const Shape& s = b.shape;
+  const std::string what = "T=" + std::to_string(rows);
+  const int64_t q_cols = int64_t{s.heads} * s.head_dim, kv_cols = int64_t{s.kv_heads} * s.head_dim;
+  const auto memory = b.random_memory(rows * (3 * s.hidden + q_cols + 4 * kv_cols + 3 * s.ffn) * 2 +
+                                      rows * s.head_dim * 4 + s.hidden * 4 + 64 * 256);
+  Arena arena(memory->data(), memory->bytes());
+  const Tensor x = arena.tensor(kType, rows, s.hidden), residual = arena.tensor(kType, rows, s.hidden),
+               out = arena.tensor(kType, rows, s.hidden), norm = arena.tensor(DType::kF32, 1, s.hidden);
+  double seconds = b.seconds_of([&](int) {
+    b.backend.rmsnorm({.x = x, .residual = residual, .weight = norm, .eps = 1e-5f, .offset = 0, .out = out});
+  });
+  b.print("rmsnorm", what, seconds, static_cast<double>(rows * s.hidden) * 2 * 4, 0);
+
+  const Tensor q = arena.tensor(kType, rows, q_cols), k = arena.tensor(kType, rows, kv_cols),
+               v = arena.tensor(kType, rows, kv_cols), to_k = arena.tensor(kType, rows, kv_cols),
+               to_v = arena.tensor(kType, rows, kv_cols), rope = arena.tensor(DType::kF32, rows, s.head_dim);
+  std::vector<int32_t> positions(static_cast<size_t>(rows));
+  std::iota(positions.begin(), positions.end(), 0);
+  const StoreSegment store{0, rows, to_k, to_v, {}};
+  PagedCacheView cache{.dtype = kType, .slots = b.backend.page_slots(), .head_dim = s.head_dim};
+  seconds = b.seconds_of([&](int) {
+    b.backend.rope_and_store({.q = q,
+                              .k = k,
+                              .v = v,
+                              .rope = rope,
+                              .interleaved = false,
+                              .positions = positions,
+                              .segments = {&store, 1},
+                              .cache = cache});
+  });
+  b.print("rope_and_store", what, seconds, static_cast<double>(rows * (2 * q_cols + 5 * kv_cols)) * 2, 0);
+
+  const Tensor gate = arena.tensor(kType, rows, s.ffn), up = arena.tensor(kType, rows, s.ffn),
+               gated = arena.tensor(kType, rows, s.ffn);
+  seconds = b.seconds_of(
+      [&](int) { b.backend.glu({.gate = gate, .up = up, .activation = Activation::kSilu, .out = gated}); });
+  b.print("glu", what, seconds, static_cast<double>(rows * s.ffn) * 2 * 3, 0);
+}
+
+// A layer of a prompt of `count` tokens: from its scratch rows to the pages of a budget, as after prefill.
+void cut_layer(const Bench& b, int32_t count, int32_t budget) {
+  const Shape& s = b.shape;
+  const AttentionShape shape = attention_of(s);
+  CacheRequest request;
+  request.policy = "restkv";
+  request.budget = budget;
+  const Result<CacheSettings> settings = resolve_cache_settings(request, {.has_calibration = false});
+  CHECK(settings.ok()) << settings.status().message();
+  const PolicyRecipe recipe = make_recipe(*settings, budget, 32);
+  const int64_t q_cols = int64_t{s.heads} * s.head_dim, kv_cols = int64_t{s.kv_heads} * s.head_dim;
+  const int64_t window = std::min<int64_t>(settings->window, count);
+
+  PagedCacheView cache{.dtype = kType, .slots = b.backend.page_slots(), .head_dim = s.head_dim};
+  cache.page_bytes = PagedCacheView::bytes_per_page(kType, cache.slots, s.head_dim);
+  const int32_t stride = (budget + cache.slots - 1) / cache.slots;
+  const int64_t work = Cutter::workspace_bytes(recipe, shape, count, window, 0);
+  const auto pool = b.random_memory(stride * s.kv_heads * cache.page_bytes);
+  cache.pool = pool->data();
+  std::vector<int32_t> pages(static_cast<size_t>(stride * s.kv_heads));
+  std::iota(pages.begin(), pages.end(), 0);
+  const auto rows = b.random_memory((2 * count * kv_cols + window * q_cols) * 2 + 4 * 256);
+  const auto r = b.random_memory(q_cols * s.head_dim * 4), workspace = b.random_memory(work);
+  Arena arena(rows->data(), rows->bytes());
+  const Tensor k = arena.tensor(kType, count, kv_cols), v = arena.tensor(kType, count, kv_cols),
+               q = arena.tensor(kType, window, q_cols);
+  std::vector<int32_t> positions(static_cast<size_t>(window));
+  std::iota(positions.begin(), positions.end(), count - static_cast<int32_t>(window));
+  const std::vector<int32_t> keep(static_cast<size_t>(s.kv_heads), budget);
+  std::vector<int32_t> kept_len(keep.size());
+  Cut cut;
+  cut.recipe = &recipe;
+  cut.is_prefill = true;
+  cut.rows = {.pages = {}, .k = k, .v = v, .first_position = 0};
+  cut.queries = {.rows = q, .ring = {}, .positions = positions};
+  cut.projection = dense(static_cast<const void*>(r->data()), DType::kF32, q_cols, s.head_dim);
+  cut.keep = keep.data();
+  cut.protect = protection_of(recipe, *settings, count, false);
+  cut.destination = {.pages = pages.data(), .stride = stride};
+  cut.kept_len = kept_len.data();
+  Cutter cutter(b.backend, shape, cache, dense(workspace->data(), DType::kU8, 1, workspace->bytes()));
+  const double seconds = b.seconds_of([&](int) { cutter.run({&cut, 1}); });
+  // Per head and row: the window's logits twice, the projected value, and its distance from each query's output.
+  const double flops =
+      static_cast<double>(s.heads) * count * s.head_dim *
+      (4.0 * static_cast<double>(window) + 2.0 * s.head_dim + 3.0 * static_cast<double>(window));
+  b.print("cut", "N=" + std::to_string(count) + " C=" + std::to_string(budget), seconds,
+          static_cast<double>(count) * static_cast<double>(kv_cols) * 2 * 2, flops);
+}
+
 void sample(const Bench& b, int64_t batch) {
   const auto logits = b.random_memory(batch * b.shape.vocab * 4);
   const Tensor tensor = dense(logits->data(), DType::kF32, batch, b.shape.vocab);
@@ -223,6 +316,10 @@ void run(const Bench& b) {
     matmul(b, "down", rows, s.hidden, s.ffn);
     if (rows <= 64) matmul(b, "head", rows, s.vocab, s.hidden);
   }
+  for (const int64_t rows : b.is_small ? std::vector<int64_t>{3} : std::vector<int64_t>{1, 64, 2048})
+    if (b.has_time()) row_ops(b, rows);
+  for (const int32_t count : b.is_small ? std::vector<int32_t>{70} : std::vector<int32_t>{4096, 32768})
+    if (b.has_time()) cut_layer(b, count, b.is_small ? 48 : 1024);
   for (const int64_t batch : batches)
     if (b.has_time()) sample(b, batch);
 }
