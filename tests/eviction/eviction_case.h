@@ -29,7 +29,8 @@ struct CaseShape {
   int32_t window = 0;  // of the attention
   uint32_t seed = 1;
   float logit_scale = 1.0f;
-  DType dtype = DType::kF32;  // of K and V: f32, f16 or bf16
+  DType dtype = DType::kF32;      // of K and V: f32, f16 or bf16
+  bool has_half_queries = false;  // the queries are of that type too, as a device's are
 };
 
 class EvictionCase {
@@ -48,6 +49,7 @@ class EvictionCase {
       for (float& value : *x) value = rounded(value);
     }
     fill(q, static_cast<size_t>(c.queries * c.heads * c.dim), c.logit_scale);
+    round_queries();
     fill(w_o, static_cast<size_t>(c.model_dim * c.heads * c.dim), 0.3f);
     for (int32_t t = 0; t < c.queries; ++t) {
       positions.push_back((c.rows - 1) * c.position_step - (c.queries - 1 - t));
@@ -109,7 +111,18 @@ class EvictionCase {
     }
     return s;
   }
+  // After a change of q.
+  void round_queries() {
+    if (!shape_.has_half_queries) return;
+    for (float& x : q) x = rounded(x);
+  }
   QuerySource queries() const {
+    if (shape_.has_half_queries) {
+      half_q.resize(q.size() * 2);
+      put(q.data(), static_cast<int64_t>(q.size()), half_q.data());
+      return {.rows = dense(half_q.data(), shape_.dtype, shape_.queries, int64_t{shape_.heads} * shape_.dim),
+              .positions = positions};
+    }
     return {.rows = dense(q.data(), DType::kF32, shape_.queries, int64_t{shape_.heads} * shape_.dim),
             .positions = positions};
   }
@@ -204,6 +217,7 @@ class EvictionCase {
   const CaseShape shape_;
   std::vector<float> q, k, v, w_o;
   mutable std::vector<std::byte> scratch_k,
+      half_q,     // of queries()
       scratch_v;  // of source(): the rows behind the paged ones, in the case's type
   std::vector<int32_t> positions;
   PagedCacheView cache;

@@ -16,6 +16,9 @@ class Score : public testing::EvictionOps {};
 INSTANTIATE_TEST_SUITE_P(Backends, Score, ::testing::Range(size_t{0}, device_op_cases().size()),
                          [](const auto& info) { return device_op_cases()[info.param].name; });
 
+// Whether the column's activations may be of 16 bits.
+bool is_device_column(size_t index) { return device_op_cases()[index].has_bf16_cache; }
+
 std::vector<float> projection_of(const EvictionCase& c) {
   std::vector<float> r(static_cast<size_t>(c.shape_.heads * c.shape_.dim * c.shape_.dim));
   project_output_heads(dense(c.w_o.data(), DType::kF32, c.shape_.model_dim, c.shape_.heads * c.shape_.dim),
@@ -75,8 +78,43 @@ TEST_P(Score, EveryKindAgreesWithTheFormulas) {
       {.heads = 4, .kv_heads = 2, .dim = 40, .rows = 130, .queries = 35, .paged = 65, .dtype = DType::kF16},
       {.heads = 2, .kv_heads = 1, .dim = 136, .rows = 66, .queries = 5, .dtype = DType::kBF16},
       {.heads = 1, .kv_heads = 1, .dim = 256, .rows = 20, .queries = 2, .paged = 20, .dtype = DType::kF16},
+      // as on a card, where tensor cores do it
+      {.heads = 4,
+       .kv_heads = 2,
+       .dim = 40,
+       .rows = 130,
+       .queries = 35,
+       .paged = 65,
+       .dtype = DType::kF16,
+       .has_half_queries = true},
+      {.heads = 6,
+       .kv_heads = 2,
+       .dim = 24,
+       .rows = 90,
+       .queries = 20,
+       .window = 50,
+       .dtype = DType::kBF16,
+       .has_half_queries = true},
+      {.heads = 2,
+       .kv_heads = 1,
+       .dim = 128,
+       .rows = 66,
+       .queries = 33,
+       .paged = 66,
+       .softcap = 2.0f,
+       .logit_scale = 4.0f,
+       .dtype = DType::kBF16,
+       .has_half_queries = true},
+      {.heads = 1,
+       .kv_heads = 1,
+       .dim = 136,
+       .rows = 66,
+       .queries = 5,
+       .dtype = DType::kBF16,
+       .has_half_queries = true},
   };
   for (const CaseShape& shape : shapes) {
+    if (shape.has_half_queries && !is_device_column(GetParam())) continue;
     if (shape.dim % device_op_cases()[GetParam()].head_dim_multiple != 0) continue;  // refused at load
     EvictionCase c(shape);
     c.store(*backend);
@@ -133,7 +171,15 @@ TEST_P(Score, ManyRows) {
 // Rows whose place is settled get 0, the others what they get without.
 TEST_P(Score, ProtectedAndDeadRowsAreNotScored) {
   const std::unique_ptr<Backend> backend = make(3);
-  EvictionCase c({.heads = 6, .kv_heads = 2, .rows = 300, .queries = 20, .paged = 170, .logit_scale = 3.0f});
+  const bool is_half = is_device_column(GetParam());
+  EvictionCase c({.heads = 6,
+                  .kv_heads = 2,
+                  .rows = 300,
+                  .queries = 20,
+                  .paged = 170,
+                  .logit_scale = 3.0f,
+                  .dtype = is_half ? DType::kF16 : DType::kF32,
+                  .has_half_queries = is_half});
   c.store(*backend);
   const std::vector<int32_t> pins = {9, 10, 64, 180, /*head 1*/ 12, 70, -1, -1}, num_pins = {4, 2};
   const ProtectedRows protect{.head_end = 12,
@@ -164,33 +210,51 @@ TEST_P(Score, ProtectedAndDeadRowsAreNotScored) {
 // One row takes nearly all attention: 1 - a has no digits left in f32, the exact form keeps them.
 TEST_P(Score, SingularRowKeepsItsDigits) {
   const std::unique_ptr<Backend> backend = make(1);
-  for (const float sharpness : {8.0f, 14.0f, 20.0f, 40.0f}) {
-    EvictionCase c({.heads = 2, .kv_heads = 1, .dim = 16, .rows = 50, .queries = 4});
-    for (int32_t d = 0; d < 16; ++d) {
-      c.k[static_cast<size_t>(7 * 16 + d)] = 1.0f;
-      for (int32_t t = 0; t < 8; ++t)
-        c.q[static_cast<size_t>(t * 16 + d)] = 0.1f * c.q[static_cast<size_t>(t * 16 + d)] + sharpness / 4;
+  for (const bool is_half : {false, true})
+    for (const float sharpness : {8.0f, 14.0f, 20.0f, 40.0f}) {
+      if (is_half && !is_device_column(GetParam())) continue;
+      EvictionCase c({.heads = 2,
+                      .kv_heads = 1,
+                      .dim = 16,
+                      .rows = 50,
+                      .queries = 4,
+                      .dtype = is_half ? DType::kBF16 : DType::kF32,
+                      .has_half_queries = is_half});
+      for (int32_t d = 0; d < 16; ++d) {
+        c.k[static_cast<size_t>(7 * 16 + d)] = 1.0f;
+        for (int32_t t = 0; t < 8; ++t)
+          c.q[static_cast<size_t>(t * 16 + d)] = 0.1f * c.q[static_cast<size_t>(t * 16 + d)] + sharpness / 4;
+      }
+      c.round_queries();
+      for (const GroupReduce group : {GroupReduce::kRss, GroupReduce::kMax}) {
+        const ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery, .reduce = QueryReduce::kRms, .group = group};
+        const std::vector<float> got = run_score(*backend, c, spec);
+        const auto want = c.expected(spec, 0, true);
+        EXPECT_GT(c.attention_of(0)[0][7], 0.9);
+        EXPECT_NEAR(static_cast<double>(got[7]), want[0][7], 2e-4 * want[0][7]) << "sharpness " << sharpness;
+      }
     }
-    for (const GroupReduce group : {GroupReduce::kRss, GroupReduce::kMax}) {
-      const ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery, .reduce = QueryReduce::kRms, .group = group};
-      const std::vector<float> got = run_score(*backend, c, spec);
-      const auto want = c.expected(spec, 0, true);
-      EXPECT_GT(c.attention_of(0)[0][7], 0.9);
-      EXPECT_NEAR(static_cast<double>(got[7]), want[0][7], 2e-4 * want[0][7]) << "sharpness " << sharpness;
-    }
-  }
 }
 
 TEST_P(Score, RowWhoseOthersUnderflowIsMandatory) {
   const std::unique_ptr<Backend> backend = make(1);
-  EvictionCase c({.heads = 1, .kv_heads = 1, .dim = 16, .rows = 30, .queries = 2});
-  for (int32_t d = 0; d < 16; ++d) {
-    c.k[static_cast<size_t>(7 * 16 + d)] = 40.0f;
-    for (int32_t t = 0; t < 2; ++t) c.q[static_cast<size_t>(t * 16 + d)] = 40.0f;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+    EvictionCase c({.heads = 1,
+                    .kv_heads = 1,
+                    .dim = 16,
+                    .rows = 30,
+                    .queries = 2,
+                    .dtype = dtype,
+                    .has_half_queries = dtype != DType::kF32});
+    for (int32_t d = 0; d < 16; ++d) {
+      c.k[static_cast<size_t>(7 * 16 + d)] = 40.0f;
+      for (int32_t t = 0; t < 2; ++t) c.q[static_cast<size_t>(t * 16 + d)] = 40.0f;
+    }
+    const std::vector<float> got = run_score(*backend, c, {.kind = ScoreKind::kIndicatorQuery});
+    EXPECT_TRUE(std::isinf(got[7]));
+    for (size_t j = 0; j < got.size(); ++j) EXPECT_TRUE(j == 7 || std::isfinite(got[j])) << j;
   }
-  const std::vector<float> got = run_score(*backend, c, {.kind = ScoreKind::kIndicatorQuery});
-  EXPECT_TRUE(std::isinf(got[7]));
-  for (size_t j = 0; j < got.size(); ++j) EXPECT_TRUE(j == 7 || std::isfinite(got[j])) << j;
 }
 
 TEST_P(Score, QueriesThatSeeNothingAreSkipped) {

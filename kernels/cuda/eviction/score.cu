@@ -8,54 +8,10 @@
 // Bound: f32 multiply-adds, N*H*(D*D/2 + 2*Q*D); the tile of K, V and R_g comes from L2 G times. Shared memory: 14 KiB and
 // the projected tile of 64 * (D + 1) floats: 46 KiB at D = 128 (3 blocks an SM of sm_80), 78 KiB at D = 256.
 // Occupancy: score_kernel 128 x 3.
-#include "kernels/cuda/eviction/item_views.h"
-#include "kernels/cuda/eviction/row_tile.h"
+#include "kernels/cuda/eviction/score_view.h"
 
 namespace restkv::cuda {
 namespace {
-
-struct ScoreView {
-  RowsView rows;
-  QueriesView queries;
-  const float* projection;   // [H*D, projection_stride], null: value space
-  const float* lse;          // [H, stats_stride]
-  const int32_t* top;        // [H, stats_stride]
-  const float* rest;         // [H, stats_stride]
-  const float* norm;         // [H, stats_stride]
-  const float* p;            // [H*D, p_stride]
-  const float* p_rest;       // [H*D, p_stride]
-  const float* v_mean;       // [K, mean_stride]
-  const float* ratio;        // [H, ratio_stride]
-  const int32_t* sum_pages;  // [K, sum_stride], null: no sums
-  const int32_t* sum_len;    // [K]
-  float* out;                // [K, out_stride]
-  int64_t projection_stride;
-  int64_t stats_stride;
-  int64_t p_stride;
-  int64_t mean_stride;
-  int64_t ratio_stride;
-  int64_t out_stride;
-  int32_t sum_stride;
-  int32_t window_rows;
-  int32_t head_rows;
-  int32_t layer;
-  int32_t accumulate;
-  ProtectView protect;
-};
-
-struct ScoreParams {
-  const ScoreView* items;  // [grid.z]
-  PoolView pool;
-  LogitShape shape;
-  ScoreKind kind;
-  QueryReduce reduce;
-  GroupReduce group_reduce;
-  float alpha;
-  float tau;
-  int32_t normalize;
-  int32_t ladder_span;
-  int32_t num_layers;
-};
 
 struct ScoreShared {
   float row_tile[kTileRows * kRowStride];
@@ -69,9 +25,6 @@ struct ScoreShared {
 static_assert(sizeof(ScoreShared) + 4 * kTileRows * padded_stride(128) <= (163u << 10) / 3,
               "3 blocks of sm_80");
 static_assert(sizeof(ScoreShared) + 4 * kTileRows * padded_stride(256) <= (99u << 10), "sm_86");
-
-// The larger one; NaN wins, so that it is seen later.
-__device__ __forceinline__ float max_or_nan(float a, float b) { return b > a || b != b ? b : a; }
 
 // splitmix64's finaliser: a hash of (layer, head, position) as a number in [0, 1).
 __device__ __forceinline__ float hash_score(int32_t layer, int32_t head, int32_t position) {
@@ -97,17 +50,6 @@ __device__ __forceinline__ float ladder_score(const ScoreParams& p, const ScoreV
   const int64_t first = min(range * span, p.num_layers - span);
   const bool is_own = item.layer >= first && item.layer < first + span;
   return static_cast<float>(is_own ? num_rows + index : index);
-}
-
-__device__ __forceinline__ float join_group(GroupReduce reduce, float score, float e) {
-  if (reduce == GroupReduce::kRss) return score + e * e;
-  if (reduce == GroupReduce::kMax) return max_or_nan(score, e);
-  return score + e;
-}
-
-__device__ __forceinline__ float finish_group(GroupReduce reduce, float score, int32_t group) {
-  if (reduce == GroupReduce::kRss) return sqrtf(score);
-  return reduce == GroupReduce::kMean ? score / static_cast<float>(group) : score;
 }
 
 // u = R_g (v - v_mean) of the tile into shared.projected; zero in the padding columns. A barrier at its end.
@@ -158,11 +100,6 @@ __device__ __forceinline__ void project_tile(const ScoreParams& p, const ScoreVi
   }
 }
 
-__device__ __forceinline__ bool is_blind(const ScoreView& item, int32_t head, int32_t query) {
-  const int64_t at = head * item.stats_stride + query;
-  return item.lse[at] == kInfinity && item.top[at] < 0;
-}
-
 // e of the top row of a query, which holds more than half of its attention.
 __device__ __forceinline__ float singular_error(const ScoreParams& p, const ScoreView& item, int32_t head,
                                                 int32_t query, const float* u) {
@@ -176,25 +113,6 @@ __device__ __forceinline__ float singular_error(const ScoreParams& p, const Scor
   const float a = 1.0f / (1.0f + rest);
   if (p.tau == 1.0f) return a * sqrtf(sum);
   return a * powf(rest / (1.0f + rest), p.tau - 1.0f) * powf(sum, 0.5f * p.tau);
-}
-
-// weights[t] of queries [first, first + 32) in the reduction and how many of them see anything. An EMA from the oldest
-// query on is a weighted sum: alpha (1-alpha)^k for the query with k seeing ones behind it, (1-alpha)^k for the first.
-__device__ __forceinline__ void query_weights(const ScoreParams& p, const ScoreView& item, int32_t head,
-                                              int32_t first, int32_t seen_before, ScoreShared& shared) {
-  if (warp_idx() == 0) {
-    const int32_t t = first + static_cast<int32_t>(lane_idx());
-    const bool is_seeing = t < item.queries.num_queries && !is_blind(item, head, t);
-    const uint32_t seeing = ballot(is_seeing);
-    float weight = is_seeing ? 1.0f : 0.0f;
-    if (p.reduce == QueryReduce::kEma && is_seeing) {
-      const uint32_t lane = lane_idx();
-      const bool is_oldest = seen_before == 0 && (seeing & ((1u << lane) - 1u)) == 0;
-      weight = is_oldest ? 1.0f : p.alpha;
-      for (uint32_t later = seeing >> lane >> 1; later != 0; later &= later - 1) weight *= 1.0f - p.alpha;
-    }
-    shared.weights[lane_idx()] = weight;
-  }
 }
 
 // Weights a of the tile for queries [first, first + 32).
@@ -226,7 +144,7 @@ __device__ __forceinline__ void score_per_query(const ScoreParams& p, const Scor
     float values[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     int32_t num_seeing = 0;
     for (int32_t first = 0; first < item.queries.num_queries; first += kTileCols) {
-      query_weights(p, item, head, first, num_seeing, shared);
+      query_weights(p, item, head, first, num_seeing, shared.weights);
       Patch a, d;
       tile_weights(p, item, rows, head, begin, count, first, shared, a);
       clear(d);
@@ -478,6 +396,7 @@ void score(Context& context, const ScoreArgs& args) {
                            .normalize = args.spec.normalize,
                            .ladder_span = args.spec.ladder_span,
                            .num_layers = args.spec.num_layers};
+  if (args.spec.kind == ScoreKind::kIndicatorQuery && score_indicator(context, args, params, most)) return;
   const bool is_projected =
       args.spec.kind == ScoreKind::kIndicatorQuery || args.spec.kind == ScoreKind::kIndicatorAfter;
   const auto shared_bytes = static_cast<uint32_t>(
