@@ -67,6 +67,13 @@ template <class V>
 __device__ __forceinline__ V load_vector(const void* p) {
   return *static_cast<const V*>(p);
 }
+__device__ __forceinline__ uint4 load_streamed(const void* p) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p));
+  return v;
+}
 template <class V>
 __device__ __forceinline__ void store_vector(void* p, V v) {
   *static_cast<V*>(p) = v;

@@ -129,6 +129,9 @@ inline V load_vector(const void* p, const emulator::Place& place = emulator::Pla
   std::memcpy(&v, p, sizeof(V));
   return v;
 }
+inline uint4 load_streamed(const void* p, const emulator::Place& place = emulator::Place::current()) {
+  return load_vector<uint4>(p, place);
+}
 template <class V>
 inline void store_vector(void* p, V v, const emulator::Place& place = emulator::Place::current()) {
   emulator::check_aligned<V>(p, place);
