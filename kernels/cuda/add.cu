@@ -37,6 +37,7 @@ __device__ __forceinline__ void add_piece(const AddParams<T>& p) {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 16) add_kernel(const __grid_constant__ AddParams<T> p) {
+  wait_for_previous();
   if (p.is_whole) {
     add_piece<true>(p);
   } else {

@@ -111,6 +111,16 @@ __device__ __forceinline__ void barrier_arrive(uint32_t id, uint32_t threads) {
 }
 __device__ __forceinline__ void sync_warp(uint32_t mask = kFullWarp) { __syncwarp(mask); }
 
+// The next kernel is let in only afterwards, so that one at most waits with its blocks in place.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  if constexpr (kOverlapsLaunches) {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  }
+#endif
+}
+
 __device__ __forceinline__ uint32_t lane_idx() { return threadIdx.x & 31u; }
 __device__ __forceinline__ uint32_t warp_idx() { return threadIdx.x >> 5; }
 

@@ -42,6 +42,7 @@ __device__ __forceinline__ void copy_piece(const GatherParams<T>& p) {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 16) gather_kernel(const __grid_constant__ GatherParams<T> p) {
+  wait_for_previous();
   if (p.is_whole != 0) {
     copy_piece<true>(p);
   } else {

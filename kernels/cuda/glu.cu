@@ -48,6 +48,7 @@ __device__ __forceinline__ void glu_piece(const GluParams<T>& p) {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 8) glu_kernel(const __grid_constant__ GluParams<T> p) {
+  wait_for_previous();
   if (p.is_whole) {
     glu_piece<true>(p);
   } else {

@@ -109,6 +109,7 @@ __device__ __forceinline__ void load_slice(T* tile, const T* from, int64_t strid
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 3) matmul_tile_kernel(const __grid_constant__ MatmulParams<T> p) {
+  wait_for_previous();
   auto& tiles = *shared_memory<MatmulTiles<T>>();
   const Output<T>& output = output_of(p, static_cast<int32_t>(blockIdx.y));
   const int64_t row0 = int64_t{blockIdx.x} * kTileM;
@@ -207,6 +208,7 @@ __device__ __forceinline__ void multiply_pieces(float (&sums)[kStreamRows], cons
 template <class T>
 __global__ void __launch_bounds__(kThreads, 8)
     matmul_stream_kernel(const __grid_constant__ MatmulParams<T> p) {
+  wait_for_previous();
   auto* partial = shared_memory<float>();  // [kStreamRows, kWarps]
   const Output<T>& output = output_of(p, static_cast<int32_t>(blockIdx.x));
   const int64_t first = int64_t{static_cast<int32_t>(blockIdx.x) - output.first_block} * kStreamRows;

@@ -148,6 +148,7 @@ __device__ __forceinline__ void normalise(const RmsNormParams<T>& p, const Group
 template <class T, int32_t Held>
 __global__ void __launch_bounds__(Held == 1 ? kOnePieceThreads : kMaxThreads, Held == 1 ? 4 : 1)
     rmsnorm_block_kernel(const __grid_constant__ RmsNormParams<T> p) {
+  wait_for_previous();
   normalise<Held, (Held > 1)>(p, group_of(p, blockIdx.x, blockIdx.y), p.cols, threadIdx.x, blockDim.x,
                               [](float squares) { return block_sum(squares, shared_memory<float>()); });
 }
@@ -155,6 +156,7 @@ __global__ void __launch_bounds__(Held == 1 ? kOnePieceThreads : kMaxThreads, He
 template <class T>
 __global__ void __launch_bounds__(kWarpThreads, 5)
     rmsnorm_warp_kernel(const __grid_constant__ RmsNormParams<T> p) {
+  wait_for_previous();
   const uint32_t of_warp = kWarpSize / p.lanes, first = (blockIdx.x * kWarps + warp_idx()) * of_warp;
   if (first >= p.items) return;  // a whole warp
   const uint32_t item = first + lane_idx() / p.lanes;

@@ -158,6 +158,7 @@ __device__ __forceinline__ void rotate_and_store(const StoreParams<T, C>& p) {
 template <class T, class C>
 __global__ void __launch_bounds__(kThreads, 6)
     rope_and_store_kernel(const __grid_constant__ StoreParams<T, C> p) {
+  wait_for_previous();
   if (p.is_paired) {
     rotate_and_store<true>(p);
   } else {

@@ -60,6 +60,7 @@ __device__ __forceinline__ void store_row(const StorePagesParams<T>& p) {
 template <class T>
 __global__ void __launch_bounds__(kThreads, 8)
     store_pages_kernel(const __grid_constant__ StorePagesParams<T> p) {
+  wait_for_previous();
   if (p.is_whole != 0) {
     store_row<true>(p);
   } else {
