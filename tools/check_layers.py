@@ -7,6 +7,7 @@
 A folder is a layer. It may include itself and the folders in its `uses`, nothing else; the order of LAYERS is the order
 of the house, and a `uses` that points up is refused before any file is read. A folder that includes another one must
 also say so in its CMake link line (restkv_layer USES ..., directly or through what it uses), and link lines point down.
+Every kernel of a .cu begins with wait_for_previous().
 """
 
 from __future__ import annotations
@@ -91,6 +92,10 @@ SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 LAYER_CALL = re.compile(r"\brestkv_layer\s*\(([^)]*)\)", re.DOTALL)
 LAYER_KEYWORDS = {"SOURCES", "USES", "EXTERNAL"}
+
+
+KERNEL = re.compile(r"\b__global__\b[^;{]*?(\w+)\s*\([^;{]*\{\s*([^;{}]*;?)")
+KERNEL_BEGINS = "wait_for_previous();"  # else it may run before its inputs are written (kernels/cuda/device.h)
 
 
 class Report:
@@ -261,6 +266,19 @@ def check_links(root: Path, files: dict[str, list[tuple[int, str, bool]]], repor
                 report.add(f"{path}:{line}", f'"{name}": no link line of {layer} reaches {target_layer}; add it to USES')
 
 
+def check_kernels_wait(root: Path, report: Report) -> None:
+    for path in sorted((root / "kernels").rglob("*.cu")):
+        text = re.sub(r"//[^\n]*", "", path.read_text(encoding="utf-8"))
+        where = path.relative_to(root).as_posix()
+        for start in re.finditer(r"\b__global__\b", text):
+            line = text.count("\n", 0, start.start()) + 1
+            kernel = KERNEL.match(text, start.start())
+            if kernel is None:
+                report.add(f"{where}:{line}", "a kernel whose first statement is not to be found")
+            elif kernel.group(2).strip() != KERNEL_BEGINS:
+                report.add(f"{where}:{line}", f"a kernel begins with '{kernel.group(2).strip()}', not with '{KERNEL_BEGINS}'")
+
+
 def check(root: Path) -> Report:
     report = Report()
     check_table(report)
@@ -280,6 +298,7 @@ def check(root: Path) -> Report:
                 report.add(f"{path}:{line}", f"<{name}> is ours: include it in quotes")
     check_scheduler(files, report)
     check_links(root, files, report)
+    check_kernels_wait(root, report)
     return report
 
 

@@ -11,14 +11,15 @@
 #include "kernels/base/device_error.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/device_check.h"
+#include "kernels/cuda/device_types.h"
 
 namespace restkv::cuda {
 namespace {
 
 constexpr std::chrono::seconds kWatchdog{10};
-constexpr int kSpins = 2000;  // polls before the thread begins to sleep in between
-constexpr int kMinimumMajor = 8;
-constexpr int64_t kBlasBytes = int64_t{32} << 20;  // what cuBLASLt's kernels want on sm_90
+constexpr int kSpins = 2000;                         // polls before the thread begins to sleep in between
+constexpr int kMinimumMajor = 8, kOverlapMajor = 9;  // of kOverlapsLaunches
+constexpr int64_t kBlasBytes = int64_t{32} << 20;    // what cuBLASLt's kernels want on sm_90
 
 class CudaGraph final : public LaunchGraph {
  public:
@@ -42,6 +43,7 @@ class CudaRuntime final : public Runtime {
     cudaDeviceProp properties{};
     CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
     limits_.name = properties.name;
+    overlaps_launches_ = kOverlapsLaunches && properties.major >= kOverlapMajor;
     limits_.num_multiprocessors = properties.multiProcessorCount;
     limits_.max_shared_bytes = static_cast<int32_t>(properties.sharedMemPerBlockOptin);
     limits_.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
@@ -137,8 +139,17 @@ class CudaRuntime final : public Runtime {
       }
       const KernelLaunch& launch = item.kernel;
       void* arguments[] = {const_cast<std::byte*>(list.params(launch))};
-      CUDA_CHECK(cudaLaunchKernel(launch.kernel, dim3(launch.grid.x, launch.grid.y, launch.grid.z),
-                                  dim3(launch.block), arguments, launch.smem, stream_));
+      cudaLaunchAttribute overlap{};
+      overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      overlap.val.programmaticStreamSerializationAllowed = 1;
+      cudaLaunchConfig_t config{};
+      config.gridDim = dim3(launch.grid.x, launch.grid.y, launch.grid.z);
+      config.blockDim = dim3(launch.block);
+      config.dynamicSmemBytes = launch.smem;
+      config.stream = stream_;
+      config.attrs = &overlap;
+      config.numAttrs = overlaps_launches_ ? 1 : 0;
+      CUDA_CHECK(cudaLaunchKernelExC(&config, launch.kernel, arguments));
     }
   }
   std::unique_ptr<LaunchGraph> make_graph(const LaunchList& list) override {
@@ -196,6 +207,7 @@ class CudaRuntime final : public Runtime {
   cudaStream_t stream_ = nullptr;
   cudaEvent_t done_ = nullptr, marks_[kNumMarks] = {};
   int index_ = 0;
+  bool overlaps_launches_ = false;
   std::byte* blas_memory_ = nullptr;
   std::unique_ptr<Blas> blas_;
   bool is_lost_ = false;

@@ -113,6 +113,7 @@ __device__ __forceinline__ void merge_splits(const DecodeParams<T>& p, const Att
 template <class T, int32_t kDim>
 __global__ void __launch_bounds__(kThreads, 2)
     decode_attention_kernel(const __grid_constant__ DecodeParams<T> p) {
+  wait_for_previous();
   using Shared = DecodeShared<T, kDim>;
   [[maybe_unused]] constexpr int kUnroll = kUnrollTiles<T>;
   constexpr int32_t kWarps = kReaders<T, kDim>;

@@ -8,8 +8,10 @@
 //   conversion    to_f32(float | bf16 | f16); from_f32<T>(float), nearest even; pack2<T>(low, high) -> uint32_t and
 //                 unpack2<T>(uint32_t) -> float2, T = bf16 | f16, low half = lower address; bits_to_f32, f32_to_bits
 //   memory        load_vector<V>(const void*), store_vector(void*, V): aligned 4, 8 or 16 bytes
+//                 load_streamed(const void*) -> uint4: 16 bytes of global memory that no kernel writes meanwhile, past L1
 //   math          exp2_approx(x), log2_approx(x), rsqrt_exact(x), fma_rn(a, b, c), leading_zeros, count_bits (uint32); the standard library's others
 //   shared        T* shared_memory<T>(): the block's dynamic shared memory, 128-byte aligned, contents undefined
+//   launch        wait_for_previous(): the first statement of every kernel; what earlier kernels wrote is there after it
 //   barriers      sync_threads(): all threads of the block, at the same place in the source, none has returned
 //                 barrier_sync(id 1..15, threads), barrier_arrive(id, threads): named, whole warps
 //                 sync_warp(mask)

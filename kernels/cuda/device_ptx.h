@@ -67,6 +67,13 @@ template <class V>
 __device__ __forceinline__ V load_vector(const void* p) {
   return *static_cast<const V*>(p);
 }
+__device__ __forceinline__ uint4 load_streamed(const void* p) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p));
+  return v;
+}
 template <class V>
 __device__ __forceinline__ void store_vector(void* p, V v) {
   *static_cast<V*>(p) = v;
@@ -103,6 +110,16 @@ __device__ __forceinline__ void barrier_arrive(uint32_t id, uint32_t threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 __device__ __forceinline__ void sync_warp(uint32_t mask = kFullWarp) { __syncwarp(mask); }
+
+// The next kernel is let in only afterwards, so that one at most waits with its blocks in place.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  if constexpr (kOverlapsLaunches) {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  }
+#endif
+}
 
 __device__ __forceinline__ uint32_t lane_idx() { return threadIdx.x & 31u; }
 __device__ __forceinline__ uint32_t warp_idx() { return threadIdx.x >> 5; }

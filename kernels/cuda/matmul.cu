@@ -1,11 +1,13 @@
 // out[t, n] = sum over c of x[t, c] * weight[n, c] + bias[n] for up to three weights of one input (Q, K, V; gate, up).
-// Two kernels; both add in f32 in an order that depends on C alone, so a row's result does not depend on T:
-//   tiles   (T > 4, or `deterministic`): 64 x 64 outputs a block, 4 warps of 32 x 32 on mma.sync m16n8k16, a ring of three 32-wide
+// Two kernels; both add in f32 in an order that depends on C alone:
+//   tiles   (T > 1, or `deterministic`): 64 x 64 outputs a block, 4 warps of 32 x 32 on mma.sync m16n8k16, a ring of three 32-wide
 //           slices by cp.async. Matrix-bound beyond some 200 rows. Shared memory 30 KB (16-bit), 60 KB (f32: 2 blocks, not 3).
-//   streams (T <= 4): a warp owns one weight row and streams it once, 16 bytes a lane; x comes from L1/L2. Memory-bound.
-// f32 (tests) uses exact products in the same places. Products of more than 4 rows in 16 bits are the vendor's library's where
+//   streams (T = 1): a block streams four weight rows past L1, the 4 warps taking turns at the columns, so that a piece of x serves
+//           four rows; a lane has 8 accesses of 16 bytes on their way. Memory-bound: 8 blocks keep 128 KB of a multiprocessor
+//           on their way. N = 4,096 on 132 multiprocessors is 1,024 blocks of 1,056 places: one wave, 97% full.
+// f32 (tests) uses exact products in the same places. Products of several rows in 16 bits are the vendor's library's where
 // there is one and not `deterministic` (Runtime::multiply); outputs whose weights and results lie side by side are one product.
-// Occupancy: matmul_tile_kernel 128 x 3, matmul_stream_kernel 128 x 4 (f32; the 16-bit types take 63 registers, 8 blocks).
+// Occupancy: matmul_tile_kernel 128 x 3, matmul_stream_kernel 128 x 8.
 #include <algorithm>
 
 #include "kernels/cuda/device.h"
@@ -23,9 +25,10 @@ constexpr int32_t kMaxOutputs = 3;
 constexpr uint32_t kThreads = 128, kWarps = kThreads / kWarpSize;
 constexpr int32_t kTileM = 64, kTileN = 64, kTileK = 32, kStages = 3;
 constexpr int32_t kStride =
-    kTileK + 8;  // of a row in shared memory: 80 bytes, ldmatrix without bank conflicts
-constexpr int32_t kStreamRows = 4;
-constexpr int32_t kInFlight = 4;
+    kTileK + 8;                     // of a row in shared memory: 80 bytes, ldmatrix without bank conflicts
+constexpr int32_t kStreamRows = 4;  // of a weight, a block's
+template <class T>
+constexpr int32_t kInFlight = kIsHalf<T> ? 2 : 1;  // pieces of each
 static_assert(kWarps == 4 && kTileM == 2 * 32 && kTileN == 2 * 32, "a warp owns a quarter of the tile");
 
 template <class T>
@@ -106,6 +109,7 @@ __device__ __forceinline__ void load_slice(T* tile, const T* from, int64_t strid
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 3) matmul_tile_kernel(const __grid_constant__ MatmulParams<T> p) {
+  wait_for_previous();
   auto& tiles = *shared_memory<MatmulTiles<T>>();
   const Output<T>& output = output_of(p, static_cast<int32_t>(blockIdx.y));
   const int64_t row0 = int64_t{blockIdx.x} * kTileM;
@@ -181,52 +185,63 @@ __device__ __forceinline__ float multiply_chunk(uint4 a, uint4 b, float sum) {
   return sum;
 }
 
+// Columns c, c + step, ... of the rows: `Count` pieces of each are asked for before the first is used.
+template <int32_t Count, class T>
+__device__ __forceinline__ void multiply_pieces(float (&sums)[kStreamRows], const T* x,
+                                                const T* const (&rows)[kStreamRows], int64_t c,
+                                                int64_t step) {
+  uint4 weights[Count][kStreamRows], pieces[Count];
+#pragma unroll
+  for (int32_t i = 0; i < Count; ++i) {
+#pragma unroll
+    for (int32_t r = 0; r < kStreamRows; ++r) weights[i][r] = load_streamed(rows[r] + c + i * step);
+  }
+#pragma unroll
+  for (int32_t i = 0; i < Count; ++i) pieces[i] = load_vector<uint4>(x + c + i * step);
+#pragma unroll
+  for (int32_t i = 0; i < Count; ++i) {
+#pragma unroll
+    for (int32_t r = 0; r < kStreamRows; ++r) sums[r] = multiply_chunk<T>(pieces[i], weights[i][r], sums[r]);
+  }
+}
+
 template <class T>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, 8)
     matmul_stream_kernel(const __grid_constant__ MatmulParams<T> p) {
+  wait_for_previous();
+  auto* partial = shared_memory<float>();  // [kStreamRows, kWarps]
   const Output<T>& output = output_of(p, static_cast<int32_t>(blockIdx.x));
-  const int64_t n = int64_t{static_cast<int32_t>(blockIdx.x) - output.first_block} * kWarps + warp_idx();
-  if (n >= output.num) return;  // a whole warp
-  const T* weight = output.weight + n * output.weight_stride;
+  const int64_t first = int64_t{static_cast<int32_t>(blockIdx.x) - output.first_block} * kStreamRows;
+  const T* rows[kStreamRows];  // the last one again for those beyond
+#pragma unroll
+  for (int32_t r = 0; r < kStreamRows; ++r)
+    rows[r] = output.weight + min(first + r, output.num - 1) * output.weight_stride;
   constexpr int32_t kPer16 = 16 / sizeof(T);
-  float sums[kStreamRows] = {};
+  constexpr int64_t kStep = int64_t{kThreads} * kPer16;
   const int64_t whole = p.is_aligned != 0 ? p.cols / kPer16 * kPer16 : 0;
-  constexpr int64_t kStep = int64_t{kWarpSize} * kPer16;
-  int64_t c = int64_t{lane_idx()} * kPer16;
-  // Four pieces of the weight on their way at once: 48 KiB of a multiprocessor.
-  for (; c + (kInFlight - 1) * kStep < whole; c += kInFlight * kStep) {
-    uint4 w[kInFlight];
+  float sums[kStreamRows] = {};
+  int64_t c = int64_t{threadIdx.x} * kPer16;
+#pragma unroll 1
+  for (; c + (kInFlight<T> - 1) * kStep < whole; c += kInFlight<T> * kStep)
+    multiply_pieces<kInFlight<T>>(sums, p.x, rows, c, kStep);
+#pragma unroll 1
+  for (; c < whole; c += kStep) multiply_pieces<1>(sums, p.x, rows, c, kStep);
+#pragma unroll 1
+  for (c = whole + threadIdx.x; c < p.cols; c += kThreads) {
+    const float x = to_f32(p.x[c]);
 #pragma unroll
-    for (int32_t i = 0; i < kInFlight; ++i) w[i] = load_vector<uint4>(weight + c + i * kStep);
-#pragma unroll
-    for (int32_t i = 0; i < kInFlight; ++i) {
-#pragma unroll
-      for (int32_t t = 0; t < kStreamRows; ++t) {
-        if (t < p.rows)
-          sums[t] =
-              multiply_chunk<T>(load_vector<uint4>(p.x + t * p.x_stride + c + i * kStep), w[i], sums[t]);
-      }
-    }
-  }
-  for (; c < whole; c += kStep) {
-    const auto w = load_vector<uint4>(weight + c);
-#pragma unroll
-    for (int32_t t = 0; t < kStreamRows; ++t) {
-      if (t < p.rows) sums[t] = multiply_chunk<T>(load_vector<uint4>(p.x + t * p.x_stride + c), w, sums[t]);
-    }
-  }
-  for (c = whole + lane_idx(); c < p.cols; c += kWarpSize) {
-    const float w = to_f32(weight[c]);
-#pragma unroll
-    for (int32_t t = 0; t < kStreamRows; ++t) {
-      if (t < p.rows) sums[t] = fma_rn(to_f32(p.x[t * p.x_stride + c]), w, sums[t]);
-    }
+    for (int32_t r = 0; r < kStreamRows; ++r) sums[r] = fma_rn(x, to_f32(rows[r][c]), sums[r]);
   }
 #pragma unroll
-  for (int32_t t = 0; t < kStreamRows; ++t) {
-    const float sum = warp_reduce(sums[t], Sum{});
-    if (lane_idx() == 0 && t < p.rows) put(output, t, n, sum);
+  for (int32_t r = 0; r < kStreamRows; ++r) {
+    const float sum = warp_reduce(sums[r], Sum{});
+    if (lane_idx() == 0) partial[r * static_cast<int32_t>(kWarps) + static_cast<int32_t>(warp_idx())] = sum;
   }
+  sync_threads();
+  const int64_t n = first + threadIdx.x;
+  if (threadIdx.x >= kStreamRows || n >= output.num) return;
+  const auto four = load_vector<float4>(partial + threadIdx.x * kWarps);
+  put(output, 0, n, four.x + four.y + four.z + four.w);
 }
 
 template <class T>
@@ -261,11 +276,12 @@ void run(Context& context, const MatmulArgs& args, std::span<const MatmulOutput>
                          output.weight.rows,
                          static_cast<int32_t>(blocks),
                          output.out.dtype == DType::kF32};
-    blocks += blocks_of(output.weight.rows, streams ? int64_t{kWarps} : int64_t{kTileN});
+    blocks += blocks_of(output.weight.rows, streams ? int64_t{kStreamRows} : int64_t{kTileN});
   }
   if (blocks == 0) return;
   if (streams) {
-    launch(matmul_stream_kernel<T>, {.x = blocks}, kThreads, 0, context.ready(), params);
+    launch(matmul_stream_kernel<T>, {.x = blocks}, kThreads, kStreamRows * kWarps * sizeof(float),
+           context.ready(), params);
   } else {
     launch(matmul_tile_kernel<T>, {.x = blocks_of(args.x.rows, kTileM), .y = blocks}, kThreads,
            sizeof(MatmulTiles<T>), context.ready(), params);
@@ -321,7 +337,7 @@ size_t multiply(Context& context, const MatmulArgs& args) {
 }  // namespace
 
 void matmul(Context& context, const MatmulArgs& args) {
-  const bool streams = args.x.rows <= kStreamRows && !context.is_deterministic();
+  const bool streams = args.x.rows == 1 && !context.is_deterministic();
   const bool may_use_library = !streams && !context.is_deterministic() && args.x.dtype != DType::kF32;
   size_t first = may_use_library ? multiply(context, args) : 0;
   for (; first < args.outputs.size(); first += kMaxOutputs) {

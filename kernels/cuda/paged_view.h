@@ -24,6 +24,12 @@ struct PagedView {
   }
 };
 
+// Every slot's K and V begin at multiples of 16 bytes and are whole pieces of so many (pieces.h).
+inline bool has_whole_pieces(const PagedCacheView& cache) {
+  return reinterpret_cast<uintptr_t>(cache.pool) % 16 == 0 && cache.page_bytes % 16 == 0 &&
+         bytes_of(cache.dtype, cache.head_dim) % 16 == 0;
+}
+
 template <class T>
 PagedView<T> paged_view(const PagedCacheView& cache) {
   return {cache.pool, cache.page_bytes, cache.slots, cache.head_dim};

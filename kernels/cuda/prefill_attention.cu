@@ -67,6 +67,7 @@ inline constexpr bool kFitsSm86 = sizeof(PrefillShared<T, kDim>) <= (99u << 10);
 template <class T, int32_t kDim>
 __global__ void __launch_bounds__(kThreads, 2)
     prefill_attention_kernel(const __grid_constant__ PrefillParams<T> p) {
+  wait_for_previous();
   constexpr int32_t kKeys = kTileKeys<T, kDim>;
   [[maybe_unused]] constexpr int kUnroll = kUnrollTiles<T>;
   constexpr int32_t kRow = kRowElements<T, kDim>;

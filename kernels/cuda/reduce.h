@@ -36,4 +36,12 @@ __device__ __forceinline__ T block_reduce(T v, Op op, T* partial) {
   return result;
 }
 
+// The sum over a block with one barrier: `partial` [32] in shared memory is free only after the next one.
+__device__ __forceinline__ float block_sum(float v, float* partial) {
+  v = warp_reduce(v, Sum{});
+  if (lane_idx() == 0) partial[warp_idx()] = v;
+  sync_threads();
+  return warp_reduce(lane_idx() < blockDim.x / kWarpSize ? partial[lane_idx()] : 0.0f, Sum{});
+}
+
 }  // namespace restkv::cuda

@@ -1,6 +1,7 @@
 // Rotates the heads of q and k in place, (a, b) -> (a cos - b sin, b cos + a sin) for pairs (i, i + D/2) or (2i, 2i + 1), and
 // writes k and v to rows of layer scratch or behind the entries of the pages, with the position beside them.
-// Bound by memory. Grid: (rows, heads of q, k and v over 8). A warp owns one head of one row.
+// Bound by memory, and for few rows by latency. Grid: (rows, heads of q, k and v over 8). A warp owns one head of one row; a lane
+// reads two pairs of neighbours at once, 4 or 8 bytes each, before the warp looks up where they go.
 // Occupancy: rope_and_store_kernel 256 x 6.
 #include <algorithm>
 
@@ -40,43 +41,95 @@ struct StoreParams {
   int64_t q_stride, k_stride, v_stride, rope_stride;
   int32_t num_heads, num_kv_heads, head_dim;
   bool interleaved;
+  bool is_paired;  // every row begins at a multiple of two values
 };
 
-// Lane i rotates pairs i, i + 32, ...
-template <class T>
-__device__ __forceinline__ void rotate(T* x, const float* rope, int32_t head_dim, bool interleaved) {
-  const int32_t half = head_dim / 2;
-  for (int32_t i = static_cast<int32_t>(lane_idx()); i < half; i += static_cast<int32_t>(kWarpSize)) {
-    const int32_t first = interleaved ? 2 * i : i, second = interleaved ? 2 * i + 1 : i + half;
-    const float a = to_f32(x[first]), b = to_f32(x[second]);
-    const float c = rope[i], s = rope[half + i];
-    x[first] = from_f32<T>(a * c - b * s);
-    x[second] = from_f32<T>(b * c + a * s);
+// Two neighbours.
+template <bool IsPaired, class T>
+__device__ __forceinline__ float2 load_pair(const T* p) {
+  if constexpr (!IsPaired) {
+    return {to_f32(p[0]), to_f32(p[1])};
+  } else if constexpr (kIsHalf<T>) {
+    return unpack2<T>(load_vector<uint32_t>(p));
+  } else {
+    return load_vector<float2>(p);
   }
 }
 
-template <class T, class C>
-__global__ void __launch_bounds__(kThreads, 6)
-    rope_and_store_kernel(const __grid_constant__ StoreParams<T, C> p) {
+template <bool IsPaired, class T>
+__device__ __forceinline__ void store_pair(T* p, float2 pair) {
+  if constexpr (!IsPaired) {
+    p[0] = from_f32<T>(pair.x);
+    p[1] = from_f32<T>(pair.y);
+  } else if constexpr (kIsHalf<T>) {
+    store_vector(p, pack2<T>(pair.x, pair.y));
+  } else {
+    store_vector(p, pair);
+  }
+}
+
+// Lane i has quads i and i + 32 of a head of D values. Quad n is two pairs of neighbours that turn into each other: values
+// 2n, 2n + 1 and D/2 + 2n, D/2 + 2n + 1; or, interleaved, 4n .. 4n + 3.
+constexpr int32_t kMaxQuads = 2;  // a lane's: D <= 256
+struct Quad {
+  float2 low, high;
+};
+
+__device__ __forceinline__ Quad rotated(const Quad& x, float2 c, float2 s, bool interleaved) {
+  if (interleaved) {
+    return {{x.low.x * c.x - x.low.y * s.x, x.low.y * c.x + x.low.x * s.x},
+            {x.high.x * c.y - x.high.y * s.y, x.high.y * c.y + x.high.x * s.y}};
+  }
+  return {{x.low.x * c.x - x.high.x * s.x, x.low.y * c.y - x.high.y * s.y},
+          {x.high.x * c.x + x.low.x * s.x, x.high.y * c.y + x.low.y * s.y}};
+}
+
+template <bool IsPaired, class T, class C>
+__device__ __forceinline__ void rotate_and_store(const StoreParams<T, C>& p) {
   const int64_t row = blockIdx.x;
   auto head = static_cast<int32_t>(blockIdx.y * kWarps + warp_idx());
-  const int32_t segment = p.segment_of[row];
-  if (segment < 0 || head >= p.num_heads + 2 * p.num_kv_heads) return;  // a whole warp
-  const float* rope = p.rope + row * p.rope_stride;
-  if (head < p.num_heads) {
-    rotate(p.q + row * p.q_stride + int64_t{head} * p.head_dim, rope, p.head_dim, p.interleaved);
-    return;
-  }
-  head -= p.num_heads;
-  const bool is_key = head < p.num_kv_heads;
-  if (!is_key) head -= p.num_kv_heads;
+  if (head >= p.num_heads + 2 * p.num_kv_heads) return;  // a whole warp
+  const bool is_query = head < p.num_heads;
+  if (!is_query) head -= p.num_heads;
+  const bool is_key = !is_query && head < p.num_kv_heads;
+  if (!is_query && !is_key) head -= p.num_kv_heads;
   const int64_t column = int64_t{head} * p.head_dim;
-  const T* from = p.v + row * p.v_stride + column;
-  if (is_key) {
-    T* key = p.k + row * p.k_stride + column;
-    rotate(key, rope, p.head_dim, p.interleaved);
-    from = key;
-    sync_warp();  // the copy below reads what other lanes have rotated
+  const T* from = is_query ? p.q + row * p.q_stride
+                  : is_key ? p.k + row * p.k_stride
+                           : p.v + row * p.v_stride;
+  from += column;
+  const float* rope = p.rope + row * p.rope_stride;
+  const int32_t half = p.head_dim / 2, quads = p.head_dim / 4;
+  const auto low_of = [&](int32_t n) { return p.interleaved ? 4 * n : 2 * n; };
+  const auto high_of = [&](int32_t n) { return p.interleaved ? 4 * n + 2 : half + 2 * n; };
+  const int32_t segment = p.segment_of[row], position = p.positions[row];
+  Quad x[kMaxQuads] = {};
+  float2 c[kMaxQuads] = {}, s[kMaxQuads] = {};
+#pragma unroll
+  for (int32_t i = 0; i < kMaxQuads; ++i) {
+    const auto n = static_cast<int32_t>(lane_idx() + static_cast<uint32_t>(i) * kWarpSize);
+    if (n >= quads) continue;
+    x[i] = {load_pair<IsPaired>(from + low_of(n)), load_pair<IsPaired>(from + high_of(n))};
+    if (is_query || is_key) {
+      c[i] = load_pair<IsPaired>(rope + 2 * n);
+      s[i] = load_pair<IsPaired>(rope + half + 2 * n);
+    }
+  }
+  if (segment < 0) return;  // a whole warp
+  if (is_query || is_key) {
+    T* back = (is_query ? p.q + row * p.q_stride : p.k + row * p.k_stride) + column;
+#pragma unroll
+    for (int32_t i = 0; i < kMaxQuads; ++i) {
+      const auto n = static_cast<int32_t>(lane_idx() + static_cast<uint32_t>(i) * kWarpSize);
+      if (n >= quads) continue;
+      x[i] = rotated(x[i], c[i], s[i], p.interleaved);
+      store_pair<IsPaired>(back + low_of(n), x[i].low);
+      store_pair<IsPaired>(back + high_of(n), x[i].high);
+      // what is stored is what was written back, rounded
+      x[i].low = {to_f32(from_f32<T>(x[i].low.x)), to_f32(from_f32<T>(x[i].low.y))};
+      x[i].high = {to_f32(from_f32<T>(x[i].high.x)), to_f32(from_f32<T>(x[i].high.y))};
+    }
+    if (is_query) return;
   }
   const StoreTarget& target = p.segments[segment];
   const int64_t index = row - target.row_begin;
@@ -87,14 +140,30 @@ __global__ void __launch_bounds__(kThreads, 6)
     to += column;
   } else {
     const int32_t* table = p.tables + target.tables + head * (2 + target.width);
-    const int64_t entry = table[0] + index;
-    const int32_t page = table[2 + entry / p.cache.slots - table[1]];
-    const int64_t slot = entry % p.cache.slots;
+    const auto entry = static_cast<uint32_t>(table[0] + index), slots = static_cast<uint32_t>(p.cache.slots);
+    const int32_t page = table[2 + static_cast<int32_t>(entry / slots) - table[1]];
+    const int64_t slot = entry % slots;
     to = (is_key ? p.cache.keys(page) : p.cache.values(page)) + slot * p.head_dim;
-    if (is_key && lane_idx() == 0) p.cache.positions(page)[slot] = p.positions[row];
+    if (is_key && lane_idx() == 0) p.cache.positions(page)[slot] = position;
   }
-  for (int32_t i = static_cast<int32_t>(lane_idx()); i < p.head_dim; i += static_cast<int32_t>(kWarpSize))
-    to[i] = from_f32<C>(to_f32(from[i]));
+#pragma unroll
+  for (int32_t i = 0; i < kMaxQuads; ++i) {
+    const auto n = static_cast<int32_t>(lane_idx() + static_cast<uint32_t>(i) * kWarpSize);
+    if (n >= quads) continue;
+    store_pair<IsPaired>(to + low_of(n), x[i].low);
+    store_pair<IsPaired>(to + high_of(n), x[i].high);
+  }
+}
+
+template <class T, class C>
+__global__ void __launch_bounds__(kThreads, 6)
+    rope_and_store_kernel(const __grid_constant__ StoreParams<T, C> p) {
+  wait_for_previous();
+  if (p.is_paired) {
+    rotate_and_store<true>(p);
+  } else {
+    rotate_and_store<false>(p);
+  }
 }
 
 }  // namespace
@@ -104,6 +173,15 @@ void rope_and_store(Context& context, const RopeAndStoreArgs& args) {
   const auto num_kv_heads = static_cast<int32_t>(args.k.cols / head_dim);
   const int32_t slots = args.cache.slots;
   if (args.segments.empty() || args.q.rows == 0) return;
+  CHECK(head_dim % 4 == 0 && head_dim <= kMaxQuads * 4 * static_cast<int32_t>(kWarpSize)) << head_dim;
+  const auto is_paired_tensor = [](const auto& tensor) {
+    return reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(bytes_of(tensor.dtype, 2)) ==
+               0 &&
+           tensor.stride % 2 == 0;
+  };
+  bool is_paired = is_paired_tensor(args.q) && is_paired_tensor(args.k) && is_paired_tensor(args.v) &&
+                   is_paired_tensor(args.rope) &&
+                   (args.cache.pool == nullptr || has_whole_pieces(args.cache));
   const Staged<int32_t> segment_of = context.stage<int32_t>(static_cast<size_t>(args.q.rows));
   std::fill(segment_of.host.begin(), segment_of.host.end(), -1);
   const Staged<StoreTarget> targets = context.stage<StoreTarget>(args.segments.size());
@@ -133,6 +211,7 @@ void rope_and_store(Context& context, const RopeAndStoreArgs& args) {
     const DType own = s.scratch_k ? s.scratch_k.dtype : args.cache.dtype;
     CHECK(i == 0 || own == type) << "scratch and pages differ in type";
     type = own;
+    is_paired = is_paired && is_paired_tensor(s.scratch_k) && is_paired_tensor(s.scratch_v);
     if (s.scratch_k) continue;
     for (int32_t h = 0; h < num_kv_heads; ++h) {
       int32_t* numbers = tables.host.data() + next;
@@ -156,7 +235,7 @@ void rope_and_store(Context& context, const RopeAndStoreArgs& args) {
                              static_cast<const T*>(args.v.data), args.rope.f32(), positions,
                              segment_of.device, targets.device, tables.device, paged_view<C>(args.cache),
                              args.q.stride, args.k.stride, args.v.stride, args.rope.stride, num_heads,
-                             num_kv_heads, head_dim, args.interleaved});
+                             num_kv_heads, head_dim, args.interleaved, is_paired});
   };
   // The activations' own type, or f32 activations over a smaller cache.
   dispatch_float(args.q.dtype, [&]<class T>() {

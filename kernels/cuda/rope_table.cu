@@ -21,6 +21,7 @@ struct RopeTableParams {
 };
 
 __global__ void __launch_bounds__(kThreads, 16) rope_table_kernel(const __grid_constant__ RopeTableParams p) {
+  wait_for_previous();
   float* out = p.out + blockIdx.x * p.stride;
   const auto position = static_cast<float>(p.positions[blockIdx.x]);
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < p.half; i += static_cast<int32_t>(kThreads)) {

@@ -283,6 +283,7 @@ __device__ __forceinline__ void give(const SampleParams& p, const DeviceRow& row
 }
 
 __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const __grid_constant__ SampleParams p) {
+  wait_for_previous();
   auto& shared = *shared_memory<SampleShared>();
   const DeviceRow& row = p.rows[blockIdx.x];
   DeviceResult result = {-1, 0, 0, 0, 0.0f};  // thread 0's counts

@@ -17,6 +17,7 @@ struct SoftcapParams {
 };
 
 __global__ void __launch_bounds__(kThreads, 8) softcap_kernel(const __grid_constant__ SoftcapParams p) {
+  wait_for_previous();
   float* x = p.x + blockIdx.x * p.stride;
   const int64_t begin = int64_t{blockIdx.y} * kPerBlock;
   const int64_t end = min(p.cols, begin + kPerBlock);

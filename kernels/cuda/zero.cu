@@ -16,6 +16,7 @@ struct ZeroParams {
 };
 
 __global__ void __launch_bounds__(kThreads, 8) zero_kernel(const __grid_constant__ ZeroParams p) {
+  wait_for_previous();
   unsigned char* row = p.data + blockIdx.x * p.stride_bytes;
   for (int64_t i = threadIdx.x; i < p.row_bytes; i += kThreads) row[i] = 0;
 }

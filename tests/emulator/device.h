@@ -129,6 +129,9 @@ inline V load_vector(const void* p, const emulator::Place& place = emulator::Pla
   std::memcpy(&v, p, sizeof(V));
   return v;
 }
+inline uint4 load_streamed(const void* p, const emulator::Place& place = emulator::Place::current()) {
+  return load_vector<uint4>(p, place);
+}
 template <class V>
 inline void store_vector(void* p, V v, const emulator::Place& place = emulator::Place::current()) {
   emulator::check_aligned<V>(p, place);
@@ -171,6 +174,8 @@ inline void barrier_arrive(uint32_t id, uint32_t threads,
 inline void sync_warp(uint32_t mask = kFullWarp, const emulator::Place& place = emulator::Place::current()) {
   emulator::collective("sync_warp", mask, nullptr, emulator::perform_nothing, place);
 }
+
+inline void wait_for_previous() {}  // a kernel starts when the one before it has ended
 
 inline uint32_t lane_idx() { return threadIdx.x & 31u; }
 inline uint32_t warp_idx() { return threadIdx.x >> 5; }

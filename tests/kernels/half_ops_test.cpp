@@ -42,6 +42,38 @@ class HalfOps : public testing::TestWithParam<HalfCase> {
   }
   uint16_t to_bits(float x) const { return type() == DType::kBF16 ? f32_to_bf16(x) : f32_to_f16(x); }
 
+  // Rows `shift` values behind an aligned address, and so many values between them, which nobody may touch.
+  struct Placed {
+    std::vector<uint16_t> bits;
+    Tensor tensor;
+    int64_t shift;
+  };
+  Placed place(const Floats& floats, int64_t rows, int64_t shift) const {
+    const int64_t cols = static_cast<int64_t>(floats.size()) / rows, stride = cols + shift;
+    Placed placed{std::vector<uint16_t>(static_cast<size_t>(shift + rows * stride), kGap), {}, shift};
+    for (int64_t i = 0; i < rows * cols; ++i)
+      placed.bits[static_cast<size_t>(shift + i / cols * stride + i % cols)] =
+          to_bits(floats[static_cast<size_t>(i)]);
+    placed.tensor = {placed.bits.data() + shift, type(), rows, cols, stride};
+    return placed;
+  }
+  static std::vector<uint16_t> rows_of(const Placed& placed) {
+    const Tensor& t = placed.tensor;
+    std::vector<uint16_t> rows;
+    for (int64_t i = 0; i < static_cast<int64_t>(placed.bits.size()); ++i) {
+      const bool is_gap = i < placed.shift || (i - placed.shift) % t.stride >= t.cols;
+      const uint16_t value = placed.bits[static_cast<size_t>(i)];
+      if (is_gap) {
+        EXPECT_EQ(value, kGap) << "between rows, at " << i;
+      } else {
+        rows.push_back(value);
+      }
+    }
+    return rows;
+  }
+  static constexpr uint16_t kGap = 0x7FA5;  // NaN in both types
+  static constexpr int64_t kShifts[] = {0, 1, 2, 4};
+
   std::unique_ptr<Backend> backend_;
 };
 
@@ -63,7 +95,7 @@ TEST_P(HalfOps, MatmulOfEveryWeightType) {
       int64_t rows, n, cols;
     };
     for (const auto& [rows, n, cols] :
-         {Shape{1, 70, 256}, Shape{3, 9, 512}, Shape{70, 90, 256}, Shape{5, 33, 172}}) {
+         {Shape{1, 70, 256}, Shape{1, 7, 4352}, Shape{2, 9, 512}, Shape{70, 90, 256}, Shape{5, 33, 172}}) {
       if (cols % dtype_info(dtype).block_elems != 0) continue;
       const Weights weight(dtype, n, cols, 1);
       const PlacedWeight placed(*backend_, weight.tensor);
@@ -145,6 +177,109 @@ TEST_P(HalfOps, GluAndGather) {
     std::vector<double> expected = reference::weight_row(placed.tensor(), ids[t]);
     for (double& v : expected) v *= 8.0;
     expect_close(&out.floats[t * 64], expected, tolerance(), "gather");
+  }
+}
+
+// Kernels take pieces of 16 bytes where addresses allow it, and values one by one elsewhere, with the same result to the bit;
+// widths with a rest, and the widest that a block keeps in its registers and wider.
+TEST_P(HalfOps, RowsAtOddAddressesAreTheSame) {
+  for (const int64_t cols :
+       {int64_t{5}, int64_t{64}, int64_t{136}, int64_t{600}, int64_t{604}, int64_t{4104}, int64_t{16400}}) {
+    for (const int64_t rows : {int64_t{1}, int64_t{3}}) {
+      if (cols > 10000 && rows > 1) continue;
+      const int64_t groups = cols == 64 || cols == 136 ? 5 : 1, n = rows * groups * cols;
+      const Floats x = random_floats(n, 1, 3.0f), residual = random_floats(n, 2);
+      for (const DType kind : {DType::kF32, DType::kF16, DType::kBF16}) {
+        const Weights weight(kind, 1, cols, 3);
+        std::vector<std::vector<uint16_t>> first;
+        for (const int64_t shift : kShifts) {
+          Placed in = place(x, rows, shift), sum = place(residual, rows, shift), out = place(x, rows, shift),
+                 own = place(x, rows, shift);
+          backend_->rmsnorm({in.tensor, sum.tensor, weight.tensor, 1e-5f, 1.0f, out.tensor});
+          backend_->rmsnorm({own.tensor, {}, weight.tensor, 1e-5f, 0.0f, own.tensor});  // in place
+          std::vector<std::vector<uint16_t>> all = {rows_of(sum), rows_of(out), rows_of(own)};
+          if (kind == DType::kF32) {
+            backend_->add({sum.tensor, in.tensor});
+            backend_->glu({in.tensor, sum.tensor, Activation::kSilu, in.tensor});
+            all.push_back(rows_of(sum));
+            all.push_back(rows_of(in));
+          }
+          if (first.empty()) first = all;
+          EXPECT_EQ(all, first) << rows << " x " << cols << ", " << shift << " values off, weight "
+                                << dtype_info(kind).name;
+        }
+      }
+    }
+  }
+  const Weights table(DType::kF32, 9, 260, 4);
+  const PlacedWeight placed(*backend_, table.tensor);
+  for (const float scale : {1.0f, 3.0f}) {
+    std::vector<uint16_t> first;
+    for (const int64_t shift : kShifts) {
+      Placed out = place(Floats(2 * 260), 2, shift);
+      const std::vector<int32_t> ids = {8, 3};
+      backend_->gather({placed.tensor(), ids, scale, out.tensor});
+      if (first.empty()) first = rows_of(out);
+      EXPECT_EQ(rows_of(out), first) << shift;
+    }
+  }
+}
+
+TEST_P(HalfOps, RowsAtOddAddressesAreStoredTheSame) {
+  const int32_t heads = 3, kv_heads = 2, rows = 19;
+  for (const int32_t head_dim : {8, 24, 128, 256}) {
+    const Floats q = random_floats(rows * heads * head_dim, 1),
+                 k = random_floats(rows * kv_heads * head_dim, 2),
+                 v = random_floats(rows * kv_heads * head_dim, 3), rope = random_floats(rows * head_dim, 4);
+    std::vector<int32_t> positions;
+    for (int32_t t = 0; t < rows; ++t) positions.push_back(3 * t);
+    for (const bool interleaved : {false, true}) {
+      std::vector<std::vector<uint16_t>> first;
+      std::vector<std::byte> first_pages;
+      for (const int64_t shift : kShifts) {
+        TestCache pages(*backend_, type(), kv_heads, head_dim, 64);
+        pages.kv_len = {5, 14};
+        Placed turned_q = place(q, rows, shift), turned_k = place(k, rows, shift),
+               values = place(v, rows, shift);
+        Placed kept_k = place(Floats(k.size()), rows, shift), kept_v = place(Floats(k.size()), rows, shift);
+        StoreSegment segment;
+        segment.num_rows = rows;
+        segment.scratch_k = kept_k.tensor;
+        segment.scratch_v = kept_v.tensor;
+        backend_->rope_and_store({turned_q.tensor,
+                                  turned_k.tensor,
+                                  values.tensor,
+                                  view(rope, rows),
+                                  interleaved,
+                                  positions,
+                                  {&segment, 1},
+                                  pages.view});
+        EXPECT_EQ(rows_of(kept_k), rows_of(turned_k));
+        EXPECT_EQ(rows_of(kept_v), rows_of(values));
+        backend_->store_pages(
+            {kept_k.tensor, kept_v.tensor, positions, pages.tables(), kv_heads, pages.view});
+        const std::vector<std::vector<uint16_t>> all = {rows_of(turned_q), rows_of(turned_k)};
+        std::vector<std::byte> stored;
+        const auto row_bytes = static_cast<size_t>(bytes_of(type(), head_dim));
+        for (int32_t h = 0; h < kv_heads; ++h) {
+          for (int32_t t = 0; t < rows; ++t) {
+            const int32_t entry = pages.kv_len[static_cast<size_t>(h)] + t;
+            const int32_t page =
+                pages.pages[static_cast<size_t>(h * pages.stride + entry / pages.view.slots)];
+            const auto slot = static_cast<size_t>(entry % pages.view.slots);
+            for (const std::byte* at : {pages.view.keys(page), pages.view.values(page)})
+              stored.insert(stored.end(), at + slot * row_bytes, at + (slot + 1) * row_bytes);
+            EXPECT_EQ(pages.view.positions(page)[slot], 3 * t);
+          }
+        }
+        if (first.empty()) {
+          first = all;
+          first_pages = stored;
+        }
+        EXPECT_EQ(all, first) << "D=" << head_dim << ", " << shift << " values off";
+        EXPECT_EQ(stored, first_pages) << "D=" << head_dim << ", " << shift << " values off";
+      }
+    }
   }
 }
 

@@ -27,8 +27,8 @@ TEST_P(OpTable, Matmul) {
   };
   for (const DType dtype : kWeightTypes) {
     for (const Shape& s :
-         {Shape{1, 64, 256}, Shape{1, 1, 512}, Shape{3, 37, 256}, Shape{18, 50, 768}, Shape{1, 13, 172},
-          Shape{5, 26, 172}, Shape{2, 9, 5}, Shape{1, 3, 96}, Shape{4, 7, 96}}) {
+         {Shape{1, 64, 256}, Shape{1, 1, 512}, Shape{1, 6, 4352}, Shape{3, 37, 256}, Shape{18, 50, 768},
+          Shape{1, 13, 172}, Shape{5, 26, 172}, Shape{2, 9, 5}, Shape{1, 3, 96}, Shape{4, 7, 96}}) {
       if (s.cols % dtype_info(dtype).block_elems != 0) continue;
       const std::string what = label(dtype, s.rows, s.n, s.cols);
       const Weights first(dtype, s.n, s.cols, 1), second(DType::kF32, s.n + 2, s.cols, 2);

@@ -20,6 +20,10 @@ HOUSE = {
     "kernels/cpu/CMakeLists.txt": "restkv_layer(restkv_cpu SOURCES cpu.cpp USES restkv_kernels)\n",
     "kernels/cpu/cpu.h": '#include "kernels/backend.h"\n',
     "kernels/cpu/cpu.cpp": '#include "kernels/cpu/cpu.h"\n#include "hwy/highway.h"\n',
+    "kernels/cuda/zero.cu": "// A __global__ function is a kernel.\n"
+                            "template <class T>\n__global__ void __launch_bounds__(256, N == 1 ? 2 : 1)\n"
+                            "    zero_kernel(const __grid_constant__ Params<T> p) {\n"
+                            "  // first of all\n  wait_for_previous();\n  p.data[0] = 0;\n}\n",
     "engine/CMakeLists.txt": "restkv_layer(restkv_engine SOURCES engine.cpp device.cpp scheduler.cpp\n"
                              "  USES restkv_kernels restkv_cpu)  # the device is made here\n",
     "engine/engine.h": '#include "kernels/base/check.h"\n',
@@ -50,6 +54,10 @@ FAULTS = {
                        "kernels/CMakeLists.txt:3", "no restkv_layer() makes"),
     "no link line": ("kernels/CMakeLists.txt", "restkv_layer(restkv_kernels SOURCES backend.cpp)",
                      "kernels/backend.h:1", "no link line"),
+    "a kernel that does not wait": ("kernels/cuda/zero.cu", "__global__ void one_kernel(Params p) { p.data[0] = 1; }",
+                                    "kernels/cuda/zero.cu:9", "begins with 'p.data[0] = 1;'"),
+    "a kernel that waits later": ("kernels/cuda/zero.cu", "__global__ void two_kernel(Params p) {\n  if (p.n) {\n"
+                                  "    wait_for_previous();\n  }\n}", "kernels/cuda/zero.cu:9", "begins with"),
     "circle": ("kernels/CMakeLists.txt", "restkv_layer(restkv_base SOURCES base/check.cpp USES restkv_kernels)",
                "kernels/CMakeLists.txt", "circle"),
 }

@@ -44,6 +44,7 @@ static_assert(fits_multiprocessor(sizeof(CompactShared), 5));
 
 __global__ void __launch_bounds__(kCompactThreads, 5)
     compact_kernel(const __grid_constant__ CompactParams p) {
+  wait_for_previous();
   const CompactView& item = p.items[blockIdx.y];
   const auto head = static_cast<int32_t>(blockIdx.x);
   const DeviceRows rows(item.rows, p.pool, head, p.dim);

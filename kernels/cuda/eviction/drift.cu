@@ -52,6 +52,7 @@ static_assert(fits_multiprocessor(sizeof(DriftShared), 9) && fits_multiprocessor
 
 __global__ void __launch_bounds__(kTileThreads, 9)
     drift_logits_kernel(const __grid_constant__ DriftParams p) {
+  wait_for_previous();
   const Unit unit = unit_of(p);
   const ObserveView& item = p.items[unit.item];
   if (!item.drift_rows || unit.first >= item.queries.num_queries) return;
@@ -79,6 +80,7 @@ __global__ void __launch_bounds__(kTileThreads, 9)
 
 __global__ void __launch_bounds__(kIndexThreads, 8)
     drift_index_kernel(const __grid_constant__ DriftParams p) {
+  wait_for_previous();
   const Unit unit = unit_of(p);
   const ObserveView& item = p.items[unit.item];
   const int32_t query = unit.first + static_cast<int32_t>(blockIdx.x);

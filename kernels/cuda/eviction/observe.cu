@@ -69,6 +69,7 @@ __device__ __host__ inline int32_t num_splits(int32_t num_rows) {
 // at most 1024 rows, evenly spread, are averaged: each thread sums 4 columns of some of them, then one thread a column.
 __global__ void __launch_bounds__(kTileThreads, 16)
     value_mean_kernel(const __grid_constant__ ObserveParams p) {
+  wait_for_previous();
   const ObserveView& item = p.items[blockIdx.y];
   const auto head = static_cast<int32_t>(blockIdx.x);
   const int32_t dim = p.shape.dim;
@@ -164,6 +165,7 @@ __device__ __forceinline__ void add_values(const DeviceRows& rows, int32_t begin
 }
 
 __global__ void __launch_bounds__(kTileThreads, 3) observe_kernel(const __grid_constant__ ObserveParams p) {
+  wait_for_previous();
   const Unit unit = unit_of(p, blockIdx.y);
   const ObserveView& item = p.items[unit.item];
   if (unit.first >= item.queries.num_queries) return;
@@ -365,6 +367,7 @@ __device__ __forceinline__ void project_outputs(const ObserveParams& p, const Ob
 
 __global__ void __launch_bounds__(kTileThreads, 2)
     observe_merge_kernel(const __grid_constant__ ObserveParams p) {
+  wait_for_previous();
   const Unit unit = unit_of(p, blockIdx.x);
   const ObserveView& item = p.items[unit.item];
   if (unit.first >= item.queries.num_queries) return;

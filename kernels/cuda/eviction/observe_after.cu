@@ -57,6 +57,7 @@ static_assert(fits_multiprocessor(sizeof(AfterShared), 3));
 
 __global__ void __launch_bounds__(kTileThreads, 3)
     smooth_attention_kernel(const __grid_constant__ AfterParams p) {
+  wait_for_previous();
   const ObserveView& item = p.items[blockIdx.z];
   const auto head = static_cast<int32_t>(blockIdx.y);
   const auto chunk = static_cast<int32_t>(blockIdx.x);
@@ -149,6 +150,7 @@ __global__ void __launch_bounds__(kTileThreads, 3)
 
 __global__ void __launch_bounds__(kTileThreads, 12)
     merge_output_kernel(const __grid_constant__ AfterParams p) {
+  wait_for_previous();
   const ObserveView& item = p.items[blockIdx.y];
   const auto head = static_cast<int32_t>(blockIdx.x);
   const int32_t dim = p.shape.dim;

@@ -288,6 +288,7 @@ __device__ __forceinline__ float entry_sum(const ScoreParams& p, const ScoreView
 }
 
 __global__ void __launch_bounds__(kTileThreads, 3) score_kernel(const __grid_constant__ ScoreParams p) {
+  wait_for_previous();
   const ScoreView& item = p.items[blockIdx.z];
   const auto head = static_cast<int32_t>(blockIdx.y);
   const DeviceRows rows(item.rows, p.pool, head, p.shape.dim);

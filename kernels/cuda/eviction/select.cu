@@ -207,6 +207,7 @@ __device__ __forceinline__ void write_new_pins(const SelectView& item, const Dev
 static_assert(fits_multiprocessor(sizeof(SelectShared) + 8 * kSharedList, 2));
 
 __global__ void __launch_bounds__(kSelectThreads, 2) select_kernel(const __grid_constant__ SelectParams p) {
+  wait_for_previous();
   const int32_t unit = p.first_unit + static_cast<int32_t>(blockIdx.x);
   const SelectView& item = p.items[unit / p.num_kv_heads];
   const int32_t head = unit % p.num_kv_heads;
@@ -264,6 +265,7 @@ struct ShareHead {
 };
 
 __global__ void __launch_bounds__(kSelectThreads, 2) share_kernel(const __grid_constant__ SelectParams p) {
+  wait_for_previous();
   const SelectView& item = p.items[p.first_unit + static_cast<int32_t>(blockIdx.x)];
   SelectShared& shared = *shared_memory<SelectShared>();
   ShareHead* heads = reinterpret_cast<ShareHead*>(shared.list);  // [K]

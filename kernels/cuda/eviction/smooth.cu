@@ -61,6 +61,7 @@ __device__ __forceinline__ void adaptive(const SmoothParams& p, const SmoothView
 }
 
 __global__ void __launch_bounds__(kSmoothThreads, 6) smooth_kernel(const __grid_constant__ SmoothParams p) {
+  wait_for_previous();
   const SmoothView& item = p.items[blockIdx.z];
   const auto head = static_cast<int32_t>(blockIdx.y);
   const int64_t n = (item.rows.kv_len ? item.rows.kv_len[head] : 0) + item.rows.scratch_rows;

@@ -32,6 +32,7 @@ struct StoreParams {
 
 __global__ void __launch_bounds__(kStoreThreads, 16)
     store_queries_kernel(const __grid_constant__ StoreParams p) {
+  wait_for_previous();
   const StoreView& segment = p.segments[blockIdx.y];
   if (static_cast<int32_t>(blockIdx.x) >= segment.num_rows) return;
   const int64_t t = segment.row_begin + blockIdx.x;
