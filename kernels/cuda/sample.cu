@@ -167,7 +167,7 @@ __device__ __forceinline__ void fill_logprobs(const float* logits, uint32_t voca
     if (best == 0) break;
     if (threadIdx.x == 0)
       row.top[held] = {static_cast<int32_t>(token_of(best)),
-                       static_cast<float>(static_cast<double>(logit_of(best)) - lse)};
+                       static_cast<float>(static_cast<double>(logits[token_of(best)]) - lse)};
     // The thread that had it needs another: its warp looks through that thread's ids.
     const uint32_t had_it = ballot(own == best);
     if (had_it == 0) continue;
