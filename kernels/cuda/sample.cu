@@ -1,11 +1,10 @@
 // One token for each row of logits [B, V]: bias, allowed, banned -> penalties -> temperature -> min-p -> top-k -> top-p -> draw
-// (temperature_last: top-k -> top-p -> min-p -> temperature -> draw), with the CPU's order, ties and generator (kernels/cpu/sampler.cpp). A block of 512 threads owns a row; the few passes over V
-// are bound by memory (L2 for one row).
-// Tokens are ordered by (weight descending, id ascending), weight = exp((logit - max) / temperature) in (0, 1]. A cut of that
-// order is found digit by digit over the bits of the weight (radix select), then among the ids of equal weight. Sums of
-// weights are integers, units of 2^-40: the same for any order of addition, so a draw depends on nothing but its row.
-// Shared memory 4 KiB.
-// Occupancy: sample_kernel 512 x 1.
+// (temperature_last: top-k -> top-p -> min-p -> temperature -> draw), with the CPU's order, ties and generator (kernels/cpu/sampler.cpp).
+// A block of 1024 threads owns a row; its passes over V (row_pass.h) are bound by the L2: one for greedy, at most seven for
+// top-p. Tokens are ordered by weight = exp((logit - max) / temperature) in (0, 1] and id, and cut in that order (sample_cut.h).
+// Sums of weights are integers, units of 2^-40, so a draw depends on nothing but its row.
+// Shared memory 9 KiB.
+// Occupancy: sample_kernel 1024 x 1.
 #include <algorithm>
 #include <vector>
 
@@ -15,13 +14,12 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/reduce.h"
+#include "kernels/cuda/sample_cut.h"
 
 namespace restkv::cuda {
 namespace {
 
-constexpr uint32_t kThreads = 512, kWarps = kThreads / kWarpSize;
-constexpr uint32_t kBins = 256;  // of one digit
-constexpr uint32_t kNoToken = 0x7FFFFFFFu;
+constexpr uint32_t kThreads = kSampleThreads;
 constexpr float kInfinity = __builtin_huge_valf();
 
 struct DeviceBias {
@@ -63,139 +61,46 @@ struct SampleParams {
   int32_t vocab;
 };
 
-struct SampleShared {
-  uint64_t mass[kBins];
-  uint32_t counts[kBins];
-  float floats[kWarpSize];
-  uint64_t sums[kWarpSize];
-  uint32_t ints[kWarpSize];
-  uint64_t found;  // of the last search
-  uint64_t left_mass;
-  uint32_t left_count;
-  uint32_t digit;
-};
+static_assert(fits_multiprocessor(sizeof(CutShared), 1));
 
-static_assert(fits_multiprocessor(sizeof(SampleShared), 1));
+__device__ __forceinline__ PassGroup whole_block() { return {threadIdx.x, kThreads}; }
+__device__ __forceinline__ const uint32_t* bits_of(const float* row) {
+  return reinterpret_cast<const uint32_t*>(row);
+}
+__device__ __forceinline__ uint32_t* bits_of(float* row) { return reinterpret_cast<uint32_t*>(row); }
 
-// The last token that stays in the order: those of larger weight, and of equal weight up to this id, stay.
-struct Bound {
-  uint32_t weight;  // bits
+// Keys rise with (logit, then lower id). None is 0; -0 counts as 0.
+__device__ __forceinline__ uint64_t key_of(float logit, uint32_t token) {
+  const uint32_t bits = f32_to_bits(logit + 0.0f);
+  const uint32_t ordered = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+  return uint64_t{ordered} << 32 | (0xFFFFFFFFu - token);
+}
+__device__ __forceinline__ uint32_t token_of(uint64_t key) {
+  return 0xFFFFFFFFu - static_cast<uint32_t>(key);
+}
+__device__ __forceinline__ float logit_of(uint64_t key) {
+  const auto ordered = static_cast<uint32_t>(key >> 32);
+  return bits_to_f32((ordered & 0x80000000u) != 0 ? ordered & 0x7FFFFFFFu : ~ordered);
+}
+
+// The largest logit, the lowest id among equals; NaN if any is NaN.
+struct Best {
+  float logit;
   uint32_t token;
+  __device__ __forceinline__ bool is_finite() const { return logit < kInfinity && logit > -kInfinity; }
 };
-__device__ __forceinline__ bool is_kept(uint32_t weight, uint32_t token, const Bound& bound) {
-  return weight > bound.weight || (weight == bound.weight && token <= bound.token);
-}
-__device__ __forceinline__ uint64_t units(uint32_t weight) {
-  return static_cast<uint64_t>(static_cast<double>(bits_to_f32(weight)) * 1099511627776.0 + 0.5);  // 2^40
-}
-
-// NaN if any is NaN.
-__device__ __forceinline__ float row_max(const float* x, int32_t vocab, SampleShared& shared) {
-  float best = -kInfinity;
-  uint32_t has_nan = 0;
-  for (uint32_t i = threadIdx.x; i < static_cast<uint32_t>(vocab); i += kThreads) {
-    has_nan |= x[i] != x[i] ? 1u : 0u;
-    best = x[i] > best ? x[i] : best;
-  }
-  best = block_reduce(best, Max{}, shared.floats);
-  has_nan = block_reduce(has_nan, Max{}, shared.ints);
-  return has_nan != 0 ? bits_to_f32(0x7FC00000u) : best;
-}
-
-__device__ __forceinline__ uint64_t kept_units(const uint32_t* weights, int32_t vocab, const Bound& bound,
-                                               SampleShared& shared) {
-  uint64_t sum = 0;
-  for (uint32_t i = threadIdx.x; i < static_cast<uint32_t>(vocab); i += kThreads)
-    if (is_kept(weights[i], i, bound)) sum += units(weights[i]);
-  return block_reduce(sum, Sum{}, shared.sums);
-}
-
-// The first id in rising order at which the running sum of value(i) exceeds `target`, or the last id with a value where none
-// does. Every thread gets it. Tiles of kThreads ids; a thread holds one id of each.
-template <class Value>
-__device__ __forceinline__ uint32_t find_id(int32_t vocab, uint64_t target, SampleShared& shared,
-                                            Value value) {
-  uint64_t before = 0;
-  uint32_t last = kNoToken;
-  if (threadIdx.x == 0) shared.found = kNoToken;
-  for (uint32_t base = 0; base < static_cast<uint32_t>(vocab); base += kThreads) {
-    const uint32_t i = base + threadIdx.x;
-    const uint64_t own = i < static_cast<uint32_t>(vocab) ? value(i) : 0;
-    uint64_t sum = own;  // inclusive over the warp
-    for (uint32_t step = 1; step < kWarpSize; step <<= 1) {
-      const uint64_t other = shuffle_up(sum, step);
-      if (lane_idx() >= step) sum += other;
-    }
-    if (lane_idx() == kWarpSize - 1) shared.sums[warp_idx()] = sum;
-    const uint32_t has_value = ballot(own > 0);
-    if (lane_idx() == 0)
-      shared.ints[warp_idx()] =
-          has_value == 0 ? kNoToken : base + warp_idx() * kWarpSize + 31 - leading_zeros(has_value);
-    sync_threads();
-    uint64_t tile = 0;
-    for (uint32_t w = 0; w < kWarps; ++w) {
-      if (w < warp_idx()) sum += shared.sums[w];
-      tile += shared.sums[w];
-      if (shared.ints[w] != kNoToken) last = shared.ints[w];
-    }
-    sum += before;
-    if (own > 0 && sum > target && sum - own <= target) shared.found = i;  // one thread at most
-    before += tile;
-    sync_threads();
-    if (shared.found != kNoToken) break;
-  }
-  const auto found = static_cast<uint32_t>(shared.found);
-  sync_threads();
-  return found != kNoToken ? found : last;
-}
-
-// The token at which, in the order and among those within `bound`, `count` tokens or `mass` units are reached.
-__device__ __forceinline__ Bound find_cut(const uint32_t* weights, int32_t vocab, const Bound& bound,
-                                          uint32_t count, uint64_t mass, SampleShared& shared) {
-  uint32_t prefix = 0, mask = 0;
-  for (int32_t shift = 24; shift >= 0; shift -= 8) {
-    for (uint32_t b = threadIdx.x; b < kBins; b += kThreads) {
-      shared.mass[b] = 0;
-      shared.counts[b] = 0;
-    }
-    sync_threads();
-    for (uint32_t i = threadIdx.x; i < static_cast<uint32_t>(vocab); i += kThreads) {
-      const uint32_t w = weights[i];
-      if ((w & mask) != prefix || !is_kept(w, i, bound)) continue;
-      const uint32_t digit = w >> shift & 255u;
-      atomic_add(&shared.counts[digit], 1u);
-      atomic_add(&shared.mass[digit], units(w));
-    }
-    sync_threads();
-    if (threadIdx.x == 0) {
-      uint32_t digit = kBins - 1, lowest = 0;
-      while (lowest < kBins - 1 && shared.counts[lowest] == 0) ++lowest;
-      while (digit > lowest &&
-             (shared.counts[digit] == 0 || (shared.counts[digit] < count && shared.mass[digit] < mass))) {
-        count -= shared.counts[digit];
-        mass -= shared.mass[digit];
-        --digit;
-      }
-      shared.digit = digit;
-      shared.left_count = count;
-      shared.left_mass = mass;
-    }
-    sync_threads();
-    prefix |= shared.digit << shift;
-    mask |= 255u << shift;
-    count = shared.left_count;
-    mass = shared.left_mass;
-    sync_threads();
-  }
-  // Equal weights: the number of ids still wanted.
-  const uint64_t each = units(prefix) > 0 ? units(prefix) : 1;
-  uint64_t wanted = mass / each + (mass % each != 0 ? 1 : 0);
-  if (count < wanted) wanted = count;
-  if (wanted == 0) wanted = 1;
-  const uint32_t token = find_id(vocab, wanted - 1, shared, [&](uint32_t i) {
-    return weights[i] == prefix && is_kept(prefix, i, bound) ? uint64_t{1} : uint64_t{0};
+__device__ __forceinline__ Best row_best(const float* logits, uint32_t vocab, CutShared& shared) {
+  Best best{-kInfinity, kNoToken};
+  bool has_nan = false;
+  visit_row(bits_of(logits), vocab, whole_block(), [&](uint32_t i, uint32_t bits) {
+    const float x = bits_to_f32(bits);
+    has_nan |= x != x;
+    if (x > best.logit) best = {x, i};  // ids rise
   });
-  return {prefix, token};
+  const uint64_t key =
+      block_reduce(has_nan ? ~uint64_t{0} : key_of(best.logit, best.token), Max{}, shared.sums);
+  if (key == ~uint64_t{0}) return {bits_to_f32(0x7FC00000u), kNoToken};
+  return {logit_of(key), token_of(key)};
 }
 
 __device__ __forceinline__ void apply_masks(float* logits, float* original, int32_t vocab,
@@ -221,55 +126,60 @@ __device__ __forceinline__ void apply_masks(float* logits, float* original, int3
   sync_threads();
 }
 
-__device__ __forceinline__ void penalise(float* logits, int32_t vocab, const DeviceRow& row) {
-  for (uint32_t i = threadIdx.x; i < static_cast<uint32_t>(vocab); i += kThreads) {
-    const bool in_prompt = row.prompt_tokens != nullptr && (row.prompt_tokens[i / 64] >> (i % 64) & 1u) != 0;
-    const auto count = static_cast<float>(row.counts != nullptr ? row.counts[i] : 0);
-    float x = logits[i];
-    if (row.repetition != 1.0f && (in_prompt || count > 0.0f))
-      x = x > 0.0f ? x / row.repetition : x * row.repetition;
-    if (count > 0.0f) x -= row.frequency * count + row.presence;
-    logits[i] = x;
-  }
+__device__ __forceinline__ void penalise(float* logits, uint32_t vocab, const DeviceRow& row) {
+  // Copies: a store to the row might be one to `row`, as far as the compiler knows.
+  const float repetition = row.repetition, frequency = row.frequency, presence = row.presence;
+  const uint64_t* prompt_tokens = row.prompt_tokens;
+  const uint16_t* counts = row.counts;
+  map_row(bits_of(logits), bits_of(logits), vocab, whole_block(), [&](uint32_t i, uint32_t bits) {
+    const bool in_prompt = prompt_tokens != nullptr && (prompt_tokens[i / 64] >> (i % 64) & 1u) != 0;
+    const auto count = static_cast<float>(counts != nullptr ? counts[i] : 0);
+    float x = bits_to_f32(bits);
+    if (repetition != 1.0f && (in_prompt || count > 0.0f)) x = x > 0.0f ? x / repetition : x * repetition;
+    if (count > 0.0f) x -= frequency * count + presence;
+    return f32_to_bits(x);
+  });
   sync_threads();
 }
 
 // Log probabilities of the chosen token and of the best, from the logits before penalties.
-__device__ __forceinline__ void fill_logprobs(const float* logits, uint32_t vocab, float max, int32_t token,
-                                              const DeviceRow& row, SampleShared& shared,
-                                              DeviceResult& result) {
-  uint64_t sum = 0;
-  for (uint32_t i = threadIdx.x; i < vocab; i += kThreads) sum += units(f32_to_bits(expf(logits[i] - max)));
+__device__ __forceinline__ void fill_logprobs(const float* logits, uint32_t vocab, float max, uint32_t token,
+                                              const DeviceRow& row, CutShared& shared, DeviceResult& result) {
+  const uint32_t* values = bits_of(logits);
+  const float chosen = logits[token];
+  const uint64_t chosen_key = key_of(chosen, token);
+  uint64_t sum = 0, own = 0;  // own: the best of this thread's ids that is not given yet
+  uint32_t rank = 0;
+  visit_row(values, vocab, whole_block(), [&](uint32_t i, uint32_t bits) {
+    const float x = bits_to_f32(bits);
+    const uint64_t key = key_of(x, i);
+    sum += units(f32_to_bits(expf(x - max)));
+    rank += key > chosen_key ? 1u : 0u;
+    if (x != -kInfinity && key > own) own = key;  // banned tokens are not listed
+  });
   sum = block_reduce(sum, Sum{}, shared.sums);
   const double lse = static_cast<double>(max) + log(static_cast<double>(sum) * 0x1p-40);
-  const float chosen = logits[token];
-  uint32_t rank = 0;
-  for (uint32_t i = threadIdx.x; i < vocab; i += kThreads)
-    rank += logits[i] > chosen || (logits[i] == chosen && i < static_cast<uint32_t>(token)) ? 1u : 0u;
-  rank = block_reduce(rank, Sum{}, shared.ints);
   result.logprob = static_cast<float>(static_cast<double>(chosen) - lse);
-  result.rank = static_cast<int32_t>(rank);
-  // Keys rise with (logit, then lower id); each round takes the largest below the last one.
-  const auto key_of = [&](uint32_t i) {
-    const uint32_t bits = f32_to_bits(logits[i] + 0.0f);  // -0 as 0
-    const uint32_t ordered = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-    return uint64_t{ordered} << 32 | (0xFFFFFFFFu - i);
-  };
-  uint64_t below = ~uint64_t{0};
+  result.rank = static_cast<int32_t>(block_reduce(uint64_t{rank}, Sum{}, shared.sums));
   int32_t held = 0;
   for (; held < row.num_logprobs; ++held) {
-    uint64_t best = 0;
-    for (uint32_t i = threadIdx.x; i < vocab; i += kThreads) {
-      if (logits[i] == -kInfinity) continue;  // banned tokens are not listed
-      const uint64_t key = key_of(i);
-      if (key < below && key > best) best = key;
-    }
-    best = block_reduce(best, Max{}, shared.sums);
+    const uint64_t best = block_reduce(own, Max{}, shared.sums);
     if (best == 0) break;
-    below = best;
-    const uint32_t i = 0xFFFFFFFFu - static_cast<uint32_t>(best);
     if (threadIdx.x == 0)
-      row.top[held] = {static_cast<int32_t>(i), static_cast<float>(static_cast<double>(logits[i]) - lse)};
+      row.top[held] = {static_cast<int32_t>(token_of(best)),
+                       static_cast<float>(static_cast<double>(logits[token_of(best)]) - lse)};
+    // The thread that had it needs another: its warp looks through that thread's ids.
+    const uint32_t had_it = ballot(own == best);
+    if (had_it == 0) continue;
+    const uint32_t lane = 31 - leading_zeros(had_it);
+    uint64_t next = 0;
+    visit_quads_of(values, vocab, {warp_idx() * kWarpSize + lane, kThreads}, [&](uint32_t i, uint32_t bits) {
+      const float x = bits_to_f32(bits);
+      const uint64_t key = key_of(x, i);
+      if (x != -kInfinity && key < best && key > next) next = key;
+    });
+    next = warp_reduce(next, Max{});
+    if (lane_idx() == lane) own = next;
   }
   result.num_top = held;
 }
@@ -282,79 +192,93 @@ __device__ __forceinline__ void give(const SampleParams& p, const DeviceRow& row
   if (p.drawn != nullptr) p.drawn[blockIdx.x] = result.token < 0 ? 0 : result.token;
 }
 
+// A token of the weights exp((logit - max) / temperature), which overwrite the logits.
+__device__ __forceinline__ uint32_t draw(uint32_t* weights, uint32_t vocab, float max, const DeviceRow& row,
+                                         CutShared& shared) {
+  const bool is_last = row.temperature_last != 0;
+  const float temperature = is_last ? 1.0f : row.temperature;
+  const bool has_top_k = row.top_k > 0 && static_cast<uint32_t>(row.top_k) < vocab;
+  const bool has_top_p = row.top_p < 1.0f;
+  Bound bound{1, kNoToken};  // a weight of 0 never takes part
+  const uint32_t least = row.min_p > 0.0f ? f32_to_bits(row.min_p < 1.0f ? row.min_p : 1.0f) : uint32_t{0};
+  if (!is_last && least > bound.weight) bound.weight = least;
+  // What the first cut will cut: tokens, or units.
+  uint64_t total = 0;
+  map_row(weights, weights, vocab, whole_block(), [&](uint32_t, uint32_t bits) {
+    float x = bits_to_f32(bits) - max;
+    if (temperature != 1.0f) x = x / temperature;
+    const uint32_t weight = f32_to_bits(expf(x));
+    if (has_top_k) {
+      total += weight >= bound.weight ? 1 : 0;
+    } else if (has_top_p) {
+      total += weight >= bound.weight ? units(weight) : 0;
+    }
+    return weight;
+  });
+  total = block_reduce(total, Sum{}, shared.sums);  // its barriers: the weights are there
+  const auto kept = [&](uint32_t i, uint32_t weight) {
+    return is_kept(weight, i, bound) ? units(weight) : uint64_t{0};
+  };
+  if (has_top_k) {
+    if (static_cast<uint64_t>(row.top_k) < total)
+      bound = find_cut(weights, vocab, bound, Measure::kTokens, static_cast<uint64_t>(row.top_k), shared);
+    if (has_top_p) total = sum_parts(weights, vocab, shared, kept);
+  }
+  if (has_top_p) {
+    const double share = row.top_p > 0.0f ? static_cast<double>(row.top_p) : 0.0;
+    const auto mass = static_cast<uint64_t>(share * static_cast<double>(total));
+    bound = find_cut(weights, vocab, bound, Measure::kMass, mass > 0 ? mass : 1, shared);
+  }
+  if (is_last) {
+    if (least > bound.weight) bound = {least, kNoToken};
+    const float last_temperature = row.temperature;
+    map_row(weights, weights, vocab, whole_block(), [&](uint32_t i, uint32_t weight) {
+      return is_kept(weight, i, bound) ? f32_to_bits(expf(logf(bits_to_f32(weight)) / last_temperature))
+                                       : uint32_t{0};
+    });
+    sync_threads();
+    bound = {1, kNoToken};
+  }
+  total = sum_parts(weights, vocab, shared, kept);  // not 0: that of the largest logit is 2^40
+  const auto target = static_cast<uint64_t>(row.uniform * static_cast<double>(total));
+  return find_id(weights, vocab, target < total ? target : total - 1, shared, kept);
+}
+
 __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const __grid_constant__ SampleParams p) {
   wait_for_previous();
-  auto& shared = *shared_memory<SampleShared>();
+  auto& shared = *shared_memory<CutShared>();
   const DeviceRow& row = p.rows[blockIdx.x];
-  DeviceResult result = {-1, 0, 0, 0, 0.0f};  // thread 0's counts
   float* logits = p.logits + blockIdx.x * p.stride;
   float* original = p.original + int64_t{blockIdx.x} * p.vocab;
   const auto vocab = static_cast<uint32_t>(p.vocab);
-  const float first_max = row_max(logits, p.vocab, shared);
-  apply_masks(logits, original, p.vocab, row);
-  const float plain_max = first_max != first_max ? first_max : row_max(logits, p.vocab, shared);
-  float max = plain_max;
+  Best best = row_best(logits, vocab, shared);
+  const bool has_nan = best.logit != best.logit;  // also where a mask would hide it
+  if (!has_nan && (row.num_biases > 0 || row.num_allowed > 0 || row.num_banned > 0)) {
+    apply_masks(logits, original, p.vocab, row);
+    best = row_best(logits, vocab, shared);
+  }
+  const float plain_max = best.logit;
   const bool has_logprobs = row.num_logprobs >= 0;
+  const bool is_drawn = row.forced < 0 && row.temperature > 0.0f;
   const float* before_penalties = logits;
-  const bool is_greedy = row.temperature <= 0.0f;
-  if (has_logprobs && (row.has_penalties != 0 || !is_greedy)) {
-    for (uint32_t i = threadIdx.x; i < vocab; i += kThreads) original[i] = logits[i];
+  if (has_logprobs && (row.has_penalties != 0 || is_drawn)) {
+    map_row(bits_of(logits), bits_of(original), vocab, whole_block(),
+            [](uint32_t, uint32_t bits) { return bits; });
     before_penalties = original;
     sync_threads();
   }
-  const bool is_finite = plain_max < kInfinity && plain_max > -kInfinity;  // false for NaN
+  bool is_finite = best.is_finite();
   if (is_finite && row.has_penalties != 0) {
-    penalise(logits, p.vocab, row);
-    max = row_max(logits, p.vocab, shared);
+    penalise(logits, vocab, row);
+    best = row_best(logits, vocab, shared);
+    is_finite = best.is_finite();
   }
-  if (!is_finite || !(max < kInfinity && max > -kInfinity)) {
-    result.is_nan = 1;
-    return give(p, row, result);
-  }
-  uint32_t token;
-  if (row.forced >= 0) {
-    token = static_cast<uint32_t>(row.forced);
-  } else if (is_greedy) {
-    token =
-        find_id(p.vocab, 0, shared, [&](uint32_t i) { return logits[i] == max ? uint64_t{1} : uint64_t{0}; });
-  } else {
-    auto* weights = reinterpret_cast<uint32_t*>(logits);
-    const bool is_last = row.temperature_last != 0;
-    const float temperature = is_last ? 1.0f : row.temperature;
-    for (uint32_t i = threadIdx.x; i < vocab; i += kThreads)
-      weights[i] = f32_to_bits(expf((logits[i] - max) / temperature));
-    sync_threads();
-    Bound bound{1, kNoToken};  // a weight of 0 never takes part
-    const uint32_t least = row.min_p > 0.0f ? f32_to_bits(row.min_p < 1.0f ? row.min_p : 1.0f) : uint32_t{0};
-    if (!is_last && least > bound.weight) bound.weight = least;
-    if (row.top_k > 0 && row.top_k < p.vocab)
-      bound = find_cut(weights, p.vocab, bound, static_cast<uint32_t>(row.top_k), ~uint64_t{0}, shared);
-    uint64_t total = kept_units(weights, p.vocab, bound, shared);
-    if (row.top_p < 1.0f) {
-      const double share = row.top_p > 0.0f ? static_cast<double>(row.top_p) : 0.0;
-      bound = find_cut(weights, p.vocab, bound, 0xFFFFFFFFu,
-                       static_cast<uint64_t>(share * static_cast<double>(total)), shared);
-      total = kept_units(weights, p.vocab, bound, shared);
-    }
-    if (is_last) {
-      if (least > bound.weight) bound = {least, kNoToken};
-      for (uint32_t i = threadIdx.x; i < vocab; i += kThreads) {
-        const float weight = bits_to_f32(weights[i]);
-        weights[i] =
-            is_kept(weights[i], i, bound) ? f32_to_bits(expf(logf(weight) / row.temperature)) : uint32_t{0};
-      }
-      sync_threads();
-      bound = {1, kNoToken};
-      total = kept_units(weights, p.vocab, bound, shared);
-    }
-    const auto target = static_cast<uint64_t>(row.uniform * static_cast<double>(total));
-    token = find_id(p.vocab, target, shared, [&](uint32_t i) {
-      return is_kept(weights[i], i, bound) ? units(weights[i]) : uint64_t{0};
-    });
-  }
-  result.token = static_cast<int32_t>(token);
-  if (has_logprobs)
-    fill_logprobs(before_penalties, vocab, plain_max, static_cast<int32_t>(token), row, shared, result);
+  if (!is_finite) return give(p, row, {-1, 1, 0, 0, 0.0f});
+  uint32_t token = best.token;
+  if (row.forced >= 0) token = static_cast<uint32_t>(row.forced);
+  if (is_drawn) token = draw(bits_of(logits), vocab, best.logit, row, shared);
+  DeviceResult result{static_cast<int32_t>(token), 0, 0, 0, 0.0f};
+  if (has_logprobs) fill_logprobs(before_penalties, vocab, plain_max, token, row, shared, result);
   give(p, row, result);
 }
 
@@ -440,8 +364,7 @@ void sample_rows(Context& context, const SampleArgs& args) {
   auto* original = context.workspace<float>(batch * vocab);
   for (int64_t begin = 0; begin < args.logits.rows; begin += batch) {
     const int64_t count = std::min(batch, args.logits.rows - begin);
-    launch(sample_kernel, {.x = static_cast<uint32_t>(count)}, kThreads, sizeof(SampleShared),
-           context.ready(),
+    launch(sample_kernel, {.x = static_cast<uint32_t>(count)}, kThreads, sizeof(CutShared), context.ready(),
            SampleParams{args.logits.f32(begin), original, staged.device + begin,
                         args.drawn ? static_cast<int32_t*>(args.drawn.data) + begin : nullptr,
                         args.logits.stride, vocab});

@@ -21,12 +21,20 @@ class Sampling : public testing::TestWithParam<size_t> {
     backend_->wait_step();
     return result;
   }
-  // Tokens drawn over `count` positions, with their frequencies.
+  // Tokens drawn over `count` positions, with their frequencies; a call of the op takes many rows.
   std::map<int32_t, double> frequencies(const Floats& logits, const SamplingParams& params, uint32_t count) {
     std::map<int32_t, double> drawn;
-    SampleRow row;
-    for (row.position = 0; row.position < count; ++row.position) {
-      drawn[draw(logits, params, row).token] += 1.0 / count;
+    std::vector<SampleRow> rows(100);
+    std::vector<SampleResult> results(rows.size());
+    for (uint32_t position = 0; position < count;) {
+      const auto batch = static_cast<int64_t>(std::min<size_t>(rows.size(), count - position));
+      Floats copies;
+      for (int64_t i = 0; i < batch; ++i) copies.insert(copies.end(), logits.begin(), logits.end());
+      const auto size = static_cast<size_t>(batch);
+      for (size_t i = 0; i < size; ++i) rows[i] = {.params = &params, .position = position++};
+      backend_->sample({view(copies, batch), std::span(rows).first(size), std::span(results).first(size)});
+      backend_->wait_step();
+      for (size_t i = 0; i < size; ++i) drawn[results[i].token] += 1.0 / count;
     }
     return drawn;
   }
@@ -91,7 +99,7 @@ TEST_P(Sampling, DistributionMatchesTheReference) {
   for (SamplingParams params : {plain, hot, top_k, top_p, min_p, all, last}) {
     params.seed = 12345;
     const std::vector<double> expected = reference_probabilities(logits, params);
-    const uint32_t count = device_op_cases()[GetParam()].is_emulated ? 300 : 20000;
+    const uint32_t count = device_op_cases()[GetParam()].is_emulated ? 160 : 20000;
     const std::map<int32_t, double> drawn = frequencies(logits, params, count);
     for (size_t token = 0; token < expected.size(); ++token) {
       const auto found = drawn.find(static_cast<int32_t>(token));
@@ -102,6 +110,158 @@ TEST_P(Sampling, DistributionMatchesTheReference) {
         // of what is drawn hardly ever, a few draws more or less are chance
         EXPECT_NEAR(frequency, expected[token], 5.0 * std::sqrt(expected[token] / count) + 3.0 / count)
             << "token " << token;
+      }
+    }
+  }
+}
+
+// Rows at any address, with NaN between them: a pass that reads beside its row finds one.
+struct ScatteredRows {
+  ScatteredRows(int64_t num_rows, int64_t num_tokens, int64_t offset, int64_t gap)
+      : rows(num_rows),
+        vocab(num_tokens),
+        begin(offset),
+        stride(num_tokens + gap),
+        memory(static_cast<size_t>(offset + rows * stride), std::numeric_limits<float>::quiet_NaN()) {}
+
+  float* row(int64_t r) { return memory.data() + begin + r * stride; }
+  void set(int64_t r, const Floats& logits) { std::copy(logits.begin(), logits.end(), row(r)); }
+  Tensor tensor() { return {row(0), DType::kF32, rows, vocab, stride}; }
+  bool is_nan_between() const {
+    for (int64_t i = 0; i < static_cast<int64_t>(memory.size()); ++i) {
+      const bool is_beside = i < begin || (i - begin) % stride >= vocab;
+      if (is_beside && !std::isnan(memory[static_cast<size_t>(i)])) return false;
+    }
+    return true;
+  }
+
+  int64_t rows, vocab, begin, stride;
+  Floats memory;
+};
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// The token is the one at which the running sum of the reference's probabilities passes the generator's number, for every
+// kind of cut, of rows shorter than a vector, a warp and a block and no multiple of anything.
+TEST_P(Sampling, ADrawFallsWhereTheGeneratorSays) {
+  SamplingParams plain, top_k, top_p, all, last, best;
+  top_k.top_k = 7;
+  top_p.top_p = 0.7f;
+  all.temperature = 1.3f;
+  all.min_p = 0.01f;
+  all.top_k = 40;
+  all.top_p = 0.9f;
+  last = all;
+  last.temperature_last = true;
+  best.num_logprobs = 20;
+  const std::vector<const SamplingParams*> params = {&plain, &top_k, &top_p, &all, &last, &best};
+  uint32_t position = 0;
+  for (const int64_t vocab : {1, 2, 3, 5, 31, 33, 100, 1025, 4099, 33001}) {
+    for (const int64_t kind : {0, 1, 2, 3}) {
+      Floats logits = random_floats(vocab, static_cast<uint32_t>(vocab + kind), 3.0f);
+      for (size_t i = 0; i < logits.size(); ++i) {
+        if (kind == 1) logits[i] = 0.25f;
+        if (kind == 2) logits[i] = std::round(logits[i]);  // many ties
+        if (kind == 3 && i != logits.size() * 3 / 4) logits[i] = kMinusInfinity;
+      }
+      ScatteredRows rows(static_cast<int64_t>(params.size()), vocab, (vocab + kind) % 4, 1 + kind);
+      std::vector<SampleRow> sample_rows;
+      for (size_t r = 0; r < params.size(); ++r) {
+        rows.set(static_cast<int64_t>(r), logits);
+        sample_rows.push_back({.params = params[r], .position = position++});
+      }
+      std::vector<SampleResult> results(params.size());
+      backend_->sample({rows.tensor(), sample_rows, results});
+      backend_->wait_step();
+      EXPECT_TRUE(rows.is_nan_between());
+      for (size_t r = 0; r < params.size(); ++r) {
+        SCOPED_TRACE("V " + std::to_string(vocab) + " kind " + std::to_string(kind) + " row " +
+                     std::to_string(r));
+        const std::vector<double> p = reference_probabilities(logits, *params[r]);
+        const int32_t token = results[r].token;
+        ASSERT_TRUE(token >= 0 && token < vocab) << token;
+        EXPECT_GT(p[static_cast<size_t>(token)], 0.0);
+        const double before = std::accumulate(p.begin(), p.begin() + token, 0.0);
+        const double number = sampling_uniform(params[r]->seed, 0, sample_rows[r].position);
+        EXPECT_GE(number, before - 1e-5);
+        EXPECT_LT(number, before + p[static_cast<size_t>(token)] + 1e-5);
+      }
+      std::vector<int32_t> order(logits.size());
+      std::iota(order.begin(), order.end(), 0);
+      std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+        return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+      });
+      const std::vector<TokenLogprob>& top = results.back().top;
+      EXPECT_EQ(top.size(), kind == 3 ? 1u : std::min<size_t>(20, logits.size()));
+      for (size_t i = 0; i < top.size(); ++i) EXPECT_EQ(top[i].token, order[i]) << "V " << vocab << " " << i;
+      EXPECT_EQ(order[static_cast<size_t>(results.back().rank)], results.back().token);
+    }
+  }
+}
+
+// A cut through equal weights keeps the lowest ids, wherever the threads' shares end; the first and the last of them are drawn
+// by numbers next to 0 and 1.
+TEST_P(Sampling, TheFirstAndTheLastOfEqualsAreDrawn) {
+  const auto position_of = [](const SamplingParams& params, double low, double high) {
+    SampleRow row;
+    for (;; ++row.position) {
+      const double number = sampling_uniform(params.seed, row.choice, row.position);
+      if (number >= low && number < high) return row.position;
+    }
+  };
+  for (const int64_t vocab : {40, 4099}) {
+    const Floats logits(static_cast<size_t>(vocab), -3.0f);
+    for (const int32_t kept : {1, 31, 32, 33, 131, 132, 133, 1024, 4096, 4098, 4099}) {
+      if (kept > vocab) continue;
+      SamplingParams by_count, by_mass;
+      by_count.top_k = kept;
+      by_mass.top_p = std::min(1.0f, (static_cast<float>(kept) - 0.5f) / static_cast<float>(vocab));
+      if (kept == vocab) by_mass.top_p = 1.0f;
+      for (const SamplingParams* params : {&by_count, &by_mass}) {
+        const double share = 1.0 / kept;
+        SampleRow row;
+        row.position = position_of(*params, 0.0, 0.9 * share);
+        EXPECT_EQ(draw(logits, *params, row).token, 0) << kept << " of " << vocab;
+        row.position = position_of(*params, 1.0 - 0.9 * share, 1.0);
+        EXPECT_EQ(draw(logits, *params, row).token, kept - 1) << kept << " of " << vocab;
+      }
+    }
+  }
+}
+
+// The ends of rows at any address: the largest, equal ones of either sign of zero, and NaN.
+TEST_P(Sampling, GreedyAtTheEndsOfRows) {
+  SamplingParams params;
+  params.temperature = 0.0f;
+  const int64_t num_rows = 4;
+  const std::vector<SampleRow> sample_rows(num_rows, SampleRow{.params = &params});
+  std::vector<SampleResult> results(num_rows);
+  for (const int64_t vocab : {1, 2, 3, 4, 5, 8, 37, 4099}) {
+    const auto last = static_cast<size_t>(vocab - 1);
+    for (const int kind : {0, 1, 2, 3, 4, 5}) {
+      Floats logits(static_cast<size_t>(vocab), kind == 3 ? -1.0f : kMinusInfinity);
+      int32_t expected = 0;
+      if (kind == 0) logits[0] = 2.0f;
+      if (kind == 1 || kind == 5) logits[last] = -2.0f;
+      if (kind == 1 || kind == 5) expected = static_cast<int32_t>(last);
+      if (kind == 2) logits[0] = logits[last] = 7.0f;
+      if (kind == 3) logits[last / 2] = -0.0f;
+      if (kind == 3) logits[last] = 0.0f;
+      if (kind == 3) expected = static_cast<int32_t>(last / 2);
+      if (kind == 4) logits[0] = NAN;
+      if (kind == 5) logits[0] = NAN;
+      ScatteredRows rows(num_rows, vocab, 1, vocab % 2 + 1);
+      for (int64_t r = 0; r < num_rows; ++r) rows.set(r, logits);
+      if (kind == 5) rows.row(1)[0] = kMinusInfinity;  // no NaN there: the last one is the largest
+      if (kind == 5 && vocab == 1) rows.row(1)[0] = -2.0f;
+      backend_->sample({rows.tensor(), sample_rows, results});
+      backend_->wait_step();
+      for (int64_t r = 0; r < num_rows; ++r) {
+        const SampleResult& result = results[static_cast<size_t>(r)];
+        const bool is_nan = kind == 4 || (kind == 5 && r != 1);
+        EXPECT_EQ(result.is_nan, is_nan) << "V " << vocab << " kind " << kind << " row " << r;
+        if (is_nan) continue;
+        EXPECT_EQ(result.token, expected) << "V " << vocab << " kind " << kind << " row " << r;
       }
     }
   }

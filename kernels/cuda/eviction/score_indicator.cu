@@ -241,6 +241,7 @@ __device__ __forceinline__ void exchange(const float (&distance)[kTileCols], flo
 
 template <class T, int32_t kDim>
 __global__ void __launch_bounds__(kTileThreads, 2) score_indicator_kernel(const __grid_constant__ ScoreParams p) {
+  wait_for_previous();
   auto& shared = *shared_memory<IndicatorShared<T, kDim>>();
   const ScoreView& item = p.items[blockIdx.z];
   const auto kv_head = static_cast<int32_t>(blockIdx.y);

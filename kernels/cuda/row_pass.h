@@ -1,0 +1,101 @@
+// One pass over a row of 32-bit values in the card's memory, shared by the threads of a block or of a warp. One
+// multiprocessor reads the L2 at its speed only with 20 KB and more on their way, so loads are of 16 bytes and kLoadsInFlight
+// of them are asked for before the first is used.
+// A row is cut at 16-byte addresses into quads; of a row that does not begin or end at one, the first or last are partial:
+//   [0 .. 4 - shift) | quads 1, 2 .. last - 1, of ids 4 q - shift .. + 3 | the rest          shift: values from the address before
+// Thread `index` of `size` has the quads index, index + size ...: its ids come in rising order.
+#pragma once
+
+#include "kernels/cuda/device.h"
+
+namespace restkv::cuda {
+
+constexpr uint32_t kLoadsInFlight = 4;  // 64 KB of 1024 threads
+
+// This thread's place among those that share a pass.
+struct PassGroup {
+  uint32_t index, size;
+};
+
+__device__ __forceinline__ uint32_t quad_shift(const uint32_t* row) {
+  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row) >> 2) & 3u;
+}
+
+// to[i] = map(i, from[i]) for i < size; `from` and `to` are the same row or lie apart.
+template <class Map>
+__device__ __forceinline__ void map_row(const uint32_t* from, uint32_t* to, uint32_t size, PassGroup group,
+                                        Map map) {
+  const uint32_t shift = quad_shift(from);
+  const uint32_t first = shift > 0 ? 1 : 0, last = (size + shift) / 4;  // whole quads [first, last)
+  const bool is_aligned = quad_shift(to) == shift;
+  const auto one = [&](uint32_t i) { store_vector(to + i, map(i, load_vector<uint32_t>(from + i))); };
+  if (shift > 0 && group.index == 0)
+    for (uint32_t i = 0; i < 4 - shift && i < size; ++i) one(i);
+  for (uint32_t begin = group.index; begin < last; begin += kLoadsInFlight * group.size) {
+    uint4 values[kLoadsInFlight] = {};
+#pragma unroll
+    for (uint32_t u = 0; u < kLoadsInFlight; ++u) {
+      const uint32_t q = begin + u * group.size;
+      if (q >= first && q < last) values[u] = load_vector<uint4>(from + (4 * q - shift));
+    }
+#pragma unroll
+    for (uint32_t u = 0; u < kLoadsInFlight; ++u) {
+      const uint32_t q = begin + u * group.size;
+      if (q < first || q >= last) continue;
+      const uint32_t i = 4 * q - shift;
+      const uint4 mapped = {map(i, values[u].x), map(i + 1, values[u].y), map(i + 2, values[u].z),
+                            map(i + 3, values[u].w)};
+      if (is_aligned) {
+        store_vector(to + i, mapped);
+      } else {
+        store_vector(to + i, mapped.x);
+        store_vector(to + i + 1, mapped.y);
+        store_vector(to + i + 2, mapped.z);
+        store_vector(to + i + 3, mapped.w);
+      }
+    }
+  }
+  if (last >= first && last % group.size == group.index)
+    for (uint32_t i = 4 * last - shift; i < size; ++i) one(i);
+}
+
+// visit(i, row[i]) for i < size.
+template <class Visit>
+__device__ __forceinline__ void visit_row(const uint32_t* row, uint32_t size, PassGroup group, Visit visit) {
+  const uint32_t shift = quad_shift(row);
+  const uint32_t first = shift > 0 ? 1 : 0, last = (size + shift) / 4;  // whole quads [first, last)
+  if (shift > 0 && group.index == 0)
+    for (uint32_t i = 0; i < 4 - shift && i < size; ++i) visit(i, load_vector<uint32_t>(row + i));
+  for (uint32_t begin = group.index; begin < last; begin += kLoadsInFlight * group.size) {
+    uint4 values[kLoadsInFlight] = {};
+#pragma unroll
+    for (uint32_t u = 0; u < kLoadsInFlight; ++u) {
+      const uint32_t q = begin + u * group.size;
+      if (q >= first && q < last) values[u] = load_vector<uint4>(row + (4 * q - shift));
+    }
+#pragma unroll
+    for (uint32_t u = 0; u < kLoadsInFlight; ++u) {
+      const uint32_t q = begin + u * group.size;
+      if (q < first || q >= last) continue;
+      const uint32_t i = 4 * q - shift;
+      visit(i, values[u].x);
+      visit(i + 1, values[u].y);
+      visit(i + 2, values[u].z);
+      visit(i + 3, values[u].w);
+    }
+  }
+  if (last >= first && last % group.size == group.index)
+    for (uint32_t i = 4 * last - shift; i < size; ++i) visit(i, load_vector<uint32_t>(row + i));
+}
+
+// visit(i, row[i]) for the ids that such a pass hands to thread `owner`, dealt out to the lanes of this warp.
+template <class Visit>
+__device__ __forceinline__ void visit_quads_of(const uint32_t* row, uint32_t size, PassGroup owner,
+                                               Visit visit) {
+  const uint32_t shift = quad_shift(row);
+  for (uint32_t q = owner.index + lane_idx() * owner.size; 4 * q < size + shift; q += kWarpSize * owner.size)
+    for (uint32_t i = 4 * q - shift; i != 4 * q - shift + 4; ++i)
+      if (i < size) visit(i, load_vector<uint32_t>(row + i));  // before the row i has wrapped around
+}
+
+}  // namespace restkv::cuda
