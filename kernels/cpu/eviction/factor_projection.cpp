@@ -15,8 +15,8 @@ namespace restkv::cpu {
 namespace {
 
 constexpr int64_t kPanelRows = 64;
-// A pivot, the square of what is left of column k beside the columns before it, at or below this share of the whole square is what
-// rounding left of 0: the column depends on them (a dead or pruned head, M < D), and row k of R_g is 0.
+// A pivot is the square of what is left of column k beside the columns before it. At or below this share of the whole square it is
+// what rounding left of 0: the column depends on them (a dead or pruned head, M < D), and row k of R_g is 0.
 constexpr double kRankTolerance = 1e-14;
 
 // Grow-only memory of a thread.

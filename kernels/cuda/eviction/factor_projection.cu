@@ -26,8 +26,7 @@ constexpr int32_t kPartRows = 1024;
 constexpr int32_t kMaxParts = 16;
 constexpr int32_t kMaxDim = 256;
 constexpr double kRankTolerance = 1e-14;  // as on the CPU
-static_assert(kThreads == (kTile / 4) * (kTile / 4),
-              "a thread owns a 4 x 4 patch, 16 apart in both directions");
+static_assert(kThreads == (kTile / 4) * (kTile / 4), "a thread owns a 4 x 4 patch");
 static_assert(kThreads == kDepth * kTile / 4, "a thread loads 4 values of a tile");
 
 struct FactorParams {
@@ -55,7 +54,8 @@ struct FactorShared {
   double square[kMaxDim];             // diagonal of G_g
 };
 
-// Rows [row, row + kDepth) below `end`, columns [column, column + kTile) of a head; zeros beyond.
+// Rows [row, row + kDepth) below `end`, columns [column, column + kTile) of a head; zeros beyond. Column 4 t + n lies at
+// 16 n + t: neighbours in a warp write and read neighbours.
 __device__ __forceinline__ void load_tile(const FactorParams& p, int64_t head_column, int32_t row,
                                           int32_t end, int32_t column, double (&tile)[kDepth][kTile]) {
   const int32_t r = static_cast<int32_t>(threadIdx.x) / (kTile / 4);
@@ -65,10 +65,11 @@ __device__ __forceinline__ void load_tile(const FactorParams& p, int64_t head_co
     x = load_four(p.weight + (row + r) * p.row_bytes + (head_column + column + c) * bytes_of_element(p.dtype),
                   p.dtype);
   }
-  tile[r][c] = static_cast<double>(x.x);
-  tile[r][c + 1] = static_cast<double>(x.y);
-  tile[r][c + 2] = static_cast<double>(x.z);
-  tile[r][c + 3] = static_cast<double>(x.w);
+  double* to = tile[r] + c / 4;
+  to[0] = static_cast<double>(x.x);
+  to[kTile / 4] = static_cast<double>(x.y);
+  to[2 * (kTile / 4)] = static_cast<double>(x.z);
+  to[3 * (kTile / 4)] = static_cast<double>(x.w);
 }
 
 static_assert(fits_multiprocessor(sizeof(GramShared), 2) && fits_multiprocessor(sizeof(FactorShared), 3));
@@ -110,7 +111,7 @@ __global__ void __launch_bounds__(kThreads, 2) gram_kernel(const __grid_constant
   for (int32_t i = 0; i < 4; ++i) {
 #pragma unroll
     for (int32_t j = 0; j < 4; ++j) {
-      const int32_t row = first_i + i0 + 16 * i, column = first_j + j0 + 16 * j;
+      const int32_t row = first_i + 4 * i0 + i, column = first_j + 4 * j0 + j;
       if (row <= column && column < p.dim) gram[row * p.dim + column] = sum[i][j];
     }
   }
