@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "engine/device.h"
 #include "engine/eviction/error_curve.h"
 #include "engine/eviction/policy.h"
-#include "engine/eviction/projection.h"
+#include "engine/eviction/projections.h"
 #include "engine/model/transformer.h"
 #include "kernels/base/dequant.h"
 
@@ -38,7 +39,6 @@ class LocalCalibration final : public Calibration {
   void add_layer(int64_t layer);
   // [N] rows of a head, kept first.
   std::vector<int32_t> order_of(int64_t head) const;
-  const std::vector<float>& triangle(int64_t layer, int64_t head);
 
   const std::shared_ptr<const Model> model_;
   const ModelConfig& config_;
@@ -51,9 +51,9 @@ class LocalCalibration final : public Calibration {
   Buffers b_;
   PagedCacheView no_pages_;
   std::vector<int32_t> positions_, grid_;
-  std::vector<std::vector<float>> triangles_;  // [L*K], made when first needed
-  std::vector<float> projection_;              // [H*D, D] of the layer in work
-  std::vector<std::vector<double>> curves_;    // [L*K][grid] sums over texts
+  std::optional<Projections> projections_;   // a query head's triangles
+  std::optional<Projections> triangles_;     // a KV head's, of all columns of its group
+  std::vector<std::vector<double>> curves_;  // [L*K][grid] sums over texts
   int64_t num_texts_ = 0;
 };
 
@@ -77,9 +77,12 @@ LocalCalibration::LocalCalibration(std::shared_ptr<const Model> model, std::uniq
   std::iota(positions_.begin(), positions_.end(), 0);
   grid_ = curve_grid(settings_.sinks + settings_.window, static_cast<int32_t>(len_));
   const auto heads = static_cast<size_t>(config_.num_layers * config_.num_kv_heads);
-  triangles_.resize(heads);
+  std::vector<ConstTensor> output_weights;
+  for (const LayerWeights& layer : model_->weights.layers) output_weights.push_back(layer.o);
+  projections_.emplace(*backend_, output_weights, config_.num_heads, config_.head_dim);
+  triangles_.emplace(*backend_, output_weights, config_.num_kv_heads,
+                     config_.group_size() * config_.head_dim);
   curves_.assign(heads, std::vector<double>(grid_.size(), 0.0));
-  projection_.resize(static_cast<size_t>(config_.num_heads * config_.head_dim * config_.head_dim));
 }
 
 AttentionShape LocalCalibration::shape() const {
@@ -101,16 +104,6 @@ LocalCalibration::Buffers LocalCalibration::buffers(Arena& arena) const {
   b.pooled = arena.tensor(DType::kF32, config_.num_kv_heads, len_);
   b.observation = Observation::make(arena, shape(), recipe_.score.kind, settings_.window, len_);
   return b;
-}
-
-const std::vector<float>& LocalCalibration::triangle(int64_t layer, int64_t head) {
-  std::vector<float>& r = triangles_[static_cast<size_t>(layer * config_.num_kv_heads + head)];
-  if (r.empty()) {
-    const int64_t cols = config_.group_size() * config_.head_dim;
-    r.resize(static_cast<size_t>(cols * cols));
-    project_output_head(model_->weights.layers[static_cast<size_t>(layer)].o, head, cols, r.data());
-  }
-  return r;
 }
 
 void LocalCalibration::add_text(std::span<const int32_t> tokens, const std::function<void()>& on_layer) {
@@ -158,8 +151,7 @@ void LocalCalibration::add_layer(int64_t layer) {
   const AttentionShape s = shape();
   const int64_t w = settings_.window, d = s.head_dim, h = s.num_heads, g = h / s.num_kv_heads;
   const ConstTensor q = transformer_->queries(len_ - w, w);
-  project_output_heads(weights.o, h, d, projection_.data());
-  const ConstTensor projection = dense(static_cast<const void*>(projection_.data()), DType::kF32, h * d, d);
+  const ConstTensor projection = projections_->layer(layer);
   const RowSource rows = {.pages = {}, .k = b_.k, .v = b_.v, .first_position = 0};
   const QuerySource queries = {
       .rows = q, .ring = {}, .positions = std::span(positions_).last(static_cast<size_t>(w))};
@@ -209,9 +201,10 @@ void LocalCalibration::add_layer(int64_t layer) {
       norms[static_cast<size_t>(t)] += y * y;
     }
   }
+  const ConstTensor triangles = triangles_->layer(layer);
   for (int64_t head = 0; head < s.num_kv_heads; ++head) {
     const std::vector<int32_t> order = order_of(head);
-    const std::vector<float>& r = triangle(layer, head);
+    const std::span<const float> r(triangles.f32(head * g * d), static_cast<size_t>(g * d * g * d));
     std::vector<double>& curve = curves_[static_cast<size_t>(layer * s.num_kv_heads + head)];
     for (int64_t t = 0; t < w; ++t) {
       const size_t first = static_cast<size_t>(t * h + head * g);

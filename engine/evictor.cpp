@@ -22,6 +22,12 @@ bool holds_window(const SequenceMemory& memory, int32_t window) {
                         memory.budget.budget >= window + memory.budget.stride);
 }
 
+std::vector<ConstTensor> output_weights(const WeightViews& weights) {
+  std::vector<ConstTensor> list;
+  for (const LayerWeights& layer : weights.layers) list.push_back(layer.o);
+  return list;
+}
+
 ConstTensor rows_of(ConstTensor tensor, int64_t begin, int64_t count) {
   tensor.data = tensor.row(begin);
   tensor.rows = count;
@@ -30,12 +36,13 @@ ConstTensor rows_of(ConstTensor tensor, int64_t begin, int64_t count) {
 
 }  // namespace
 
-Evictor::Evictor(const Model& model, Backend& backend, KvCache& cache, Tensor workspace,
-                 int64_t max_model_len)
+Evictor::Evictor(const Model& model, const WeightViews& weights, Backend& backend, KvCache& cache,
+                 Tensor workspace, int64_t max_model_len)
     : model_(model),
       backend_(backend),
       cache_(cache),
-      cutter_(backend, attention_shape(model.config), cache.view(), workspace) {
+      cutter_(backend, attention_shape(model.config), cache.view(), workspace),
+      projections_(backend, output_weights(weights), model.config.num_heads, model.config.head_dim) {
   all_positions_.resize(static_cast<size_t>(max_model_len));
   std::iota(all_positions_.begin(), all_positions_.end(), 0);
 }
@@ -53,14 +60,6 @@ int64_t Evictor::workspace_bytes(const ModelConfig& config, int64_t max_model_le
                                                   kind == ScoreKind::kAttention ? 0 : kMaxProbeTokens));
   }
   return most;
-}
-
-void Evictor::start_projections() {
-  if (projections_) return;
-  std::vector<ConstTensor> weights;
-  for (const LayerWeights& layer : model_.weights.layers) weights.push_back(layer.o);
-  projections_ = std::make_unique<Projections>(backend_, std::move(weights), model_.config.num_heads,
-                                               model_.config.head_dim);
 }
 
 void Evictor::plan(const ModelConfig& config, const AllocationTables* tables, const CacheSettings& settings,
@@ -215,10 +214,7 @@ Cut Evictor::make_cut(const Due& due, int32_t* numbers, int64_t* moved, bool is_
     cut.protect.pin_stride = memory.pin_stride;
     cut.protect.num_pins = memory.num_pins.data() + first;
   }
-  if (cut.recipe->uses_projection) {
-    start_projections();
-    cut.projection = projections_->layer(layer);
-  }
+  if (cut.recipe->uses_projection) cut.projection = projections_.layer(layer);
   return cut;
 }
 

@@ -25,14 +25,12 @@ struct EvictionTotals {
 
 class Evictor {
  public:
-  // `workspace` [1, workspace_bytes] u8.
-  Evictor(const Model& model, Backend& backend, KvCache& cache, Tensor workspace, int64_t max_model_len);
+  // `weights`: where the backend's ops find them. `workspace` [1, workspace_bytes] u8.
+  Evictor(const Model& model, const WeightViews& weights, Backend& backend, KvCache& cache, Tensor workspace,
+          int64_t max_model_len);
   static int64_t workspace_bytes(const ModelConfig& config, int64_t max_model_len);
   // The longest window a request may ask for, and so the most queries that observe at once beside a prefill unit's.
   static constexpr int32_t kMaxWindow = 1024;
-
-  // Starts computing R_g in the background; else the first request that needs it waits longer.
-  void start_projections();
 
   // Budget, recipe and reservation of a sequence with these numbers. `tables`: not null where `settings` are calibrated.
   static void plan(const ModelConfig& config, const AllocationTables* tables, const CacheSettings& settings,
@@ -116,7 +114,7 @@ class Evictor {
   Backend& backend_;
   KvCache& cache_;
   Cutter cutter_;
-  std::unique_ptr<Projections> projections_;
+  Projections projections_;
   std::vector<int32_t> all_positions_;  // 0 .. max_model_len - 1
 
   CutBatch batch_;  // of prefill, and of rows that are fed

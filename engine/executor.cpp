@@ -83,7 +83,7 @@ Executor::Executor(const Model& model, Backend& backend, const EngineOptions& op
                    logit_rows(options)),
       buffers_(StepBuffers::make(workspace_, model.config, options, backend.activation_type(),
                                  plan.max_model_len)),
-      evictor_(model, backend, cache_, buffers_.cuts, plan.max_model_len),
+      evictor_(model, weights_, backend, cache_, buffers_.cuts, plan.max_model_len),
       feed_(transformer_, backend, cache_, evictor_),
       prefixes_(backend, cache_, options.prefix_fraction, options.prefix_max_tokens),
       scratch_memory_(backend.allocate(plan.scratch)),

@@ -220,6 +220,7 @@ class Backend {
   void store_pages(const StorePagesArgs& args);
   void sample(const SampleArgs& args);
   void store_queries(const StoreQueriesArgs& args);
+  void factor_projection(const FactorProjectionArgs& args);
   void observe(const ObserveArgs& args);
   void score(const ScoreArgs& args);
   void smooth(const SmoothArgs& args);
@@ -261,6 +262,7 @@ class Backend {
   virtual void do_store_pages(const StorePagesArgs& args) = 0;
   virtual void do_sample(const SampleArgs& args) = 0;
   virtual void do_store_queries(const StoreQueriesArgs& args) = 0;
+  virtual void do_factor_projection(const FactorProjectionArgs& args) = 0;
   virtual void do_observe(const ObserveArgs& args) = 0;
   virtual void do_score(const ScoreArgs& args) = 0;
   virtual void do_smooth(const SmoothArgs& args) = 0;

@@ -112,6 +112,21 @@ void Backend::store_queries(const StoreQueriesArgs& args) {
   do_store_queries(args);
 }
 
+void Backend::factor_projection(const FactorProjectionArgs& args) {
+  check_place(*this, "weight", args.weight);
+  check_place(*this, "out", args.out);
+  const ConstTensor& w = args.weight;
+  CHECK(w && w.rows > 0 && w.dtype != DType::kI32 && w.dtype != DType::kU8 &&
+        w.cols % dtype_info(w.dtype).block_elems == 0)
+      << "weight is " << dtype_info(w.dtype).name << " [" << w.rows << ", " << w.cols << "]";
+  CHECK(args.num_heads > 0 && w.cols % args.num_heads == 0) << w.cols << " over " << args.num_heads;
+  CHECK(args.out && args.out.dtype == DType::kF32 && args.out.rows == w.cols &&
+        args.out.cols == w.cols / args.num_heads)
+      << "out is " << dtype_info(args.out.dtype).name << " [" << args.out.rows << ", " << args.out.cols
+      << "]";
+  do_factor_projection(args);
+}
+
 void Backend::observe(const ObserveArgs& args) {
   check_shape(*this, args.shape, args.cache);
   CHECK(needs_observation(args.spec.kind)) << static_cast<int>(args.spec.kind);

@@ -1,5 +1,5 @@
-// The five steps of eviction as ops: observe, score, smooth, select, compact; and store_queries, which fills
-// the ring.
+// The five steps of eviction as ops: observe, score, smooth, select, compact; store_queries, which fills the ring;
+// and factor_projection, which makes of a layer's output projection what observe and score multiply with.
 //   observe  queries of the window look at the cached rows: softmax statistics and the heads' outputs
 //   score    one number for each (KV head, row): how much its removal hurts (restkv.md, arXiv 2605.08840 eq. 7)
 //   smooth   pooling over neighbouring positions, after prefill only
@@ -81,6 +81,15 @@ struct StoreQueriesArgs {
   PagedCacheView cache = {};
 };
 
+// R_g of every query head, once for each layer: ||R_g x|| = ||W_g x|| for every x, W_g [M, D] the columns of head g (restkv.md
+// section 3; 1/32 of the work of W_g for an 8B model). From the Gram matrix W_g^T W_g, in f64. A head with a weight that is not
+// finite has NaN everywhere in its triangle.
+struct FactorProjectionArgs {
+  ConstTensor weight = {};  // [M, H*D] W_o, where place_weight put it
+  int32_t num_heads = 0;    // H
+  Tensor out = {};  // [H*D, D] f32: R_g transposed, head below head: out[g*D + d][e] = R_g[e][d], 0 for e > d
+};
+
 enum class ScoreKind : uint8_t {
   kRecency,         // the position
   kHash,            // a hash of (layer, head, position) in [0, 1)
@@ -147,7 +156,7 @@ struct Observation {
 struct ObserveItem {
   RowSource rows = {};
   QuerySource queries = {};
-  ConstTensor projection = {};          // [H*D, D] f32: R_g transposed, head below head; empty: value space
+  ConstTensor projection = {};          // [H*D, D] f32, of factor_projection; empty: value space
   int32_t window_rows = 0;              // last rows that kIndicatorAfter leaves out
   const int32_t* drift_rows = nullptr;  // [K] rows of a query's top set for mean_index; null: no drift
   Observation out = {};

@@ -23,7 +23,7 @@ struct Cut {
   RowSource rows = {};
   QuerySource queries = {};         // the recipe's: the newest, the last W, or those since the last cut
   QuerySource probe = {};           // its rows' queries; no positions: none
-  ConstTensor projection = {};      // [H*D, D] R_g transposed (projection.h), where the recipe uses it
+  ConstTensor projection = {};      // [H*D, D] of factor_projection, where the recipe uses it
   ConstTensor attention_sums = {};  // [K, N] h2o after prefill: what add_queries has summed
   EntrySums sums =
       {};  // h2o: sums before the cut (len) and where those of the survivors go; pages null: none

@@ -23,7 +23,7 @@ struct ErrorCurveInput {
   std::span<const float> outputs;    // [G, D] o_tg
   const float* values = nullptr;     // [N, >= D] rows v_stride apart
   int64_t v_stride = 0;
-  std::span<const float> triangle;  // [G*D, G*D]: R transposed, ||R x|| = ||sum_g W_g x_g|| (projection.h)
+  std::span<const float> triangle;  // [G*D, G*D]: R transposed, ||R x|| = ||sum_g W_g x_g||
 };
 // error [grid] += E(B)^2 * weight for every B of the grid that is at most N; beyond it the error is 0.
 void add_error_curve(const ErrorCurveInput& input, std::span<const int32_t> grid, double weight,

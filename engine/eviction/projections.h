@@ -1,11 +1,8 @@
-// R_g of every layer, computed in the background from load on: the first selection of a layer waits for it.
+// R_g of every layer, computed where a selection first needs it.
 #pragma once
 
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
-#include <thread>
+#include <memory>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -14,30 +11,21 @@ namespace restkv {
 
 class Projections {
  public:
-  // output_weights [L]: W_o [M, H*D] of each layer; they must live as long as this does.
+  // output_weights [L]: W_o [M, H*D] of each layer where the backend's ops find it; they must live as long as this does.
   Projections(Backend& backend, std::vector<ConstTensor> output_weights, int64_t num_heads, int64_t head_dim);
-  ~Projections();
 
   static int64_t bytes(int64_t num_layers, int64_t num_heads, int64_t head_dim) {
     return num_layers * num_heads * head_dim * head_dim * 4;
   }
-  // [H*D, D] f32, R_g transposed, head below head. Waits until the layer is there.
+  // [H*D, D] f32, R_g transposed, head below head. The first call for a layer enqueues the op that fills it.
   ConstTensor layer(int64_t layer);
 
  private:
-  void run();
-
+  Backend& backend_;
   const std::vector<ConstTensor> output_weights_;
   const int64_t num_heads_, head_dim_;
-  Backend& backend_;
-  std::unique_ptr<DeviceBuffer> memory_;  // [L, H*D, D]
-  std::vector<float> computed_;           // the same on the host, where memory_ is not the host's
-  std::mutex mutex_;
-  std::condition_variable done_;
-  int64_t num_done_ = 0;            // layers; mutex_
-  std::vector<bool> is_on_device_;  // [L] of layers that were copied; layer() alone
-  std::atomic<bool> is_stopping_{false};
-  std::thread thread_;
+  const std::unique_ptr<DeviceBuffer> memory_;  // [L, H*D, D]
+  std::vector<bool> is_there_;                  // [L]
 };
 
 }  // namespace restkv

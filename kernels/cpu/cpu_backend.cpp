@@ -78,6 +78,7 @@ KernelTable make_table(const Target& target) {
   set_attention_kernels(table);
   set_sampling_kernels(table);
   set_tile_kernels(table.tiles);
+  set_gram_kernels(table.gram);
 #if RESTKV_HIGHWAY
   hwy::GetChosenTarget().DeInit();
 #endif
@@ -118,6 +119,9 @@ class CpuBackend final : public Backend {
   void do_store_pages(const StorePagesArgs& args) override;
   void do_sample(const SampleArgs& args) override;
   void do_store_queries(const StoreQueriesArgs& args) override { cpu::store_queries(args, pool_); }
+  void do_factor_projection(const FactorProjectionArgs& args) override {
+    cpu::factor_projection(args, kernels_.dequantize, kernels_.gram, pool_);
+  }
   void do_observe(const ObserveArgs& args) override { cpu::observe(args, kernels_.tiles, pool_); }
   void do_score(const ScoreArgs& args) override { cpu::score(args, kernels_.tiles, pool_); }
   void do_smooth(const SmoothArgs& args) override { cpu::smooth(args, pool_); }

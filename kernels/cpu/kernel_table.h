@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/eviction/gram_kernels.h"
 #include "kernels/cpu/eviction/tile_kernels.h"
 
 namespace restkv::cpu {
@@ -86,6 +87,7 @@ struct KernelTable {
   double (*exp_sum)(const float* x, int64_t n, float max, float temperature, float* out) = nullptr;
 
   TileKernels tiles;  // of the eviction ops
+  GramKernels gram;   // of factor_projection
 };
 
 // Weight rows that one call of `matmul` dequantises at a time.

@@ -215,6 +215,9 @@ class CudaBackend final : public Backend {
   void do_store_queries(const StoreQueriesArgs& args) override {
     run(op("store_queries", args.q), cuda::store_queries, args);
   }
+  void do_factor_projection(const FactorProjectionArgs& args) override {
+    run(op("factor_projection", args.weight, args.out), cuda::factor_projection, args);
+  }
   void do_observe(const ObserveArgs& args) override {
     run_items("observe", args.shape.num_kv_heads, cuda::observe, args);
   }

@@ -23,6 +23,7 @@ void softcap(Context& context, const SoftcapArgs& args);
 void store_pages(Context& context, const StorePagesArgs& args);
 void sample(Context& context, const SampleArgs& args);
 void store_queries(Context& context, const StoreQueriesArgs& args);
+void factor_projection(Context& context, const FactorProjectionArgs& args);
 void observe(Context& context, const ObserveArgs& args);
 void score(Context& context, const ScoreArgs& args);
 void smooth(Context& context, const SmoothArgs& args);

@@ -1,5 +1,5 @@
 // Speed of the ops on a device at the shapes of Llama-3.1-8B, 16-bit: attention of decode and prefill, products, norms, rotary
-// and gated rows, sampling, and the whole cut of a layer after prefill (observe, score, smooth, select, compact). One
+// and gated rows, sampling, R_g of a layer, and the whole cut of one after prefill (observe, score, smooth, select, compact). One
 // line of JSON for each, with GB/s of what has to move and TFLOP/s; tests/bench/gpu_report.py puts them beside what the same
 // run measured for a copy, a product and the competitors.
 //   device_bench [--device cuda:0|emulated] [--small] [--seconds N]
@@ -294,6 +294,20 @@ void sample(const Bench& b, int64_t batch) {
           0);
 }
 
+void factor_projection(const Bench& b) {
+  const Shape& s = b.shape;
+  const int64_t cols = int64_t{s.heads} * s.head_dim;
+  const auto weight = b.random_memory(s.hidden * cols * 2), out = b.random_memory(cols * s.head_dim * 4);
+  const double seconds = b.seconds_of([&](int) {
+    b.backend.factor_projection({dense(static_cast<const void*>(weight->data()), kType, s.hidden, cols),
+                                 s.heads, dense(out->data(), DType::kF32, cols, s.head_dim)});
+  });
+  // f64: the upper triangles of the Gram matrices
+  b.print("factor_projection", "D=" + std::to_string(s.head_dim), seconds,
+          static_cast<double>(s.hidden * cols * 2),
+          static_cast<double>(s.hidden) * static_cast<double>(cols) * (s.head_dim + 1));
+}
+
 void run(const Bench& b) {
   const Shape& s = b.shape;
   const std::vector<int64_t> batches =
@@ -320,6 +334,7 @@ void run(const Bench& b) {
     if (b.has_time()) row_ops(b, rows);
   for (const int32_t count : b.is_small ? std::vector<int32_t>{70} : std::vector<int32_t>{4096, 32768})
     if (b.has_time()) cut_layer(b, count, b.is_small ? 48 : 1024);
+  if (b.has_time()) factor_projection(b);
   for (const int64_t batch : batches)
     if (b.has_time()) sample(b, batch);
 }

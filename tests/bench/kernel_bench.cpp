@@ -1,5 +1,5 @@
 // Speed of the CPU kernels by shape and type: products in GFLOP/s and GB/s of weights, attention in GFLOP/s and GB/s of
-// cache. The shapes are SmolLM2-135M's. Threads: RESTKV_BENCH_THREADS (default: all usable cores); processor level:
+// cache. The shapes are SmolLM2-135M's where no other is given. Threads: RESTKV_BENCH_THREADS (default: all usable cores); processor level:
 // RESTKV_CPU_TARGET.
 #include <benchmark/benchmark.h>
 
@@ -215,6 +215,34 @@ void observe_and_score(benchmark::State& state) {
             0.0);
 }
 BENCHMARK(observe_and_score)->ArgName("N")->Arg(256)->Arg(1024)->Arg(4096)->UseRealTime();
+
+// R_g of one layer: arguments M, H, D, type. GFLOP/s counts the Gram matrices' upper triangles.
+void factor_projection(benchmark::State& state) {
+  const int64_t rows = state.range(0), heads = state.range(1), dim = state.range(2), cols = heads * dim;
+  const auto dtype = static_cast<DType>(state.range(3));
+  std::mt19937 random(1);
+  std::vector<std::byte> weight(static_cast<size_t>(bytes_of(dtype, cols) * rows), std::byte{1});
+  if (dtype == DType::kBF16) {
+    for (size_t i = 0; i < weight.size(); i += 2) {
+      weight[i] = static_cast<std::byte>(random());
+      weight[i + 1] = static_cast<std::byte>(random() & 1 ? 0x3c : 0xbc);
+    }
+  }
+  std::vector<float> out(static_cast<size_t>(cols * dim));
+  for (auto _ : state) {
+    backend().factor_projection({dense(static_cast<const void*>(weight.data()), dtype, rows, cols),
+                                 static_cast<int32_t>(heads), dense(out.data(), DType::kF32, cols, dim)});
+  }
+  state.SetLabel(std::string(dtype_info(dtype).name));
+  set_rates(state, static_cast<double>(rows * cols * (dim + 1)), static_cast<double>(weight.size()));
+}
+BENCHMARK(factor_projection)
+    ->ArgNames({"M", "H", "D", "type"})
+    ->Args({4096, 32, 128, static_cast<int64_t>(DType::kBF16)})
+    ->Args({4096, 32, 128, static_cast<int64_t>(DType::kQ4_K)})
+    ->Args({576, 9, 64, static_cast<int64_t>(DType::kQ4_1)})
+    ->Args({4096, 8, 512, static_cast<int64_t>(DType::kBF16)})  // by KV heads, as the calibration asks for it
+    ->UseRealTime();
 
 // One draw over V logits: 0 greedy, 1 plain, 2 top-p 0.9, 3 top-k 40.
 void sample(benchmark::State& state) {

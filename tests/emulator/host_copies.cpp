@@ -360,6 +360,15 @@ class HostMemoryBackend final : public Backend {
         [](auto& copy, StoreQueriesArgs& a) { copy(a.q); },
         [this](const StoreQueriesArgs& a) { device_->store_queries(a); });
   }
+  void do_factor_projection(const FactorProjectionArgs& given) override {
+    run(
+        given,
+        [](auto& copy, FactorProjectionArgs& a) {
+          copy(a.weight);
+          copy(a.out);
+        },
+        [this](const FactorProjectionArgs& a) { device_->factor_projection(a); });
+  }
   void do_observe(const ObserveArgs& given) override {
     std::vector<ObserveItem> items = copy_of(given.items);
     run_paged(

@@ -10,7 +10,7 @@
 
 #include "engine/eviction/allocation_file.h"
 #include "engine/eviction/error_curve.h"
-#include "engine/eviction/projection.h"
+#include "kernels/cpu/cpu_backend.h"
 
 namespace restkv {
 namespace {
@@ -45,8 +45,10 @@ TEST(ErrorCurve, IsTheErrorOfKeepingTheFirstRows) {
   std::iota(order.begin(), order.end(), 0);
   std::shuffle(order.begin(), order.end(), random);
   std::vector<float> triangle(kGroup * kDim * kGroup * kDim);
-  project_output_head(dense(static_cast<const void*>(weight.data()), DType::kF32, kModel, kGroup * kDim), 0,
-                      kGroup * kDim, triangle.data());
+  make_cpu_backend(1)->factor_projection(
+      {.weight = dense(static_cast<const void*>(weight.data()), DType::kF32, kModel, kGroup * kDim),
+       .num_heads = 1,
+       .out = dense(triangle.data(), DType::kF32, kGroup * kDim, kGroup * kDim)});
   const std::vector<int32_t> grid = {2, 3, 9, 19, 20};
   std::vector<double> error(grid.size());
   add_error_curve({.group = kGroup,

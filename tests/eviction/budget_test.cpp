@@ -1,4 +1,4 @@
-// Projection, settings, budgets and the event schedule.
+// Settings, budgets and the event schedule.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,60 +7,12 @@
 
 #include "engine/eviction/budget.h"
 #include "engine/eviction/policy.h"
-#include "engine/eviction/projection.h"
 
 namespace restkv {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-TEST(Projection, TriangleGivesTheNormsOfTheWeights) {
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal;
-  for (const int64_t model_dim : {8, 16, 100}) {  // also fewer rows than columns
-    for (const bool is_singular : {false, true}) {
-      const int64_t heads = 3, dim = 16;
-      std::vector<float> w(static_cast<size_t>(model_dim * heads * dim));
-      for (float& x : w) x = normal(random);
-      if (is_singular) {  // two columns almost equal, one zero: the Gram matrix would lose all digits
-        for (int64_t m = 0; m < model_dim; ++m) {
-          w[static_cast<size_t>(m * heads * dim + 1)] =
-              w[static_cast<size_t>(m * heads * dim)] * (1.0f + 1e-6f);
-          w[static_cast<size_t>(m * heads * dim + 2)] = 0.0f;
-        }
-      }
-      std::vector<float> r(static_cast<size_t>(heads * dim * dim));
-      project_output_heads(dense(w.data(), DType::kF32, model_dim, heads * dim), heads, dim, r.data());
-      for (int64_t g = 0; g < heads; ++g) {
-        for (int round = 0; round < 5; ++round) {
-          std::vector<double> x(static_cast<size_t>(dim));
-          for (double& v : x) v = static_cast<double>(normal(random));
-          double direct = 0.0, projected = 0.0;
-          for (int64_t m = 0; m < model_dim; ++m) {
-            double y = 0.0;
-            for (int64_t d = 0; d < dim; ++d)
-              y += static_cast<double>(w[static_cast<size_t>(m * heads * dim + g * dim + d)]) *
-                   x[static_cast<size_t>(d)];
-            direct += y * y;
-          }
-          for (int64_t e = 0; e < dim; ++e) {
-            double y = 0.0;
-            for (int64_t d = 0; d < dim; ++d)
-              y += static_cast<double>(r[static_cast<size_t>((g * dim + d) * dim + e)]) *
-                   x[static_cast<size_t>(d)];
-            projected += y * y;
-          }
-          EXPECT_NEAR(std::sqrt(projected), std::sqrt(direct), 1e-6 * std::sqrt(direct));
-        }
-        for (int64_t d = 0; d < dim; ++d) {
-          for (int64_t e = d + 1; e < dim; ++e)
-            EXPECT_EQ(r[static_cast<size_t>((g * dim + d) * dim + e)], 0.0f);
-        }
-      }
-    }
-  }
-}
 
 CacheSettings resolved(const CacheRequest& request, const CacheLimits& limits = {}) {
   const Result<CacheSettings> settings = resolve_cache_settings(request, limits);

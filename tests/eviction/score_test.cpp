@@ -2,7 +2,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "engine/eviction/projection.h"
 #include "tests/eviction/eviction_case.h"
 
 namespace restkv {
@@ -19,17 +18,19 @@ INSTANTIATE_TEST_SUITE_P(Backends, Score, ::testing::Range(size_t{0}, device_op_
 // Whether the column's activations may be of 16 bits.
 bool is_device_column(size_t index) { return device_op_cases()[index].has_bf16_cache; }
 
-std::vector<float> projection_of(const EvictionCase& c) {
-  std::vector<float> r(static_cast<size_t>(c.shape_.heads * c.shape_.dim * c.shape_.dim));
-  project_output_heads(dense(c.w_o.data(), DType::kF32, c.shape_.model_dim, c.shape_.heads * c.shape_.dim),
-                       c.shape_.heads, c.shape_.dim, r.data());
+std::vector<float> projection_of(Backend& backend, const EvictionCase& c) {
+  const int64_t cols = int64_t{c.shape_.heads} * c.shape_.dim;
+  std::vector<float> r(static_cast<size_t>(cols * c.shape_.dim));
+  backend.factor_projection({.weight = dense(c.w_o.data(), DType::kF32, c.shape_.model_dim, cols),
+                             .num_heads = c.shape_.heads,
+                             .out = dense(r.data(), DType::kF32, cols, c.shape_.dim)});
   return r;
 }
 
 std::vector<float> run_score(Backend& backend, const EvictionCase& c, const ScoreSpec& spec,
                              int32_t window_rows = 0, bool in_output_space = true,
                              const QuerySource* queries = nullptr, const ProtectedRows& protect = {}) {
-  const std::vector<float> projection = projection_of(c);
+  const std::vector<float> projection = in_output_space ? projection_of(backend, c) : std::vector<float>();
   const ConstTensor r =
       in_output_space ? dense(projection.data(), DType::kF32, c.shape_.heads * c.shape_.dim, c.shape_.dim)
                       : ConstTensor{};
@@ -293,7 +294,7 @@ TEST_P(Score, NeitherThreadsNorPagesNorNeighboursChangeABit) {
     EXPECT_EQ(run_score(*three, half, spec, 32), want);
 
     // As the second of three items.
-    const std::vector<float> projection = projection_of(scratch);
+    const std::vector<float> projection = projection_of(*three, scratch);
     const ConstTensor r = dense(projection.data(), DType::kF32, 6 * 16, 16);
     EvictionCase other({.heads = 6, .kv_heads = 2, .rows = 90, .queries = 5, .seed = 9});
     StepMemory m0(other.attention(), kind, 5, 90), m1(scratch.attention(), kind, 32, 700),

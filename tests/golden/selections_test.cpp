@@ -8,7 +8,6 @@
 
 #include "engine/eviction/budget.h"
 #include "engine/eviction/cut.h"
-#include "engine/eviction/projection.h"
 #include "engine/model/safetensors.h"
 #include "kernels/cpu/cpu_backend.h"
 #ifdef RESTKV_EMULATED
@@ -153,9 +152,12 @@ std::string check(Backend& backend, const Case& c) {
         .rows = dense(q.data() + (n - num_queries) * heads * dim, DType::kF32, num_queries, heads * dim),
         .positions = positions};
   }
+  const int64_t model_dim = c.dim("w_o", 0);
+  const std::vector<float> w_o(c.floats("w_o"), c.floats("w_o") + model_dim * heads * dim);  // aligned
   std::vector<float> projection(static_cast<size_t>(heads * dim * dim));
-  project_output_heads(dense(c.floats("w_o"), DType::kF32, c.dim("w_o", 0), c.dim("w_o", 1)), heads, dim,
-                       projection.data());
+  backend.factor_projection({.weight = dense(w_o.data(), DType::kF32, model_dim, heads * dim),
+                             .num_heads = shape.num_heads,
+                             .out = dense(projection.data(), DType::kF32, heads * dim, dim)});
   cut.projection = dense(projection.data(), DType::kF32, heads * dim, dim);
   cut.keep = keep.data();
   cut.protect = protection_of(recipe, *settings, n, false);

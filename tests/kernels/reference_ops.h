@@ -2,6 +2,7 @@
 // dequantiser (itself tested bit for bit against ../shared/golden/gguf).
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -53,6 +54,37 @@ inline Row rotate(const float* x, const float* rope, int64_t head_dim, bool inte
     const double xa = static_cast<double>(x[a]), xb = static_cast<double>(x[b]);
     out[static_cast<size_t>(a)] = xa * c - xb * s;
     out[static_cast<size_t>(b)] = xb * c + xa * s;
+  }
+  return out;
+}
+
+// R of W_g [M, D], columns [begin, begin + dim) of the weight, by Householder QR: [D][D], zero below the diagonal; the signs of
+// its rows are anyone's.
+inline std::vector<Row> triangle(const ConstTensor& weight, int64_t begin, int64_t dim) {
+  const auto n = static_cast<size_t>(dim), m = std::max(n, static_cast<size_t>(weight.rows));
+  std::vector<Row> columns(n, Row(m, 0.0));  // of W_g; fewer rows than columns: zero rows change no norm
+  for (int64_t r = 0; r < weight.rows; ++r) {
+    const Row row = weight_row(weight, r);
+    for (size_t d = 0; d < n; ++d) columns[d][static_cast<size_t>(r)] = row[static_cast<size_t>(begin) + d];
+  }
+  std::vector<Row> out(n, Row(n, 0.0));
+  for (size_t d = 0; d < n; ++d) {
+    Row& column = columns[d];
+    double norm = 0.0;
+    for (size_t r = d; r < m; ++r) norm += column[r] * column[r];
+    norm = std::sqrt(norm);
+    const double diagonal = column[d] > 0.0 ? -norm : norm;
+    for (size_t e = 0; e < d; ++e) out[e][d] = column[e];  // finished by the earlier reflections
+    out[d][d] = diagonal;
+    column[d] -= diagonal;
+    double vv = 0.0;
+    for (size_t r = d; r < m; ++r) vv += column[r] * column[r];
+    if (vv == 0.0) continue;
+    for (size_t c = d + 1; c < n; ++c) {  // loses 2 v (v.c) / (v.v)
+      double product = 0.0;
+      for (size_t r = d; r < m; ++r) product += column[r] * columns[c][r];
+      for (size_t r = d; r < m; ++r) columns[c][r] -= 2.0 * product / vv * column[r];
+    }
   }
   return out;
 }

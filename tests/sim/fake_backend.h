@@ -75,6 +75,7 @@ class FakeBackend final : public Backend {
   void do_store_pages(const StorePagesArgs& args) override { cpu_->store_pages(args); }
   void do_sample(const SampleArgs& args) override;
   void do_store_queries(const StoreQueriesArgs& args) override { cpu_->store_queries(args); }
+  void do_factor_projection(const FactorProjectionArgs&) override {}
   void do_observe(const ObserveArgs&) override {}
   void do_score(const ScoreArgs& args) override;
   void do_smooth(const SmoothArgs& args) override { cpu_->smooth(args); }

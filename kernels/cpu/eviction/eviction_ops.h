@@ -3,6 +3,7 @@
 // threads and any neighbours in the batch.
 #pragma once
 
+#include "kernels/cpu/eviction/gram_kernels.h"
 #include "kernels/cpu/eviction/tile_kernels.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/eviction.h"
@@ -10,6 +11,10 @@
 namespace restkv::cpu {
 
 void store_queries(const StoreQueriesArgs& args, ThreadPool& pool);
+// `dequantize`: that of the KernelTable.
+using Dequantize = void (*)(DType dtype, const void* src, float* dst, int64_t cols);
+void factor_projection(const FactorProjectionArgs& args, Dequantize dequantize, const GramKernels& kernels,
+                       ThreadPool& pool);
 void observe(const ObserveArgs& args, const TileKernels& kernels, ThreadPool& pool);
 void score(const ScoreArgs& args, const TileKernels& kernels, ThreadPool& pool);
 void smooth(const SmoothArgs& args, ThreadPool& pool);
