@@ -32,7 +32,7 @@ template <int32_t kRowTiles>
 inline constexpr int32_t kQueries = kWarps * 16 * kRowTiles;  // of a block
 // Most tiles of 16 queries of a warp: its accumulators take kRowTiles * D / 2 registers of a thread.
 template <class T, int32_t kDim>
-inline constexpr int32_t kMaxRowTiles = kIsHalf<T>&& kDim <= 128 ? 2 : 1;
+inline constexpr int32_t kMaxRowTiles = kDim <= 128 && kIsHalf<T> ? 2 : 1;
 
 struct QueryTile {
   int32_t segment;
@@ -53,6 +53,7 @@ struct PrefillParams {
   int64_t lse_stride;
   DType q_type;
   DType out_type;
+  bool has_copied_queries;  // load_query_rows
   int32_t num_kv_heads;
   int32_t slot_shift;
   int32_t group;
@@ -98,79 +99,6 @@ struct PrefillShared {
   Visible some;  // what some query of the block sees
   EntryRows<T> rows;
 };
-
-// s[r] = queries [16 r.., D] keys^T of a tile; operands are on their way one product ahead.
-template <class T, int32_t kDim, int32_t kRowTiles>
-__device__ __forceinline__ void multiply_keys(float (&s)[kRowTiles][kTileKeys<T, kDim> / 8][4],
-                                              const T* queries, const T* keys) {
-  [[maybe_unused]] constexpr int kUnroll = kUnrollTiles<T>;
-  constexpr int32_t kRow = kRowElements<T, kDim>;
-  constexpr int32_t kSteps = kDim / 16, kPairs = kTileKeys<T, kDim> / 16;
-  MmaA<T> a[2][kRowTiles];
-  MmaB<T> b[2][2];
-#pragma unroll(kUnroll)
-  for (int32_t r = 0; r < kRowTiles; ++r) load_a(a[0][r], queries + r * 16 * kRow, kRow);
-  load_b_pair(b[0], keys, kRow);
-#pragma unroll(kUnroll)
-  for (int32_t r = 0; r < kRowTiles; ++r) {
-#pragma unroll(kUnroll)
-    for (int32_t n = 0; n < kTileKeys<T, kDim> / 8; ++n) {
-#pragma unroll(kUnroll)
-      for (int32_t e = 0; e < 4; ++e) s[r][n][e] = 0.0f;
-    }
-  }
-#pragma unroll(kUnroll)
-  for (int32_t d = 0; d < kSteps; ++d) {
-#pragma unroll(kUnroll)
-    for (int32_t n = 0; n < kPairs; ++n) {
-      const int32_t next = d * kPairs + n + 1;
-      if (next < kSteps * kPairs) {
-        load_b_pair(b[next % 2], keys + next % kPairs * 16 * kRow + next / kPairs * 16, kRow);
-      }
-      if (n == kPairs / 2 && d + 1 < kSteps) {
-#pragma unroll(kUnroll)
-        for (int32_t r = 0; r < kRowTiles; ++r) {
-          load_a(a[(d + 1) % 2][r], queries + r * 16 * kRow + (d + 1) * 16, kRow);
-        }
-      }
-#pragma unroll(kUnroll)
-      for (int32_t r = 0; r < kRowTiles; ++r) {
-        mma(s[r][2 * n], a[d % 2][r], b[(next - 1) % 2][0]);
-        mma(s[r][2 * n + 1], a[d % 2][r], b[(next - 1) % 2][1]);
-      }
-    }
-  }
-}
-
-// out[r] += weights [16 r.., keys] values of a tile, where take_weights(a, k) works out those of keys [16 k, 16 k + 16), one
-// step ahead of the products.
-template <class T, int32_t kDim, int32_t kRowTiles, class F>
-__device__ __forceinline__ void multiply_values(float (&out)[kRowTiles][kDim / 8][4], const T* values,
-                                                F&& take_weights) {
-  [[maybe_unused]] constexpr int kUnroll = kUnrollTiles<T>;
-  constexpr int32_t kRow = kRowElements<T, kDim>;
-  constexpr int32_t kSteps = kTileKeys<T, kDim> / 16, kPairs = kDim / 16;
-  MmaA<T> a[2][kRowTiles];
-  MmaB<T> b[2][2];
-  load_b_pair_trans(b[0], values, kRow);
-  take_weights(a[0], 0);
-#pragma unroll(kUnroll)
-  for (int32_t k = 0; k < kSteps; ++k) {
-    if (k + 1 < kSteps) take_weights(a[(k + 1) % 2], k + 1);
-#pragma unroll(kUnroll)
-    for (int32_t n = 0; n < kPairs; ++n) {
-      const int32_t next = k * kPairs + n + 1;
-      if (next < kSteps * kPairs) {
-        load_b_pair_trans(b[next % 2], values + next / kPairs * 16 * kRow + next % kPairs * 16, kRow);
-      }
-#pragma unroll(kUnroll)
-      for (int32_t r = 0; r < kRowTiles; ++r) {
-        mma(out[r][2 * n], a[k % 2][r], b[(next - 1) % 2][0]);
-        mma(out[r][2 * n + 1], a[k % 2][r], b[(next - 1) % 2][1]);
-      }
-    }
-  }
-}
 
 template <class T, int32_t kDim, int32_t kRowTiles>
 __global__ void __launch_bounds__(kThreads, 2)
@@ -219,12 +147,13 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (threadIdx.x == 0) shared.some = some;
   int32_t first = some.begin / kKeys * kKeys;  // entry of the tile
   if (first < some.end) copy_rows<false, T, kDim, kThreads>(shared.rows, p.dim, first, some, shared.keys);
-  cp_async_commit();
   {
     const BlockWork work(p);
-    load_query_rows<T, kDim, kBlockQueries, kThreads>(p.q, p.q_type, p.q_stride, work.segment, work.kv_head,
-                                                      p.group, p.dim, work.first, shared.queries);
+    load_query_rows<T, kDim, kBlockQueries, kThreads>(p.q, p.q_type, p.has_copied_queries, p.q_stride,
+                                                      work.segment, work.kv_head, p.group, p.dim, work.first,
+                                                      shared.queries);
   }
+  cp_async_commit();
   sync_threads();
 
   float out[kRowTiles][kDim / 8][4] = {};
@@ -380,6 +309,7 @@ int32_t choose_row_tiles(const Context& context, const PrefillAttentionArgs& arg
 void prefill_attention(Context& context, const PrefillAttentionArgs& args) {
   const AttentionShape& shape = args.shape;
   const int32_t group = shape.num_heads / shape.num_kv_heads;
+  CHECK(shape.scale > 0.0f) << "scale " << shape.scale;
   if (args.segments.empty()) return;
   const DType dtype = args.segments[0].k.dtype;
   const int32_t row_tiles = choose_row_tiles(context, args, dtype);
@@ -426,6 +356,9 @@ void prefill_attention(Context& context, const PrefillAttentionArgs& args) {
                    [&](const QueryTile& a, const QueryTile& b) { return entries(a) > entries(b); });
   const int32_t* positions = context.upload(args.positions);
   const bool is_capped = shape.softcap > 0.0f;
+  const bool has_copied_queries = args.q.dtype == dtype &&
+                                  reinterpret_cast<uintptr_t>(args.q.data) % 16 == 0 &&
+                                  args.q.stride * dtype_info(dtype).block_bytes % 16 == 0;
 
   dispatch_float(dtype, [&]<class T>() {
     dispatch_head_dim(shape.head_dim, [&]<int32_t kDim>() {
@@ -441,6 +374,7 @@ void prefill_attention(Context& context, const PrefillAttentionArgs& args) {
                                     .lse_stride = args.lse.stride,
                                     .q_type = args.q.dtype,
                                     .out_type = args.out.dtype,
+                                    .has_copied_queries = has_copied_queries,
                                     .num_kv_heads = shape.num_kv_heads,
                                     .slot_shift = slot_shift(args.cache),
                                     .group = group,

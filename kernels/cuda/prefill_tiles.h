@@ -1,5 +1,5 @@
-// How prefill_attention.cu fills its tiles in shared memory, in few instructions: a thread owns the same 16 bytes of a row in
-// all tiles and every kRowsAtOnce-th row, so that what an address depends on is worked out once.
+// How prefill_attention.cu fills its tiles in shared memory and multiplies by them. Copies take few instructions: a thread owns
+// the same 16 bytes of a row in all tiles and every kRowsAtOnce-th row, so that what an address depends on is worked out once.
 #pragma once
 
 #include <bit>
@@ -86,34 +86,112 @@ __device__ __forceinline__ void copy_rows(const EntryRows<T>& rows, int32_t dim,
 }
 
 // Queries [first, first + kCount) of a segment as T into tile [kCount, kRowElements]; zeros for others and for columns from D on.
+// Those of type T in rows that are 16-byte aligned, as `is_copied` says, are copies in flight; the caller commits.
 template <class T, int32_t kDim, int32_t kCount, int32_t kThreads>
-__device__ __forceinline__ void load_query_rows(const std::byte* q, DType dtype, int64_t q_stride,
-                                                const AttentionSegment& segment, int32_t kv_head,
-                                                int32_t group, int32_t dim, int32_t first, T* tile) {
+__device__ __forceinline__ void load_query_rows(const std::byte* q, DType dtype, bool is_copied,
+                                                int64_t q_stride, const AttentionSegment& segment,
+                                                int32_t kv_head, int32_t group, int32_t dim, int32_t first,
+                                                T* tile) {
   using Columns = TileColumns<T, kDim, kThreads>;
   const int32_t c = Columns::column();
   if (c >= kDim) return;
   const int32_t num_queries = segment.num_rows * group;
   const int64_t row_begin = segment.row_begin;
+  const int32_t bytes = bytes_of_element(dtype);
 #pragma unroll 2
   for (int32_t r = Columns::row(); r < kCount; r += Columns::kRowsAtOnce) {
     const int32_t query = first + r;
     const bool is_there = query < num_queries && c < dim;
     const int64_t t = row_begin + query / group;
     const int64_t head = int64_t{kv_head} * group + query % group;
-    const std::byte* from = q + (t * q_stride + head * dim + c) * bytes_of_element(dtype);
-    float4 x[Columns::kPiece / 4] = {};
+    const std::byte* from = is_there ? q + (t * q_stride + head * dim + c) * bytes : q;
     T* to = tile + r * Columns::kRow + c;
+    if (is_copied) {
+      cp_async16(to, from, is_there ? 16 : 0);
+      continue;
+    }
+    float4 x[Columns::kPiece / 4] = {};
+    for (int32_t i = 0; i < Columns::kPiece / 4; ++i) {
+      if (is_there) x[i] = load_four(from + i * 4 * bytes, dtype);
+    }
     if constexpr (kIsHalf<T>) {
-      if (is_there) {
-        x[0] = load_four(from, dtype);
-        x[1] = load_four(from + 4 * bytes_of_element(dtype), dtype);
-      }
       store_vector(to, uint4{pack2<T>(x[0].x, x[0].y), pack2<T>(x[0].z, x[0].w), pack2<T>(x[1].x, x[1].y),
                              pack2<T>(x[1].z, x[1].w)});
     } else {
-      if (is_there) x[0] = load_four(from, dtype);
       store_vector(to, x[0]);
+    }
+  }
+}
+
+// s[r] = queries [16 r.., D] keys^T of a tile; operands are on their way one product ahead.
+template <class T, int32_t kDim, int32_t kRowTiles>
+__device__ __forceinline__ void multiply_keys(float (&s)[kRowTiles][kTileKeys<T, kDim> / 8][4],
+                                              const T* queries, const T* keys) {
+  [[maybe_unused]] constexpr int kUnroll = kUnrollTiles<T>;
+  constexpr int32_t kRow = kRowElements<T, kDim>;
+  constexpr int32_t kSteps = kDim / 16, kPairs = kTileKeys<T, kDim> / 16;
+  MmaA<T> a[2][kRowTiles];
+  MmaB<T> b[2][2];
+#pragma unroll(kUnroll)
+  for (int32_t r = 0; r < kRowTiles; ++r) load_a(a[0][r], queries + r * 16 * kRow, kRow);
+  load_b_pair(b[0], keys, kRow);
+#pragma unroll(kUnroll)
+  for (int32_t r = 0; r < kRowTiles; ++r) {
+#pragma unroll(kUnroll)
+    for (int32_t n = 0; n < kTileKeys<T, kDim> / 8; ++n) {
+#pragma unroll(kUnroll)
+      for (int32_t e = 0; e < 4; ++e) s[r][n][e] = 0.0f;
+    }
+  }
+#pragma unroll(kUnroll)
+  for (int32_t d = 0; d < kSteps; ++d) {
+#pragma unroll(kUnroll)
+    for (int32_t n = 0; n < kPairs; ++n) {
+      const int32_t next = d * kPairs + n + 1;
+      if (next < kSteps * kPairs) {
+        load_b_pair(b[next % 2], keys + next % kPairs * 16 * kRow + next / kPairs * 16, kRow);
+      }
+      if (n == kPairs / 2 && d + 1 < kSteps) {
+#pragma unroll(kUnroll)
+        for (int32_t r = 0; r < kRowTiles; ++r) {
+          load_a(a[(d + 1) % 2][r], queries + r * 16 * kRow + (d + 1) * 16, kRow);
+        }
+      }
+#pragma unroll(kUnroll)
+      for (int32_t r = 0; r < kRowTiles; ++r) {
+        mma(s[r][2 * n], a[d % 2][r], b[(next - 1) % 2][0]);
+        mma(s[r][2 * n + 1], a[d % 2][r], b[(next - 1) % 2][1]);
+      }
+    }
+  }
+}
+
+// out[r] += weights [16 r.., keys] values of a tile, where take_weights(a, k) works out those of keys [16 k, 16 k + 16), one
+// step ahead of the products.
+template <class T, int32_t kDim, int32_t kRowTiles, class F>
+__device__ __forceinline__ void multiply_values(float (&out)[kRowTiles][kDim / 8][4], const T* values,
+                                                F&& take_weights) {
+  [[maybe_unused]] constexpr int kUnroll = kUnrollTiles<T>;
+  constexpr int32_t kRow = kRowElements<T, kDim>;
+  constexpr int32_t kSteps = kTileKeys<T, kDim> / 16, kPairs = kDim / 16;
+  MmaA<T> a[2][kRowTiles];
+  MmaB<T> b[2][2];
+  load_b_pair_trans(b[0], values, kRow);
+  take_weights(a[0], 0);
+#pragma unroll(kUnroll)
+  for (int32_t k = 0; k < kSteps; ++k) {
+    if (k + 1 < kSteps) take_weights(a[(k + 1) % 2], k + 1);
+#pragma unroll(kUnroll)
+    for (int32_t n = 0; n < kPairs; ++n) {
+      const int32_t next = k * kPairs + n + 1;
+      if (next < kSteps * kPairs) {
+        load_b_pair_trans(b[next % 2], values + next / kPairs * 16 * kRow + next % kPairs * 16, kRow);
+      }
+#pragma unroll(kUnroll)
+      for (int32_t r = 0; r < kRowTiles; ++r) {
+        mma(out[r][2 * n], a[k % 2][r], b[(next - 1) % 2][0]);
+        mma(out[r][2 * n + 1], a[k % 2][r], b[(next - 1) % 2][1]);
+      }
     }
   }
 }
