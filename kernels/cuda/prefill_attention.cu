@@ -6,8 +6,8 @@
 // fewer than the multiprocessors. Tiles of 64 entries (fewer for long rows), aligned to the absolute entry index, have a buffer
 // for K and one for V, filled by cp.async: the values of a tile arrive during Q K^T, the keys of the next one during softmax and
 // P V. Products are mma.sync m16n8k16 with f32 accumulators (T = float: the same fragments with exact products, for tests).
-// Logits keep their units: the scale is part of the exponent's FMA. A row whose maximum stays has the factor 1, and a warp of
-// such rows skips the rescaling. A tile no query of a row sees leaves that row's state as it is, and blocks of either size do the
+// Logits keep their units: the scale is part of the exponent's FMA. m follows a row's maximum only where that is higher by a
+// factor of 2^8 in the weights, which f16 has room for; a warp without such a row has nothing to rescale. A tile no query of a row sees leaves that row's state as it is, and blocks of either size do the
 // same for a row in the same order: the result does not depend on where the prompt was cut, nor on the size of blocks. A row
 // that sees nothing gives zeros and lse = -inf. Entries outside of all ranges of a block are never read; a NaN in V of an entry
 // that only some of a warp's queries see may reach the others.
@@ -33,6 +33,9 @@ inline constexpr int32_t kQueries = kWarps * 16 * kRowTiles;  // of a block
 // Most tiles of 16 queries of a warp: its accumulators take kRowTiles * D / 2 registers of a thread.
 template <class T, int32_t kDim>
 inline constexpr int32_t kMaxRowTiles = kDim <= 128 && kIsHalf<T> ? 2 : 1;
+
+// By how much a row's maximum may exceed its m, in units of log2.
+constexpr float kSlack = 8.0f;
 
 struct QueryTile {
   int32_t segment;
@@ -157,7 +160,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   sync_threads();
 
   float out[kRowTiles][kDim / 8][4] = {};
-  float most[kRowTiles][2], sum[kRowTiles][2] = {};  // of rows g and g + 8; sums of this lane's columns
+  float most[kRowTiles][2], sum[kRowTiles][2] = {};  // m of rows g and g + 8; sums of this lane's columns
 #pragma unroll(kUnroll)
   for (int32_t r = 0; r < kRowTiles; ++r) most[r][0] = most[r][1] = kMinusInfinity;
 
@@ -205,7 +208,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         }
       }
     }
-    // A row's factor is 1, to the bit, where its maximum stays.
+    // A row's factor is 1, to the bit, where its maximum has not risen by more than the slack.
     float factor[kRowTiles][2], base[kRowTiles][2];
     bool has_changed = false;
 #pragma unroll(kUnroll)
@@ -217,12 +220,13 @@ __global__ void __launch_bounds__(kThreads, 2)
         for (int32_t n = 0; n < kKeys / 8; ++n) best = fmaxf(best, fmaxf(s[r][n][2 * h], s[r][n][2 * h + 1]));
         best = fmaxf(best, shuffle_xor(best, 1));
         best = fmaxf(best, shuffle_xor(best, 2));
+        const bool is_higher = (best - most[r][h]) * p.unit > kSlack;
+        const float before = most[r][h];
+        if (is_higher) most[r][h] = best;
         // no finite logit yet: weights are exp(-inf - 0) = 0, and NaN stays NaN
-        base[r][h] = best == kMinusInfinity ? 0.0f : best * p.unit;
-        const bool is_higher = best > most[r][h];
-        factor[r][h] = is_higher ? exp2_approx(fma_rn(most[r][h], p.unit, -base[r][h])) : 1.0f;
+        base[r][h] = most[r][h] == kMinusInfinity ? 0.0f : most[r][h] * p.unit;
+        factor[r][h] = is_higher ? exp2_approx(fma_rn(before, p.unit, -base[r][h])) : 1.0f;
         has_changed = has_changed || is_higher;
-        most[r][h] = best;
       }
     }
     if (any(has_changed)) {
