@@ -8,6 +8,12 @@
 
 namespace restkv::cuda {
 
+// Keys of a tile: rows of up to 256 bytes 64 to a tile, longer ones fewer, so that a block fits sm_86 (f32: sm_80).
+template <class T, int32_t kDim>
+inline constexpr int32_t kTileKeys = kDim * sizeof(T) <= 256   ? 64
+                                     : kDim * sizeof(T) <= 512 ? 32
+                                                               : 16;
+
 template <class T, int32_t kDim, int32_t kThreads>
 struct TileColumns {
   static constexpr int32_t kPiece = 16 / static_cast<int32_t>(sizeof(T));  // elements of 16 bytes
