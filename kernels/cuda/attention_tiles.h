@@ -18,12 +18,6 @@ inline constexpr float kLog2e = 1.44269504088896340736f;
 inline constexpr float kLn2 = 0.69314718055994530942f;
 inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-// Keys of a tile: rows of up to 256 bytes fit 64 to a tile, longer ones fewer, so that two stages fit sm_80.
-template <class T, int32_t kDim>
-inline constexpr int32_t kTileKeys = kDim * sizeof(T) <= 256   ? 64
-                                     : kDim * sizeof(T) <= 512 ? 32
-                                                               : 16;
-
 // Row of a tile in shared memory, in elements: 16 bytes more than D, so that the 8 rows of an ldmatrix fall into different
 // banks.
 template <class T, int32_t kDim>
@@ -130,25 +124,6 @@ __device__ __forceinline__ Visible visible_entries(const EntryRows<T>& rows, int
   }
   if (seen.begin >= seen.end) seen = Visible{};
   return seen;
-}
-
-// Copies in flight: keys and values of entries [first, first + kTileKeys) to tiles [kTileKeys, kRowElements]; zeros for entries outside of
-// [begin, end) and for columns from D on. The caller commits.
-template <class T, int32_t kDim, int32_t kThreads>
-__device__ __forceinline__ void copy_tile(const EntryRows<T>& rows, int32_t dim, int32_t first, int32_t begin,
-                                          int32_t end, T* keys, T* values) {
-  constexpr int32_t kPiece = 16 / static_cast<int32_t>(sizeof(T));  // elements of 16 bytes
-  constexpr int32_t kPieces = kDim / kPiece;
-  constexpr int32_t kRow = kRowElements<T, kDim>;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileKeys<T, kDim> * kPieces; i += kThreads) {
-    const int32_t r = i / kPieces, c = i % kPieces * kPiece;
-    const int32_t entry = first + r;
-    const bool is_there = entry >= begin && entry < end && c < dim;
-    const T* key = is_there ? rows.key(entry) + c : rows.any();
-    const T* value = is_there ? rows.value(entry) + c : key;
-    cp_async16(keys + r * kRow + c, key, is_there ? 16 : 0);
-    cp_async16(values + r * kRow + c, value, is_there ? 16 : 0);
-  }
 }
 
 // Queries [first, first + kCount) of a segment as T into tile [kCount, kRowElements]; zeros for others and for columns from D on.

@@ -117,6 +117,41 @@ TEST_P(Attention, TheCutDoesNotMatterToTheBit) {
   }
 }
 
+// A device takes larger blocks of queries where there are enough of them for all of its multiprocessors.
+TEST_P(Attention, TheSizeOfBlocksDoesNotMatterToTheBit) {
+  const bool is_small = backend_case().is_emulated;
+  const int32_t heads = is_small ? 4 : 64;
+  const int64_t n = is_small ? 140 : 520, piece = is_small ? 30 : 64;
+  std::vector<int64_t> cuts;
+  for (int64_t end = piece; end < n; end += piece) cuts.push_back(end);
+  for (const Case& c :
+       {Case{heads, heads / 2, 128, 0.0f, 0, DType::kF16}, Case{heads, heads / 2, 80, 20.0f, 50, DType::kF16},
+        Case{heads, heads / 2, 64, 0.0f, 0, DType::kBF16}}) {
+    if (c.dtype == DType::kBF16 && !backend_case().has_bf16_cache) continue;
+    const Inputs in(c, n);
+    const Output whole = prefill(*backend_, in, {});
+    const Output pieces = prefill(*backend_, in, cuts);
+    EXPECT_TRUE(same_bits(whole.out.data(), pieces.out.data(), static_cast<int64_t>(whole.out.size())))
+        << label(c);
+    EXPECT_TRUE(same_bits(whole.lse.data(), pieces.lse.data(), static_cast<int64_t>(whole.lse.size())))
+        << label(c);
+    const int64_t prefix = is_small ? 70 : 133;
+    const Output hit = prefill(*backend_, in, {}, prefix);
+    const int64_t begin = prefix * in.q_cols();
+    EXPECT_TRUE(same_bits(whole.out.data() + begin, hit.out.data() + begin, in.n * in.q_cols() - begin))
+        << label(c);
+    for (const int32_t h : {0, heads - 1}) {
+      const std::vector<reference::Entry> entries = in.entries(h / 2);
+      for (const int64_t t : {int64_t{0}, int64_t{31}, int64_t{64}, n - 1}) {
+        const auto at = static_cast<size_t>(t * in.q_cols() + h * c.head_dim);
+        const auto expected = reference::attention(in.shape, &in.q[at], t, entries);
+        expect_close(&whole.out[at], expected.out, tolerance(backend_case(), c.dtype),
+                     label(c) + " t=" + std::to_string(t));
+      }
+    }
+  }
+}
+
 TEST_P(Attention, ThreadsDoNotMatterToTheBit) {
   if (backend_case().is_emulated) GTEST_SKIP() << "the emulator has one thread";
   for (const Case& c : attention_cases(backend_case())) {
