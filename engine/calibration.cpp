@@ -267,8 +267,13 @@ Result<std::unique_ptr<Calibration>> Calibration::make(std::shared_ptr<const Mod
                             std::to_string(2 * kBudgets[0]) + " and the model's " +
                             std::to_string(config.context_len));
   }
-  Result<std::unique_ptr<Backend>> backend = make_backend(options);
+  EngineOptions on_cpu = options;
+  if (options.device == "auto") on_cpu.device = "cpu";
+  if (on_cpu.device != "cpu")
+    return invalid_argument("device " + options.device + "; calibration runs on the CPU: auto or cpu");
+  Result<std::unique_ptr<Backend>> backend = make_backend(on_cpu);
   if (!backend.ok()) return backend.status();
+  CHECK((*backend)->is_host_memory()) << "calibration reads what the ops leave";
   return std::unique_ptr<Calibration>(
       std::make_unique<LocalCalibration>(std::move(model), std::move(*backend), text_len));
 }

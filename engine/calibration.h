@@ -1,5 +1,5 @@
 // Measures a model's error curves over texts (eviction/error_curve.h) and makes its allocation of them. One prompt at a time,
-// layer by layer, with the order in which the preset `default` keeps rows after prefill; no cache, no engine thread.
+// layer by layer, with the order in which the preset `default` keeps rows after prefill; no cache, no engine thread. On the CPU.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,8 @@ namespace restkv {
 
 class Calibration {
  public:
-  // For texts of `text_len` tokens. Error: no full-attention layer, or the text is too short for the window.
+  // For texts of `text_len` tokens. Error: no full-attention layer, the text is too short for the window, a device that is
+  // neither auto nor cpu.
   static Result<std::unique_ptr<Calibration>> make(std::shared_ptr<const Model> model,
                                                    const EngineOptions& options, int64_t text_len);
   virtual ~Calibration() = default;

@@ -15,6 +15,9 @@ int run_calibrate(const Invocation& invocation) {
   constexpr int64_t kTexts = 16, kLength = 2048;
   const Settings& settings = invocation.settings();
   if (settings.eval.texts.empty()) return fail("--texts is missing: a folder of text files", kExitUsage);
+  if (settings.engine.device != "auto" && settings.engine.device != "cpu")
+    return fail("--device " + settings.engine.device + ": calibration runs on the CPU; auto or cpu",
+                kExitUsage);
   const int64_t num_texts = settings.eval.num_texts.value_or(kTexts);
   const int64_t length = settings.output.prompt_len.value_or(kLength);
   const Result<LoadedModel> loaded = load_model_and_tokenizer(settings);

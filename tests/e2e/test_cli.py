@@ -392,6 +392,9 @@ def test_eval_passkey_json(stories_model, texts):
 
 def test_calibrate_and_what_uses_it(stories_model, texts, tmp_path):
     out = tmp_path / "rows.json"
+    refused = run_restkv("calibrate", stories_model, "--texts", texts, "--device", "cuda", "--out", out)
+    expect_failure(refused, 2, "--device cuda: calibration runs on the CPU; auto or cpu")
+    assert not out.exists()
     done = run_restkv("calibrate", stories_model, "--texts", texts, "--num-texts", 2, "--prompt-len", 200, "--out", out)
     assert done.returncode == 0, done.stderr
     file = json.loads(out.read_text())

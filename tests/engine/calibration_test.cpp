@@ -54,6 +54,10 @@ TEST(Calibration, TablesKeepTheSumAndTheFloors) {
   EngineOptions options;
   EXPECT_FALSE(Calibration::make(model, options, 100).ok());
   EXPECT_FALSE(Calibration::make(model, options, 10000).ok());
+  options.device = "cuda";
+  const auto on_card = Calibration::make(model, options, kLength);
+  ASSERT_FALSE(on_card.ok());
+  EXPECT_EQ(on_card.status().message(), "device cuda; calibration runs on the CPU: auto or cpu");
 }
 
 TEST(Calibration, TheEngineKeepsToTheTable) {
