@@ -19,8 +19,8 @@ namespace restkv::cuda {
 namespace {
 
 constexpr int32_t kMaxDim = 128;
-constexpr int32_t kChunk = 32;            // columns of R_g and p at a time
-constexpr int32_t kChunkRow = kChunk + 8;  // of R_g in shared memory: ldmatrix without bank conflicts
+constexpr int32_t kChunk = 32;              // columns of R_g and p at a time
+constexpr int32_t kChunkRow = kChunk + 8;   // of R_g in shared memory: ldmatrix without bank conflicts
 constexpr int32_t kOutputRow = kChunk + 4;  // of p
 constexpr int32_t kQueryTiles = kTileCols / 8;
 static_assert(kTileRows == kTileThreads / 32 * 16, "a warp owns 16 rows");
@@ -42,9 +42,10 @@ struct IndicatorShared {
   float lse[kTileCols];
   float rest[kTileCols];
   float norm[kTileCols];
-  int32_t top[kTileCols];  // row of the tile that holds more than half of the query's attention; -1: none here
-  uint32_t is_scored;      // some row is
-  uint32_t has_top;        // some query has its top here
+  int32_t
+      top[kTileCols];  // row of the tile that holds more than half of the query's attention; -1: none here
+  uint32_t is_scored;  // some row is
+  uint32_t has_top;    // some query has its top here
 };
 static_assert(sizeof(IndicatorShared<bf16, kMaxDim>) <= (99u << 10), "sm_86");
 static_assert(2 * (sizeof(IndicatorShared<bf16, kMaxDim>) + 1024) <= (228u << 10), "2 blocks of sm_90");
@@ -57,8 +58,8 @@ __device__ __forceinline__ void split(float x, bf16& high, bf16& low) {
 
 // K as it is, V less its mean in halves; zeros outside of [0, count) x [0, D).
 template <class T, int32_t kDim>
-__device__ __forceinline__ void load_rows(const DeviceRows& rows, const float* mean, int32_t begin, int32_t count,
-                                          IndicatorShared<T, kDim>& shared) {
+__device__ __forceinline__ void load_rows(const DeviceRows& rows, const float* mean, int32_t begin,
+                                          int32_t count, IndicatorShared<T, kDim>& shared) {
   constexpr int32_t kRow = IndicatorShared<T, kDim>::kRow, kPieces = kDim / 8;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileRows * kPieces; i += kTileThreads) {
     const int32_t r = i / kPieces, c = i % kPieces * 8;
@@ -87,8 +88,8 @@ __device__ __forceinline__ void load_rows(const DeviceRows& rows, const float* m
 
 // Queries [first, first + 32) of a head and what observe found of them.
 template <class T, int32_t kDim>
-__device__ __forceinline__ void load_head_queries(const ScoreParams& p, const ScoreView& item,
-                                                  int32_t head, int32_t begin, int32_t first,
+__device__ __forceinline__ void load_head_queries(const ScoreParams& p, const ScoreView& item, int32_t head,
+                                                  int32_t begin, int32_t first,
                                                   IndicatorShared<T, kDim>& shared) {
   constexpr int32_t kRow = IndicatorShared<T, kDim>::kRow, kPieces = kDim / 8;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileCols * kPieces; i += kTileThreads) {
@@ -96,8 +97,7 @@ __device__ __forceinline__ void load_head_queries(const ScoreParams& p, const Sc
     uint4 x = {0, 0, 0, 0};
     if (first + t < item.queries.num_queries && c < p.shape.dim) {
       DType dtype = DType::kF32;
-      const std::byte* q =
-          query_at(item.queries, p.pool, head, p.shape.group, p.shape.dim, first + t, dtype);
+      const std::byte* q = query_at(item.queries, p.pool, head, p.shape.group, p.shape.dim, first + t, dtype);
       x = load_vector<uint4>(q + int64_t{2} * c);
     }
     store_vector(shared.queries + t * kRow + c, x);
@@ -119,8 +119,8 @@ __device__ __forceinline__ void load_head_queries(const ScoreParams& p, const Sc
 
 // Columns [e0, e0 + 32) of R_g in halves, rows from e0 on (the others are zero), and of p and p_rest.
 template <class T, int32_t kDim>
-__device__ __forceinline__ void load_chunk(const ScoreParams& p, const ScoreView& item, int32_t head, int32_t first,
-                                           int32_t e0, IndicatorShared<T, kDim>& shared) {
+__device__ __forceinline__ void load_chunk(const ScoreParams& p, const ScoreView& item, int32_t head,
+                                           int32_t first, int32_t e0, IndicatorShared<T, kDim>& shared) {
   const int32_t dim = p.shape.dim;
   if (item.projection) {
     const float* r = item.projection + int64_t{head} * dim * item.projection_stride;
@@ -160,8 +160,8 @@ __device__ __forceinline__ void logits_of(const IndicatorShared<T, kDim>& shared
 
 // u = R_g (v - v_mean), columns [e0, e0 + 32).
 template <class T, int32_t kDim>
-__device__ __forceinline__ void project(const IndicatorShared<T, kDim>& shared, bool has_projection, int32_t warp_row,
-                                        int32_t e0, float (&u)[kChunk / 8][4]) {
+__device__ __forceinline__ void project(const IndicatorShared<T, kDim>& shared, bool has_projection,
+                                        int32_t warp_row, int32_t e0, float (&u)[kChunk / 8][4]) {
   constexpr int32_t kRow = IndicatorShared<T, kDim>::kRow;
   if (!has_projection) {
     const auto lane = static_cast<int32_t>(lane_idx());
@@ -198,7 +198,8 @@ __device__ __forceinline__ void project(const IndicatorShared<T, kDim>& shared, 
 // the query's top.
 template <bool kHasTop, class T, int32_t kDim>
 __device__ __forceinline__ void add_distances(const IndicatorShared<T, kDim>& shared, int32_t warp_row,
-                                              const float (&u)[kChunk / 8][4], float (&distance)[2][kTileCols]) {
+                                              const float (&u)[kChunk / 8][4],
+                                              float (&distance)[2][kTileCols]) {
   const auto lane = static_cast<int32_t>(lane_idx());
 #pragma unroll
   for (int32_t t = 0; t < kTileCols; ++t) {
@@ -240,7 +241,8 @@ __device__ __forceinline__ void exchange(const float (&distance)[kTileCols], flo
 }
 
 template <class T, int32_t kDim>
-__global__ void __launch_bounds__(kTileThreads, 2) score_indicator_kernel(const __grid_constant__ ScoreParams p) {
+__global__ void __launch_bounds__(kTileThreads, 2)
+    score_indicator_kernel(const __grid_constant__ ScoreParams p) {
   wait_for_previous();
   auto& shared = *shared_memory<IndicatorShared<T, kDim>>();
   const ScoreView& item = p.items[blockIdx.z];
