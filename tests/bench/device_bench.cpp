@@ -2,7 +2,8 @@
 // and gated rows, sampling, R_g of a layer, and the whole cut of one after prefill (observe, score, smooth, select, compact). One
 // line of JSON for each, with GB/s of what has to move and TFLOP/s; tests/bench/gpu_report.py puts them beside what the same
 // run measured for a copy, a product and the competitors.
-//   device_bench [--device cuda:0|emulated] [--small] [--seconds N]
+//   device_bench [--device cuda:0|emulated] [--small] [--seconds N] [--only PART]
+// PART: decode_attention, prefill_attention, matmul, rows, cut, factor_projection or sample.
 // `emulated` and --small are for the test that keeps this running; their times mean nothing. Built as kernel_accesses it says how
 // the accesses of each op's kernels fall on banks and sectors instead (tests/emulator/access_counters.h).
 #include <algorithm>
@@ -40,7 +41,9 @@ struct Bench {
   bool is_small;
   Clock::time_point end;
 
-  bool has_time() const { return Clock::now() < end; }
+  std::string only = {};  // one part of run()
+
+  bool wants(std::string_view part) const { return Clock::now() < end && (only.empty() || only == part); }
 
   // Device memory full of small random numbers.
   std::unique_ptr<DeviceBuffer> random_memory(int64_t bytes) const {
@@ -282,16 +285,17 @@ void cut_layer(const Bench& b, int32_t count, int32_t budget) {
           static_cast<double>(count) * static_cast<double>(kv_cols) * 2 * 2, flops);
 }
 
-void sample(const Bench& b, int64_t batch) {
+void sample(const Bench& b, int64_t batch, float temperature) {
   const auto logits = b.random_memory(batch * b.shape.vocab * 4);
   const Tensor tensor = dense(logits->data(), DType::kF32, batch, b.shape.vocab);
   SamplingParams params;
+  params.temperature = temperature;
   params.top_p = 0.9f;
   const std::vector<SampleRow> rows(static_cast<size_t>(batch), SampleRow{.params = &params});
   std::vector<SampleResult> results(rows.size());
   const double seconds = b.seconds_of([&](int) { b.backend.sample({tensor, rows, results}); });
-  b.print("sample", "b=" + std::to_string(batch) + " top-p", seconds, static_cast<double>(logits->bytes()),
-          0);
+  b.print("sample", "b=" + std::to_string(batch) + (temperature > 0 ? " top-p" : " greedy"), seconds,
+          static_cast<double>(logits->bytes()), 0);
 }
 
 void factor_projection(const Bench& b) {
@@ -316,14 +320,14 @@ void run(const Bench& b) {
       b.is_small ? std::vector<int32_t>{70} : std::vector<int32_t>{1024, 4096, 32768};
   for (const int64_t batch : batches)
     for (const int32_t length : lengths)
-      if (b.has_time()) decode_attention(b, batch, length);
+      if (b.wants("decode_attention")) decode_attention(b, batch, length);
   for (const int64_t count :
        b.is_small ? std::vector<int64_t>{70} : std::vector<int64_t>{4096, 8192, 16384, 32768})
-    if (b.has_time()) prefill_attention(b, count);
+    if (b.wants("prefill_attention")) prefill_attention(b, count);
   const int64_t qkv = (s.heads + 2 * s.kv_heads) * int64_t{s.head_dim};
   for (const int64_t rows :
        b.is_small ? std::vector<int64_t>{1, 5} : std::vector<int64_t>{1, 2, 4, 8, 32, 64, 256, 2048}) {
-    if (!b.has_time()) return;
+    if (!b.wants("matmul")) continue;
     matmul(b, "qkv", rows, qkv, s.hidden);
     matmul(b, "o", rows, s.hidden, int64_t{s.heads} * s.head_dim);
     matmul(b, "gate_up", rows, 2 * s.ffn, s.hidden);
@@ -331,17 +335,19 @@ void run(const Bench& b) {
     if (rows <= 64) matmul(b, "head", rows, s.vocab, s.hidden);
   }
   for (const int64_t rows : b.is_small ? std::vector<int64_t>{3} : std::vector<int64_t>{1, 64, 2048})
-    if (b.has_time()) row_ops(b, rows);
+    if (b.wants("rows")) row_ops(b, rows);
   for (const int32_t count : b.is_small ? std::vector<int32_t>{70} : std::vector<int32_t>{4096, 32768})
-    if (b.has_time()) cut_layer(b, count, b.is_small ? 48 : 1024);
-  if (b.has_time()) factor_projection(b);
+    if (b.wants("cut")) cut_layer(b, count, b.is_small ? 48 : 1024);
+  if (b.wants("factor_projection")) factor_projection(b);
   for (const int64_t batch : batches)
-    if (b.has_time()) sample(b, batch);
+    for (const float temperature : {0.0f, 1.0f})
+      if (b.wants("sample")) sample(b, batch, temperature);
 }
 
 int usage(const char* what) {
   std::fprintf(stderr,
-               "device_bench: %s\nusage: device_bench [--device cuda:N|emulated] [--small] [--seconds N]\n",
+               "device_bench: %s\nusage: device_bench [--device cuda:N|emulated] [--small] [--seconds N] "
+               "[--only PART]\n",
                what);
   return 2;
 }
@@ -350,12 +356,15 @@ int main_of(int argc, char** argv) {
   std::string device = "cuda:0";
   bool is_small = false;
   int seconds = 420;
+  std::string only;
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
     if (word == "--small") {
       is_small = true;
     } else if (word == "--device" && i + 1 < argc) {
       device = argv[++i];
+    } else if (word == "--only" && i + 1 < argc) {
+      only = argv[++i];
     } else if (word == "--seconds" && i + 1 < argc) {
       seconds = std::atoi(argv[++i]);
     } else {
@@ -372,7 +381,7 @@ int main_of(int argc, char** argv) {
   } else {
     return usage(("no device '" + device + "'").c_str());
   }
-  Bench bench{*backend, {}, is_small, Clock::now() + std::chrono::seconds(seconds)};
+  Bench bench{*backend, {}, is_small, Clock::now() + std::chrono::seconds(seconds), only};
   if (is_small)
     bench.shape = {.heads = 4, .kv_heads = 2, .head_dim = 16, .hidden = 64, .ffn = 96, .vocab = 200};
 #if defined(RESTKV_COUNT_ACCESSES)
