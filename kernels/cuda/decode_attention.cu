@@ -26,6 +26,7 @@ constexpr int32_t kThreads = 128;
 constexpr int32_t kQueries = 16;  // of a block
 constexpr int32_t kKeys = 16;     // of a warp's tile; pages have a multiple of that
 constexpr int32_t kMaxStages = 3;
+constexpr int32_t kFactors = 64;                      // of splits, in shared memory at a time
 constexpr int32_t kMinSplit = 64, kFixedSplit = 256;  // entries
 static_assert(kMinSplit % kKeys == 0 && kFixedSplit % kKeys == 0, "whole tiles");
 
@@ -41,7 +42,8 @@ struct DecodeParams {
   const int32_t* positions;  // [T]
   const std::byte* q;        // [T, q_stride]
   std::byte* out;            // [T, out_stride]
-  float* partial;            // [units, splits, partial_rows, dim + 2]: acc, m, l; null: one split
+  float* partial;            // [units, splits, partial_rows, dim] sums; null: one split
+  float2* partial_stats;     // [units, splits, partial_rows] m and l
   uint32_t* arrived;         // [units] splits that are done; 0 between launches
   PagedView<T> cache;
   int64_t q_stride;
@@ -79,34 +81,68 @@ struct DecodeShared {
   uint32_t is_last;
   // K and V of a stage of each warp; the launch made `stages` of them. A warp that is done leaves its sums in its part.
   alignas(16) T ring[kReaders<T, kDim> * 2 * kTile];
+  static_assert(2 * kTile * sizeof(T) >= kQueries * kFactors * sizeof(float), "and the factors of the merge");
   static_assert(2 * kTile * sizeof(T) >= kQueries * kAccRow * sizeof(float), "a stage holds the sums");
 };
 
-// out = sum_s exp2(m_s - m) acc_s / sum_s exp2(m_s - m) l_s over the parts of all splits, in rising order; one without entries
-// changes nothing.
+// out = sum_s exp2(m_s - m) acc_s / sum_s exp2(m_s - m) l_s over the parts of all splits, in an order that their number alone
+// decides; one without entries changes nothing. Factors of 64 splits at a time lie in `factors` [kQueries, 64].
 template <class T, int32_t kDim>
 __device__ __forceinline__ void merge_splits(const DecodeParams<T>& p, const AttentionSegment& segment,
-                                             const QueryTile& tile, int32_t unit, int32_t num_queries) {
-  const int64_t stride = int64_t{p.partial_rows} * (p.dim + 2);
-  const float* parts = p.partial + int64_t{unit} * p.num_splits * stride;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < num_queries * kDim; i += kThreads) {
-    const int32_t query = i / kDim, d = i % kDim;
-    if (d >= p.dim) continue;
-    const float* part = parts + query * (p.dim + 2);
-    float most = kMinusInfinity;
-    for (int32_t s = 0; s < p.num_splits; ++s) most = fmaxf(most, part[s * stride + p.dim]);
-    const float base = most == kMinusInfinity ? 0.0f : most;
-    float sum = 0.0f, x = 0.0f;
-#pragma unroll 4
-    for (int32_t s = 0; s < p.num_splits; ++s) {
-      const float factor = exp2_approx(part[s * stride + p.dim] - base);
-      sum += factor * part[s * stride + p.dim + 1];
-      x += factor * part[s * stride + d];
+                                             const QueryTile& tile, int32_t unit, int32_t num_queries,
+                                             float* factors, float* sums /* [kQueries] */) {
+  const int64_t first_row = int64_t{unit} * p.num_splits * p.partial_rows;  // of split 0
+  const auto thread = static_cast<int32_t>(threadIdx.x), lane = static_cast<int32_t>(lane_idx());
+  const float2* stats = p.partial_stats + first_row;
+  constexpr int32_t kFours = kDim / 4;
+  constexpr int32_t kOwn = (kQueries * kFours + kThreads - 1) / kThreads;  // of a thread
+  float4 x[kOwn] = {};
+  for (int32_t begin = 0; begin < p.num_splits; begin += kFactors) {
+    const int32_t count = min(kFactors, p.num_splits - begin);
+    for (int32_t query = static_cast<int32_t>(warp_idx()); query < num_queries; query += kThreads / 32) {
+      float most = kMinusInfinity;
+      for (int32_t s = lane; s < p.num_splits; s += 32)
+        most = fmaxf(most, stats[s * p.partial_rows + query].x);
+      most = warp_max(most);
+      const float base = most == kMinusInfinity ? 0.0f : most;
+      float sum = 0.0f;
+      for (int32_t s = lane; s < p.num_splits; s += 32) {
+        const float2 part = stats[s * p.partial_rows + query];
+        const float factor = exp2_approx(part.x - base);
+        sum += factor * part.y;
+        if (s >= begin && s < begin + count) factors[query * kFactors + s - begin] = factor;
+      }
+      sum = warp_sum(sum);
+      if (lane == 0) sums[query] = sum;
     }
+    sync_threads();
+#pragma unroll
+    for (int32_t j = 0; j < kOwn; ++j) {
+      const int32_t i = j * kThreads + thread, query = i / kFours, d = i % kFours * 4;
+      if (query >= num_queries || d >= p.dim) continue;
+      const float* part = p.partial + (first_row + int64_t{begin} * p.partial_rows + query) * p.dim + d;
+#pragma unroll 8
+      for (int32_t s = 0; s < count; ++s) {
+        const float factor = factors[query * kFactors + s];
+        const float4 y = load_vector<float4>(part + int64_t{s} * p.partial_rows * p.dim);
+        x[j].x += factor * y.x;
+        x[j].y += factor * y.y;
+        x[j].z += factor * y.z;
+        x[j].w += factor * y.w;
+      }
+    }
+    sync_threads();
+  }
+#pragma unroll
+  for (int32_t j = 0; j < kOwn; ++j) {
+    const int32_t i = j * kThreads + thread, query = i / kFours, d = i % kFours * 4;
+    if (query >= num_queries || d >= p.dim) continue;
     const int64_t t = segment.row_begin + (tile.first + query) / p.group;
     const int64_t head = int64_t{unit % p.num_kv_heads} * p.group + (tile.first + query) % p.group;
-    store_one(p.out + (t * p.out_stride + head * p.dim + d) * bytes_of_element(p.out_type), p.out_type,
-              sum == 0.0f ? 0.0f : x / sum);
+    const float sum = sums[query];
+    const float4 y = sum == 0.0f ? float4{0.0f, 0.0f, 0.0f, 0.0f}
+                                 : float4{x[j].x / sum, x[j].y / sum, x[j].z / sum, x[j].w / sum};
+    store_four(p.out + (t * p.out_stride + head * p.dim + d) * bytes_of_element(p.out_type), p.out_type, y);
   }
 }
 
@@ -133,6 +169,49 @@ __global__ void __launch_bounds__(kThreads, 2)
   const auto warp = static_cast<int32_t>(warp_idx());
   const auto lane = static_cast<int32_t>(lane_idx());
 
+  // This warp's tiles: every kWarps-th from the split's first on, those with an entry of [begin, end).
+  const int32_t split_tile = split * (p.split_entries / kKeys);
+  int32_t begin = split * p.split_entries, end = min(rows.prefix_len, begin + p.split_entries);
+  int32_t first_tile = 0, num_tiles = 0;
+  const auto find_tiles = [&] {
+    const int32_t begin_tile = begin / kKeys, end_tile = (end + kKeys - 1) / kKeys;
+    first_tile = begin_tile + (warp + kWarps - (begin_tile - split_tile) % kWarps) % kWarps;
+    const bool has_some = warp < kWarps && begin < end && first_tile < end_tile;
+    num_tiles = has_some ? (end_tile - first_tile + kWarps - 1) / kWarps : 0;
+  };
+  T* ring = shared.ring + warp * p.stages * 2 * kTile;
+  const auto page_of = [&](int32_t i) {
+    return i < num_tiles ? rows.pages[(first_tile + i * kWarps) * kKeys >> p.slot_shift] : 0;
+  };
+  // A tile lies in one page. What lies outside of [begin, end), and columns from D on, become zeros.
+  const auto copy = [&](int32_t i, int32_t page) {
+    if (i < num_tiles) {
+      constexpr int32_t kPiece = 16 / static_cast<int32_t>(sizeof(T)), kPieces = kDim / kPiece;
+      const int32_t first = (first_tile + i * kWarps) * kKeys;
+      const int64_t slot = first & ((1 << p.slot_shift) - 1);
+      const T* keys = p.cache.keys(page) + slot * p.dim;
+      const T* values = p.cache.values(page) + slot * p.dim;
+      T* stage = ring + i % p.stages * 2 * kTile;
+#pragma unroll(kUnroll)
+      for (int32_t j = lane; j < kKeys * kPieces; j += 32) {
+        const int32_t r = j / kPieces, c = j % kPieces * kPiece;
+        const bool is_there = first + r >= begin && first + r < end && c < p.dim;
+        const int32_t from = is_there ? r * p.dim + c : 0;
+        cp_async16(stage + r * kRow + c, keys + from, is_there ? 16 : 0);
+        cp_async16(stage + kTile + r * kRow + c, values + from, is_there ? 16 : 0);
+      }
+    }
+    cp_async_commit();
+  };
+  int32_t next_page = 0;
+  const auto start = [&] {
+    find_tiles();
+    for (int32_t i = 0; i + 1 < p.stages; ++i) copy(i, page_of(i));
+    next_page = page_of(p.stages - 1);
+  };
+  // Without a window the first tiles are on their way before anything is known of the queries.
+  if (p.window == 0) start();
+
   load_queries<T, kDim, kQueries, kThreads>(p.q, p.q_type, p.q_stride, segment, kv_head, p.group, p.dim,
                                             tile.first, shared.queries);
   if (thread < kQueries) {
@@ -147,48 +226,19 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   if (warp < kWarps) {
     // Entries that some query sees, and those that all see.
-    int32_t begin = INT32_MAX, end = 0, all_begin = 0, all_end = INT32_MAX;
+    int32_t some_begin = INT32_MAX, some_end = 0, all_begin = 0, all_end = INT32_MAX;
     for (int32_t query = 0; query < num_queries; ++query) {
       const Visible one = shared.seen[query];
-      begin = min(begin, one.begin);
-      end = max(end, one.end);
+      some_begin = min(some_begin, one.begin);
+      some_end = max(some_end, one.end);
       all_begin = max(all_begin, one.begin);
       all_end = min(all_end, one.end);
     }
-    begin = max(begin, split * p.split_entries);
-    end = min(end, split * p.split_entries + p.split_entries);
-    // This warp's tiles: every kWarps-th from the split's first on.
-    const int32_t begin_tile = begin < end ? begin / kKeys : 0;
-    const int32_t end_tile = begin < end ? (end + kKeys - 1) / kKeys : 0;
-    const int32_t skipped = begin_tile - split * (p.split_entries / kKeys);
-    const int32_t first_tile = begin_tile + (warp + kWarps - skipped % kWarps) % kWarps;
-    const int32_t num_tiles = first_tile < end_tile ? (end_tile - first_tile + kWarps - 1) / kWarps : 0;
-    T* ring = shared.ring + warp * p.stages * 2 * kTile;
-    const auto page_of = [&](int32_t i) {
-      return i < num_tiles ? rows.pages[(first_tile + i * kWarps) * kKeys >> p.slot_shift] : 0;
-    };
-    // A tile lies in one page. Entries that nobody sees, and columns from D on, become zeros.
-    const auto copy = [&](int32_t i, int32_t page) {
-      if (i < num_tiles) {
-        constexpr int32_t kPiece = 16 / static_cast<int32_t>(sizeof(T)), kPieces = kDim / kPiece;
-        const int32_t first = (first_tile + i * kWarps) * kKeys;
-        const int64_t slot = first & ((1 << p.slot_shift) - 1);
-        const T* keys = p.cache.keys(page) + slot * p.dim;
-        const T* values = p.cache.values(page) + slot * p.dim;
-        T* stage = ring + i % p.stages * 2 * kTile;
-#pragma unroll(kUnroll)
-        for (int32_t j = lane; j < kKeys * kPieces; j += 32) {
-          const int32_t r = j / kPieces, c = j % kPieces * kPiece;
-          const bool is_there = first + r >= begin && first + r < end && c < p.dim;
-          const int32_t from = is_there ? r * p.dim + c : 0;
-          cp_async16(stage + r * kRow + c, keys + from, is_there ? 16 : 0);
-          cp_async16(stage + kTile + r * kRow + c, values + from, is_there ? 16 : 0);
-        }
-      }
-      cp_async_commit();
-    };
-    for (int32_t i = 0; i + 1 < p.stages; ++i) copy(i, page_of(i));
-    int32_t next_page = page_of(p.stages - 1);
+    if (p.window > 0) {
+      begin = max(begin, some_begin);
+      end = min(end, some_end);
+      start();
+    }
 
     // The queries stay in registers where there are enough of them.
     constexpr bool kHoldsQueries = kIsHalf<T> && kDim <= 128;
@@ -308,8 +358,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   sync_threads();
 
-  float* partial =
-      p.partial ? p.partial + (int64_t{unit} * p.num_splits + split) * p.partial_rows * (p.dim + 2) : nullptr;
+  const int64_t partial_row = (int64_t{unit} * p.num_splits + split) * p.partial_rows;
   for (int32_t i = thread; i < num_queries * kDim; i += kThreads) {
     const int32_t query = i / kDim, d = i % kDim;
     if (d >= p.dim) continue;
@@ -325,12 +374,9 @@ __global__ void __launch_bounds__(kThreads, 2)
       sum += factor * shared.sum[w][query];
       x += factor * acc[query * kAccRow + d];
     }
-    if (partial) {
-      partial[query * (p.dim + 2) + d] = x;
-      if (d == 0) {
-        partial[query * (p.dim + 2) + p.dim] = most;
-        partial[query * (p.dim + 2) + p.dim + 1] = sum;
-      }
+    if (p.partial) {
+      p.partial[(partial_row + query) * p.dim + d] = x;
+      if (d == 0) p.partial_stats[partial_row + query] = {most, sum};
     } else {
       const int64_t t = segment.row_begin + (tile.first + query) / p.group;
       const int64_t head = int64_t{kv_head} * p.group + (tile.first + query) % p.group;
@@ -338,7 +384,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                 sum == 0.0f ? 0.0f : x / sum);
     }
   }
-  if (!partial) return;
+  if (!p.partial) return;
   thread_fence();  // the part is there for every block that sees the count
   sync_threads();
   if (thread == 0) {
@@ -348,7 +394,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   sync_threads();
   if (shared.is_last == 0) return;
   thread_fence();
-  merge_splits<T, kDim>(p, segment, tile, unit, num_queries);
+  // The ring is not needed any more.
+  merge_splits<T, kDim>(p, segment, tile, unit, num_queries, reinterpret_cast<float*>(shared.ring),
+                        shared.sum[0]);
 }
 
 struct DecodePlan {
@@ -435,14 +483,15 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
                                       context.is_deterministic());
   // As many tiles at once as there is room for the parts of.
   float* partial = nullptr;
+  float2* partial_stats = nullptr;
   size_t tiles_at_once = num_tiles;
   if (plan.num_splits > 1) {
-    const int64_t floats =
-        int64_t{shape.num_kv_heads} * plan.num_splits * most_queries * (shape.head_dim + 2);
-    const int64_t room =
-        std::min((context.workspace_left() - 256) / (floats * 4), Context::kNumCounters / shape.num_kv_heads);
+    const int64_t part_rows = int64_t{shape.num_kv_heads} * plan.num_splits * most_queries;
+    const int64_t room = std::min((context.workspace_left() - 512) / (part_rows * (shape.head_dim + 2) * 4),
+                                  Context::kNumCounters / shape.num_kv_heads);
     tiles_at_once = static_cast<size_t>(std::clamp<int64_t>(room, 1, static_cast<int64_t>(num_tiles)));
-    partial = context.workspace<float>(static_cast<int64_t>(tiles_at_once) * floats);
+    partial = context.workspace<float>(static_cast<int64_t>(tiles_at_once) * part_rows * shape.head_dim);
+    partial_stats = context.workspace<float2>(static_cast<int64_t>(tiles_at_once) * part_rows);
   }
   const int32_t* positions = context.upload(args.positions);
 
@@ -453,6 +502,7 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
                            .q = static_cast<const std::byte*>(args.q.data),
                            .out = static_cast<std::byte*>(args.out.data),
                            .partial = partial,
+                           .partial_stats = partial_stats,
                            .arrived = context.counters(),
                            .cache = paged_view<T>(args.cache),
                            .q_stride = args.q.stride,

@@ -142,9 +142,19 @@ void decode_attention(const Bench& b, int64_t batch, int32_t kv_len) {
   }
   const std::vector<int32_t> lengths(static_cast<size_t>(s.kv_heads), kv_len);
   const std::vector<int32_t> positions(static_cast<size_t>(batch), kv_len);
+  // The tables lie on the device, as the engine's do.
+  const auto tables = b.backend.allocate(num_pages * 4);
+  b.backend.write(dense(tables->data(), DType::kI32, 1, num_pages), pages.data());
   std::vector<DecodeSegment> segments;
-  for (int64_t i = 0; i < batch; ++i)
-    segments.push_back({i, 1, {pages.data() + i * s.kv_heads * stride, stride, lengths.data()}});
+  for (int64_t i = 0; i < batch; ++i) {
+    const int64_t first = i * s.kv_heads * stride;
+    segments.push_back({i,
+                        1,
+                        {.pages = pages.data() + first,
+                         .stride = stride,
+                         .kv_len = lengths.data(),
+                         .resident = reinterpret_cast<const int32_t*>(tables->data()) + first}});
+  }
   const int64_t cols = int64_t{s.heads} * s.head_dim;
   const auto rows = b.random_memory(2 * batch * cols * 2);
   const Tensor q = dense(rows->data(), kType, batch, cols),

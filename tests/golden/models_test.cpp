@@ -302,6 +302,7 @@ void run_case(Case& c, golden::Run& run) {
   std::string what = check_case(*model, c, {.each = c.tolerance}, cuts, {128, 24});
   if (!what.empty()) return run.fail(c.name, what);
   if (is_on_card()) {
+    c.prompts.erase(c.prompts.begin(), c.prompts.end() - 1);  // the longest; each cut opens the card anew
     for (const DType type : {DType::kBF16, DType::kF16}) {
       type_under_test = type;
       what = check_case(*model, c, half_tolerance(type), {cuts.front(), cuts.back()}, {});

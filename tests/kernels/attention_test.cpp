@@ -203,8 +203,9 @@ TEST_P(Attention, DecodeEqualsPrefill) {
         if (backend_case().is_exact) {
           EXPECT_TRUE(same_bits(out.data(), expected, static_cast<int64_t>(out.size()))) << what;
         } else {
+          // either is as far from the truth as the tolerance allows
           expect_close(out.data(), std::vector<double>(expected, expected + out.size()),
-                       tolerance(backend_case(), c.dtype), what);
+                       2 * tolerance(backend_case(), c.dtype), what);
         }
       }
     }
