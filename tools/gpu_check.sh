@@ -5,9 +5,9 @@
 #   tools/gpu_check.sh --stage NAME    one of them; it may be run again
 #   --limit SECONDS                    of a stage; 480 unless said. What a bench has measured by then is reported.
 # Results go to docs/measurements/<card>-<date>.md, a section for each stage: what ran stays when a later stage is cut off, and
-# a stage that runs again replaces its section.
+# a stage that runs again replaces its section; two may run at once.
 #   build     the core, its kernels, tests and benches (preset gpu-check)
-#   ops       every op against f64 on the card, and the golden models in its bf16
+#   ops       every op against f64 on the card, golden models in f32 and 16 bits, golden selections
 #   sanitize  compute-sanitizer memcheck, racecheck and initcheck over the engine on a tiny model and the 16-bit ops
 #   kernels   device_bench beside PyTorch's attention (cuDNN, flash, compiled flex_attention) and products
 #   decode    engine_bench, a token after the other, beside torch.compile with graphs and transformers
@@ -35,6 +35,7 @@ make_pack() {
   cp -r /usr/src/googletest "$pack/googletest"
   cp -r /usr/include/nlohmann "$pack/include/"
   cp -r "$golden" "$pack/shared/golden"
+  git describe --always --dirty >"$pack/commit"
   echo "gpu_check: $(du -sh "$pack" | cut -f1) in $pack; copy the repository with it"
 }
 
@@ -65,7 +66,7 @@ report=docs/measurements/$(tr 'A-Z ' 'a-z-' <<<"${card#NVIDIA }")-$(date +%F).md
 readonly report
 if [[ ! -f $report ]]; then
   printf '# %s\n\nDriver %s, commit %s. Made by `tools/gpu_check.sh`.\n' "$card" "$driver" \
-    "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" >"$report"
+    "$(git describe --always --dirty 2>/dev/null || cat "$pack/commit" 2>/dev/null || echo unknown)" >"$report"
 fi
 
 golden=${RESTKV_SHARED_DIR:-}
@@ -84,8 +85,10 @@ stage_build() {
       "${op_tests[@]}" &&
     python3 tools/check_kernels.py "$build"
 }
+# Side by side: most of their time is the reference's, on the host. What each said is printed when all are done.
 stage_ops() {
-  local test failed=0 end=$(( SECONDS + limit ))
+  local test code failed=0 logs pids=()
+  logs=$(mktemp -d)
   for test in "${op_tests[@]}"; do
     # GoogleTest is content with nothing to do: where the card cannot be opened there are no such cases.
     if ! "$build/bin/$test" --gtest_list_tests --gtest_filter='*cuda*' | grep '^  ' >/dev/null; then
@@ -93,24 +96,47 @@ stage_ops() {
       failed=1
       continue
     fi
-    timeout "$(( end - SECONDS > 1 ? end - SECONDS : 1 ))" "$build/bin/$test" --gtest_filter='*cuda*' --gtest_brief=1 || failed=1
+    timeout "$limit" "$build/bin/$test" --gtest_filter='*cuda*' --gtest_brief=1 >"$logs/$test" 2>&1 &
+    pids+=("$!:$test")
   done
   for test in golden_models emulated_golden_selections; do
-    RESTKV_TEST_DEVICE=cuda timeout "$(( end - SECONDS > 1 ? end - SECONDS : 1 ))" "$build/bin/$test" || failed=1
+    RESTKV_TEST_DEVICE=cuda timeout "$limit" "$build/bin/$test" >"$logs/$test" 2>&1 &
+    pids+=("$!:$test")
   done
+  for test in "${pids[@]}"; do
+    code=0
+    wait "${test%%:*}" || code=$?
+    (( code == 0 )) || failed=1
+    (( code != 124 )) || echo "gpu_check: ${test#*:} was cut off after $limit s"
+    echo "${test#*:}: exit $code, $(tail -n 1 "$logs/${test#*:}")"
+    (( code == 0 )) || tail -n 12 "$logs/${test#*:}"
+  done
+  rm -r "$logs"
   return "$failed"
 }
-# The whole engine on a tiny model (prompts, decode steps as graphs, cuts) and every op of 16 bits, on small shapes.
+# The whole engine on a tiny model (prompts, decode steps as graphs, cuts) and every op of 16 bits, on small shapes; the tools
+# side by side.
 stage_sanitize() {
-  local tool failed=0 end=$(( SECONDS + limit ))
+  local tool program name code failed=0 logs pids=()
+  logs=$(mktemp -d)
   for tool in memcheck racecheck initcheck; do
-    for command in "engine_bench --stage decode --shape tiny" kernel_half_ops; do
-      echo "--- $tool: $command"
+    for program in "engine_bench --stage decode --shape tiny" kernel_half_ops; do
+      name="$tool of ${program%% *}"
       # shellcheck disable=SC2086
-      GTEST_FILTER='*cuda*' timeout "$(( end - SECONDS > 1 ? end - SECONDS : 1 ))" \
-        compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/bin/"$command || failed=1
+      GTEST_FILTER='*cuda*' timeout "$limit" compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/bin/"$program \
+        >"$logs/$name" 2>&1 &
+      pids+=("$!:$name")
     done
   done
+  for name in "${pids[@]}"; do
+    code=0
+    wait "${name%%:*}" || code=$?
+    (( code == 0 )) || failed=1
+    (( code != 124 )) || echo "gpu_check: ${name#*:} was cut off after $limit s"
+    echo "${name#*:}: exit $code, $(grep SUMMARY "$logs/${name#*:}" || echo 'no summary')"
+    (( code == 0 )) || grep '^=========' "$logs/${name#*:}" | head -n 12
+  done
+  rm -r "$logs"
   return "$failed"
 }
 
@@ -147,7 +173,7 @@ stage_schedule() { compare schedule "$build/bin/engine_bench" --stage schedule; 
 
 # A stage's section, at its old place or behind the others.
 write_section() {
-  python3 - "$report" "$1" "$2" "$3" "$4" <<'PYTHON'
+  flock "$results" python3 - "$report" "$1" "$2" "$3" "$4" <<'PYTHON'
 import pathlib, re, sys
 report, stage, result, seconds, log = sys.argv[1:]
 text = pathlib.Path(report).read_text()
