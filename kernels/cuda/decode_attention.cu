@@ -479,7 +479,10 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
   // Each block takes 1 KiB more than it asks for, and so much more than a block may have is there for all together.
   const int64_t places =
       int64_t{context.limits().num_multiprocessors} * ((most_shared + 1024) / (shared_bytes + 1024));
-  const DecodePlan plan = plan_decode(static_cast<int64_t>(num_tiles) * shape.num_kv_heads, longest, places,
+  // In steps of 256, so that a growing cache changes the launch, and with it the graph of the step, seldom.
+  const int64_t planned =
+      longest <= kMinSplit ? longest : (int64_t{longest} + kFixedSplit - 1) / kFixedSplit * kFixedSplit;
+  const DecodePlan plan = plan_decode(static_cast<int64_t>(num_tiles) * shape.num_kv_heads, planned, places,
                                       context.is_deterministic());
   // As many tiles at once as there is room for the parts of.
   float* partial = nullptr;

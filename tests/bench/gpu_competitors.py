@@ -7,8 +7,8 @@ One line of JSON for each figure, written as soon as it is there, so that a time
   kernels  copy (read + write, GB/s) and bf16 product (TFLOP/s), which the report takes as the card's measured best; causal
            attention by SDPA with cuDNN forced and with FlashAttention, by compiled flex_attention; attention of decode rows
            over a full cache by SDPA; products of few rows by torch.mm
-  decode   a Llama of random weights, one token a step: torch.compile with a static cache and CUDA graphs; transformers
-           eager where it is installed
+  decode   a Llama of random weights, one token a step: compiled layers with a static cache, the step a CUDA graph;
+           transformers eager where it is installed
   prefill  first token of the same model, SDPA with cuDNN forced
 What is not installed or fails is a line with "error", never silence.
 """
@@ -202,17 +202,28 @@ def make_model(batch, room):
 
 
 def measure_compiled(batch, kv_len):
+    """One token: every layer through torch.compile (its code is compiled once for all of them), the whole step a CUDA graph."""
     model = make_model(batch, kv_len + 128)
-    step = torch.compile(lambda ids, position: model(ids, position, False), mode="reduce-overhead", fullgraph=True)
+    for layer in model.layers:
+        layer.compile(fullgraph=True)
     ids = torch.zeros(batch, 1, dtype=torch.long, device=DEVICE)
     position = torch.full((1,), kv_len, dtype=torch.long, device=DEVICE)
     with torch.inference_mode():
-        def run():
-            ids.copy_(step(ids, position))
-        took = seconds_of(run, least=0.3)
+        def step():
+            ids.copy_(model(ids, position, False))
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        took = seconds_of(graph.replay, least=0.3)
     read = sum(p.numel() for p in model.layers.parameters()) + model.head.weight.numel() \
         + batch * kv_len * 2 * LAYERS * KV_HEADS * DIM
-    emit("decode", f"b={batch} kv={kv_len}", by="torch.compile, static cache, graphs", itl_ms=took * 1e3,
+    emit("decode", f"b={batch} prompt={kv_len} full", by="torch, compiled layers, static cache, CUDA graph", itl_ms=took * 1e3,
          tok_s=batch / took, gb_s=2 * read / took * 1e-9)
 
 
@@ -231,7 +242,7 @@ def measure_transformers(batch, kv_len):
         start = time.perf_counter()
         out = model(ids, use_cache=True, logits_to_keep=1)
         torch.cuda.synchronize()
-        emit("prefill", f"b={batch} T={kv_len}", by="transformers", ttft_ms=(time.perf_counter() - start) * 1e3)
+        emit("prefill", f"b={batch} prompt={kv_len} full", by="transformers", ttft_ms=(time.perf_counter() - start) * 1e3)
         cache, token = out.past_key_values, out.logits[:, -1:].argmax(-1)
         times = []
         for _ in range(40):
@@ -241,18 +252,15 @@ def measure_transformers(batch, kv_len):
             torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
     took = sorted(times)[len(times) // 2]
-    emit("decode", f"b={batch} kv={kv_len}", by="transformers eager", itl_ms=took * 1e3, tok_s=batch / took)
+    emit("decode", f"b={batch} prompt={kv_len} full", by="transformers eager", itl_ms=took * 1e3, tok_s=batch / took)
 
 
 def decode(has_time):
-    for batch, kv_len in ((1, 4096), (1, 32768), (8, 2048), (32, 2048)):
+    runs = [(measure_compiled, 1, 4096), (measure_transformers, 1, 4096), (measure_compiled, 8, 2048),
+            (measure_compiled, 32, 2048), (measure_compiled, 1, 32768), (measure_transformers, 8, 2048)]
+    for measure, batch, kv_len in runs:
         if has_time():
-            guarded("decode", f"b={batch} kv={kv_len}", lambda: measure_compiled(batch, kv_len))
-            torch._dynamo.reset()
-            torch.cuda.empty_cache()
-    for batch, kv_len in ((1, 4096), (8, 2048)):
-        if has_time():
-            guarded("decode", f"b={batch} kv={kv_len}", lambda: measure_transformers(batch, kv_len))
+            guarded("decode", f"b={batch} prompt={kv_len} full", lambda: measure(batch, kv_len))
             torch.cuda.empty_cache()
 
 
@@ -264,9 +272,9 @@ def prefill(has_time):
             position = torch.arange(rows, device=DEVICE)
             with torch.inference_mode(), sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
                 took = seconds_of(lambda: model(ids, position, True), rounds=3)
-            emit("prefill", f"T={rows}", by="torch eager, SDPA cuDNN", ttft_ms=took * 1e3, prefill_tok_s=rows / took)
+            emit("prefill", f"b=1 prompt={rows} full", by="torch eager, SDPA cuDNN", ttft_ms=took * 1e3, prefill_tok_s=rows / took)
         if has_time():
-            guarded("prefill", f"T={rows}", run)
+            guarded("prefill", f"b=1 prompt={rows} full", run)
 
 
 def main():
