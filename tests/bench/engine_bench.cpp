@@ -287,7 +287,7 @@ void run_stage(Bench& bench, const std::string& stage, bool is_tiny) {
   } else {
     warm();
     bench.schedule(is_tiny ? 6 : 512, is_tiny ? 20 : 256, is_tiny ? 4 : 64, 0);
-    bench.schedule(is_tiny ? 6 : 256, is_tiny ? 60 : 4096, is_tiny ? 4 : 64, budget);
+    bench.schedule(is_tiny ? 6 : 96, is_tiny ? 60 : 4096, is_tiny ? 4 : 64, budget);
   }
 }
 
