@@ -7,7 +7,8 @@
 A folder is a layer. It may include itself and the folders in its `uses`, nothing else; the order of LAYERS is the order
 of the house, and a `uses` that points up is refused before any file is read. A folder that includes another one must
 also say so in its CMake link line (restkv_layer USES ..., directly or through what it uses), and link lines point down.
-Every kernel of a .cu begins with wait_for_previous().
+Every kernel of a .cu waits for the one before it, once: wait_for_previous(), before which stand at most calls of prefetch_*()
+of the same file whose comment says "Before the wait: ", and what they read there.
 """
 
 from __future__ import annotations
@@ -94,8 +95,11 @@ LAYER_CALL = re.compile(r"\brestkv_layer\s*\(([^)]*)\)", re.DOTALL)
 LAYER_KEYWORDS = {"SOURCES", "USES", "EXTERNAL"}
 
 
-KERNEL = re.compile(r"\b__global__\b[^;{]*?(\w+)\s*\([^;{]*\{\s*([^;{}]*;?)")
-KERNEL_BEGINS = "wait_for_previous();"  # else it may run before its inputs are written (kernels/cuda/device.h)
+KERNEL = re.compile(r"\b__global__\b[^;{]*?(\w+)\s*\([^;{]*\{")
+STATEMENT = re.compile(r"\s*([^;{}]*;?)")
+WAIT = "wait_for_previous();"  # a kernel may run before its inputs are written (kernels/cuda/device.h)
+PREFETCH = re.compile(r"(?:[\w:<>, ]+ \w+ = )?(prefetch_\w+)(?:<[^()]*>)?\([\w., ]*\);")
+PREFETCH_COMMENT = r"^// Before the wait: \S[^\n]*\n(?://[^\n]*\n)*(?:template\b[^\n]*\n)?[^;{{}}/]*\b{name}\("
 
 
 class Report:
@@ -268,15 +272,32 @@ def check_links(root: Path, files: dict[str, list[tuple[int, str, bool]]], repor
 
 def check_kernels_wait(root: Path, report: Report) -> None:
     for path in sorted((root / "kernels").rglob("*.cu")):
-        text = re.sub(r"//[^\n]*", "", path.read_text(encoding="utf-8"))
-        where = path.relative_to(root).as_posix()
+        source = path.read_text(encoding="utf-8")
+        text = re.sub(r"//[^\n]*", "", source)
+        name = path.relative_to(root).as_posix()
+        waits = 0
         for start in re.finditer(r"\b__global__\b", text):
-            line = text.count("\n", 0, start.start()) + 1
+            where = f"{name}:{text.count(chr(10), 0, start.start()) + 1}"
             kernel = KERNEL.match(text, start.start())
             if kernel is None:
-                report.add(f"{where}:{line}", "a kernel whose first statement is not to be found")
-            elif kernel.group(2).strip() != KERNEL_BEGINS:
-                report.add(f"{where}:{line}", f"a kernel begins with '{kernel.group(2).strip()}', not with '{KERNEL_BEGINS}'")
+                report.add(where, "a kernel whose first statement is not to be found")
+                continue
+            waits += 1
+            at = kernel.end()
+            while True:
+                statement = STATEMENT.match(text, at)
+                words = statement.group(1).strip()
+                prefetch = PREFETCH.fullmatch(words)
+                if not prefetch:
+                    break
+                if not re.search(PREFETCH_COMMENT.format(name=prefetch.group(1)), source, re.MULTILINE):
+                    report.add(where, f"{prefetch.group(1)}() is called before the wait, and no comment of it in this file says "
+                               "'Before the wait: ' and what it reads")
+                at = statement.end()
+            if words != WAIT:
+                report.add(where, f"a kernel begins with '{words}', not with '{WAIT}'")
+        if text.count(WAIT) > waits:
+            report.add(name, f"'{WAIT}' stands {text.count(WAIT)} times for {waits} kernels: once in each, at its beginning")
 
 
 def check(root: Path) -> Report:

@@ -1,5 +1,16 @@
 // CudaRuntime: cudaMalloc, one stream, copies, graphs, and cuBLASLt where it is installed. A wait asks again and again and gives up after ten seconds: a kernel
 // that hangs must end the process, not the patience of its clients.
+//
+// Kernels overlap where the card can (start_kernel): the attribute lets a kernel's blocks come into place when all blocks of the
+// one before have begun and asked for it, and each waits for the whole of that one (wait_for_previous) before it touches what a
+// kernel writes. What else stands in the stream keeps its full order: the attribute concerns the kernel before, if there is one and
+// if it asks, and an edge of a graph is programmatic between two kernels only.
+//   copies, fills, marks    behind a kernel wait for its end, and so for all before it; a kernel behind one of them starts after it.
+//                           Staged arrays, page tables and what the host writes are there before a kernel of their step begins
+//   cuBLASLt's kernels      come without the attribute, or wait as ours do; ours behind one wait for its end
+//   graphs                  a capture makes full edges where one end is no such kernel; the first kernel of a graph has none before
+//                           it, and launches of graphs are in order
+// Nothing is read before a wait but weights, which are copied at load and waited for (CudaBackend::place_weight).
 #include "kernels/cuda/card.h"
 
 #include <cuda_runtime.h>
@@ -67,7 +78,11 @@ class CudaRuntime final : public Runtime {
   }
 
   const DeviceLimits& limits() const override { return limits_; }
-  Stream stream() const override { return stream_; }
+  Stream stream() const override {
+    Stream stream(stream_);
+    stream.overlaps = overlaps_launches_;
+    return stream;
+  }
   // The current card is a matter of the thread: the engine's is not the one that opened it.
   void bind() override {
     thread_local int bound = -1;
@@ -137,19 +152,7 @@ class CudaRuntime final : public Runtime {
         blas_->multiply(item.product, stream_);
         continue;
       }
-      const KernelLaunch& launch = item.kernel;
-      void* arguments[] = {const_cast<std::byte*>(list.params(launch))};
-      cudaLaunchAttribute overlap{};
-      overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-      overlap.val.programmaticStreamSerializationAllowed = 1;
-      cudaLaunchConfig_t config{};
-      config.gridDim = dim3(launch.grid.x, launch.grid.y, launch.grid.z);
-      config.blockDim = dim3(launch.block);
-      config.dynamicSmemBytes = launch.smem;
-      config.stream = stream_;
-      config.attrs = &overlap;
-      config.numAttrs = overlaps_launches_ ? 1 : 0;
-      CUDA_CHECK(cudaLaunchKernelExC(&config, launch.kernel, arguments));
+      start_kernel(item.kernel, list.params(item.kernel), stream());
     }
   }
   std::unique_ptr<LaunchGraph> make_graph(const LaunchList& list) override {
@@ -214,6 +217,21 @@ class CudaRuntime final : public Runtime {
 };
 
 }  // namespace
+
+void start_kernel(const KernelLaunch& launch, const void* params, const Stream& stream) {
+  void* arguments[] = {const_cast<void*>(params)};
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(launch.grid.x, launch.grid.y, launch.grid.z);
+  config.blockDim = dim3(launch.block);
+  config.dynamicSmemBytes = launch.smem;
+  config.stream = static_cast<cudaStream_t>(stream.handle);
+  config.attrs = &overlap;
+  config.numAttrs = stream.overlaps ? 1 : 0;
+  CUDA_CHECK(cudaLaunchKernelExC(&config, launch.kernel, arguments));
+}
 
 Result<int> count_cards() {
   int count = 0;

@@ -11,7 +11,9 @@
 //                 load_streamed(const void*) -> uint4: 16 bytes of global memory that no kernel writes meanwhile, past L1
 //   math          exp2_approx(x), log2_approx(x), rsqrt_exact(x), fma_rn(a, b, c), leading_zeros, count_bits (uint32); the standard library's others
 //   shared        T* shared_memory<T>(): the block's dynamic shared memory, 128-byte aligned, contents undefined
-//   launch        wait_for_previous(): the first statement of every kernel; what earlier kernels wrote is there after it
+//   launch        wait_for_previous(): once in every kernel, at its beginning; what earlier kernels wrote is there after it. Before
+//                 it stand at most calls of prefetch_*() of the same file, each with a comment "Before the wait: ..." that names
+//                 what it reads: only what no kernel writes, as the weights. prefetch_line(const void*): 128 bytes to L2
 //   barriers      sync_threads(): all threads of the block, at the same place in the source, none has returned
 //                 barrier_sync(id 1..15, threads), barrier_arrive(id, threads): named, whole warps
 //                 sync_warp(mask)

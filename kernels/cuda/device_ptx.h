@@ -111,14 +111,18 @@ __device__ __forceinline__ void barrier_arrive(uint32_t id, uint32_t threads) {
 }
 __device__ __forceinline__ void sync_warp(uint32_t mask = kFullWarp) { __syncwarp(mask); }
 
-// The next kernel is let in only afterwards, so that one at most waits with its blocks in place.
+// The next kernel is let in first: its blocks come when all of this one have their places, so they take none from them, and it
+// waits in turn for the whole of this one. So a kernel that is through has all before it behind it, however many wait in line.
 __device__ __forceinline__ void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
   if constexpr (kOverlapsLaunches) {
-    asm volatile("griddepcontrol.wait;" ::: "memory");
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
   }
 #endif
+}
+__device__ __forceinline__ void prefetch_line(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
 __device__ __forceinline__ uint32_t lane_idx() { return threadIdx.x & 31u; }

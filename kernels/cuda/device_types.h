@@ -15,9 +15,10 @@ struct f16 {
 inline constexpr uint32_t kFullWarp = 0xFFFFFFFFu;
 inline constexpr uint32_t kWarpSize = 32;
 
-// Whether a kernel of a list (launch_list.h) may be set up on a card of sm_90 while the one before it ends: programmatic dependent
-// launch. Every kernel therefore begins with wait_for_previous(); tools/check_layers.py sees to it. Off: plain stream order.
-inline constexpr bool kOverlapsLaunches = false;
+// Whether the blocks of a kernel may take their places on a card of sm_90 while the one before it runs: programmatic dependent
+// launch (card.cpp). Every kernel therefore begins with wait_for_previous(), with nothing before it but prefetch_*() of what no
+// kernel writes; tools/check_layers.py sees to it. Off: plain stream order.
+inline constexpr bool kOverlapsLaunches = true;
 
 template <class T>
 inline constexpr bool kIsHalf = false;

@@ -30,9 +30,7 @@ void launch(void (*kernel)(Params), Grid grid, uint32_t block, uint32_t smem, St
         cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem)));
   }
   if (stream.list != nullptr) return stream.list->add(function, grid, block, smem, params, nullptr);
-  void* arguments[] = {const_cast<void*>(static_cast<const void*>(&params))};
-  CUDA_CHECK(cudaLaunchKernel(function, dim3(grid.x, grid.y, grid.z), dim3(block), arguments, smem,
-                              static_cast<cudaStream_t>(stream.handle)));
+  start_kernel({function, grid, block, smem, 0, sizeof params, nullptr}, &params, stream);
 }
 
 #else

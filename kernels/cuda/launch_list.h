@@ -36,6 +36,9 @@ struct KernelLaunch {
   bool operator==(const KernelLaunch&) const = default;
 };
 
+// Starts a kernel on a card, now (card.cpp).
+void start_kernel(const KernelLaunch& launch, const void* params, const Stream& stream);
+
 class LaunchList {
  public:
   struct Item {

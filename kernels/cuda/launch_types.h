@@ -12,6 +12,7 @@ class LaunchList;
 struct Stream {
   void* handle = nullptr;      // on a card a cudaStream_t; the emulator runs a kernel at its launch
   LaunchList* list = nullptr;  // null: now
+  bool overlaps = false;  // a kernel may take its places while the one before it runs (wait_for_previous)
 
   Stream() = default;
   Stream(std::nullptr_t) {}  // NOLINT: the emulator's

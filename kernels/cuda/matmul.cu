@@ -4,7 +4,8 @@
 //           slices by cp.async. Matrix-bound beyond some 200 rows. Shared memory 30 KB (16-bit), 60 KB (f32: 2 blocks, not 3).
 //   streams (T = 1): a block streams four weight rows past L1, the 4 warps taking turns at the columns, so that a piece of x serves
 //           four rows; a lane has 8 accesses of 16 bytes on their way. Memory-bound: 8 blocks keep 128 KB of a multiprocessor
-//           on their way. N = 4,096 on 132 multiprocessors is 1,024 blocks of 1,056 places: one wave, 97% full.
+//           on their way, the first of them already while the kernel before ends (wait_for_previous). N = 4,096 on 132
+//           multiprocessors is 1,024 blocks of 1,056 places: one wave, 97% full.
 // f32 (tests) uses exact products in the same places. Products of several rows in 16 bits are the vendor's library's where
 // there is one and not `deterministic` (Runtime::multiply); outputs whose weights and results lie side by side are one product.
 // Occupancy: matmul_tile_kernel 128 x 3, matmul_stream_kernel 128 x 8.
@@ -27,6 +28,8 @@ constexpr int32_t kTileM = 64, kTileN = 64, kTileK = 32, kStages = 3;
 constexpr int32_t kStride =
     kTileK + 8;                     // of a row in shared memory: 80 bytes, ldmatrix without bank conflicts
 constexpr int32_t kStreamRows = 4;  // of a weight, a block's
+template <class T>
+constexpr int32_t kPer16 = 16 / sizeof(T);
 template <class T>
 constexpr int32_t kInFlight = kIsHalf<T> ? 2 : 1;  // pieces of each
 static_assert(kWarps == 4 && kTileM == 2 * 32 && kTileN == 2 * 32, "a warp owns a quarter of the tile");
@@ -83,18 +86,17 @@ __device__ __forceinline__ void put(const Output<T>& output, int64_t row, int64_
 template <class T>
 __device__ __forceinline__ void load_slice(T* tile, const T* from, int64_t stride, int64_t first,
                                            int64_t rows, int64_t cols, int64_t k, bool is_aligned) {
-  constexpr int32_t kPer16 = 16 / sizeof(T);
   if (is_aligned) {
-    constexpr int32_t kChunks = kTileK / kPer16;  // of a row
+    constexpr int32_t kChunks = kTileK / kPer16<T>;  // of a row
     static_assert(!kIsHalf<T> || kChunks == 4);
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileM * kChunks;
          i += static_cast<int32_t>(kThreads)) {
       // 16-bit rows are 80 bytes apart: 8 lanes write one column of 8 rows, as ldmatrix reads them, and meet on no bank; a warp
       // still reads whole sectors. f32 rows fill the banks alone.
       const int32_t r = kIsHalf<T> ? i / 32 * 8 + i % 8 : i / kChunks;
-      const int32_t c = (kIsHalf<T> ? i % 32 / 8 : i % kChunks) * kPer16;
+      const int32_t c = (kIsHalf<T> ? i % 32 / 8 : i % kChunks) * kPer16<T>;
       const int64_t left = first + r < rows ? cols - k - c : 0;
-      const auto valid = static_cast<uint32_t>(max(int64_t{0}, min(left, int64_t{kPer16}))) * sizeof(T);
+      const auto valid = static_cast<uint32_t>(max(int64_t{0}, min(left, int64_t{kPer16<T>}))) * sizeof(T);
       cp_async16(tile + r * kStride + c, valid > 0 ? from + (first + r) * stride + k + c : from, valid);
     }
     return;
@@ -185,17 +187,22 @@ __device__ __forceinline__ float multiply_chunk(uint4 a, uint4 b, float sum) {
   return sum;
 }
 
-// Columns c, c + step, ... of the rows: `Count` pieces of each are asked for before the first is used.
+// Columns c, c + step, ... of the rows: `Count` pieces of each.
 template <int32_t Count, class T>
-__device__ __forceinline__ void multiply_pieces(float (&sums)[kStreamRows], const T* x,
-                                                const T* const (&rows)[kStreamRows], int64_t c,
-                                                int64_t step) {
-  uint4 weights[Count][kStreamRows], pieces[Count];
+__device__ __forceinline__ void load_weights(uint4 (&weights)[Count][kStreamRows],
+                                             const T* const (&rows)[kStreamRows], int64_t c, int64_t step) {
 #pragma unroll
   for (int32_t i = 0; i < Count; ++i) {
 #pragma unroll
     for (int32_t r = 0; r < kStreamRows; ++r) weights[i][r] = load_streamed(rows[r] + c + i * step);
   }
+}
+
+template <int32_t Count, class T>
+__device__ __forceinline__ void multiply_held(float (&sums)[kStreamRows], const T* x,
+                                              const uint4 (&weights)[Count][kStreamRows], int64_t c,
+                                              int64_t step) {
+  uint4 pieces[Count];
 #pragma unroll
   for (int32_t i = 0; i < Count; ++i) pieces[i] = load_vector<uint4>(x + c + i * step);
 #pragma unroll
@@ -206,26 +213,68 @@ __device__ __forceinline__ void multiply_pieces(float (&sums)[kStreamRows], cons
 }
 
 template <class T>
+constexpr int64_t kStreamStep = int64_t{kThreads} * kPer16<T>;  // columns a block's threads take at once
+
+// Columns that are read in pieces.
+template <class T>
+__device__ __forceinline__ int64_t whole_columns(const MatmulParams<T>& p) {
+  return p.is_aligned != 0 ? p.cols / kPer16<T> * kPer16<T> : 0;
+}
+
+// The rows of a block, and the first pieces of them where the thread has as many.
+template <class T>
+struct StreamRows {
+  const Output<T>* output;
+  int64_t first;
+  const T* rows[kStreamRows];  // the last one again for those beyond
+  uint4 weights[kInFlight<T>][kStreamRows];
+  bool is_held;
+};
+
+// Before the wait: a weight, placed at load. What a multiprocessor can have on its way is, when x is there.
+template <class T>
+__device__ __forceinline__ StreamRows<T> prefetch_rows(const MatmulParams<T>& p) {
+  StreamRows<T> block{};
+  block.output = &output_of(p, static_cast<int32_t>(blockIdx.x));
+  block.first = int64_t{static_cast<int32_t>(blockIdx.x) - block.output->first_block} * kStreamRows;
+#pragma unroll
+  for (int32_t r = 0; r < kStreamRows; ++r) {
+    const int64_t row = min(block.first + r, block.output->num - 1);
+    block.rows[r] = block.output->weight + row * block.output->weight_stride;
+  }
+  const int64_t c = int64_t{threadIdx.x} * kPer16<T>;
+  block.is_held = c + (kInFlight<T> - 1) * kStreamStep<T> < whole_columns(p);
+  if (block.is_held) load_weights(block.weights, block.rows, c, kStreamStep<T>);
+  return block;
+}
+
+template <class T>
 __global__ void __launch_bounds__(kThreads, 8)
     matmul_stream_kernel(const __grid_constant__ MatmulParams<T> p) {
+  StreamRows<T> block = prefetch_rows(p);
   wait_for_previous();
   auto* partial = shared_memory<float>();  // [kStreamRows, kWarps]
-  const Output<T>& output = output_of(p, static_cast<int32_t>(blockIdx.x));
-  const int64_t first = int64_t{static_cast<int32_t>(blockIdx.x) - output.first_block} * kStreamRows;
-  const T* rows[kStreamRows];  // the last one again for those beyond
-#pragma unroll
-  for (int32_t r = 0; r < kStreamRows; ++r)
-    rows[r] = output.weight + min(first + r, output.num - 1) * output.weight_stride;
-  constexpr int32_t kPer16 = 16 / sizeof(T);
-  constexpr int64_t kStep = int64_t{kThreads} * kPer16;
-  const int64_t whole = p.is_aligned != 0 ? p.cols / kPer16 * kPer16 : 0;
+  const Output<T>& output = *block.output;
+  const auto& rows = block.rows;
+  constexpr int64_t kStep = kStreamStep<T>;
+  const int64_t first = block.first, whole = whole_columns(p);
   float sums[kStreamRows] = {};
-  int64_t c = int64_t{threadIdx.x} * kPer16;
+  int64_t c = int64_t{threadIdx.x} * kPer16<T>;
+  if (block.is_held) {
+    multiply_held(sums, p.x, block.weights, c, kStep);
+    c += kInFlight<T> * kStep;
+  }
 #pragma unroll 1
-  for (; c + (kInFlight<T> - 1) * kStep < whole; c += kInFlight<T> * kStep)
-    multiply_pieces<kInFlight<T>>(sums, p.x, rows, c, kStep);
+  for (; c + (kInFlight<T> - 1) * kStep < whole; c += kInFlight<T> * kStep) {
+    load_weights(block.weights, rows, c, kStep);
+    multiply_held(sums, p.x, block.weights, c, kStep);
+  }
 #pragma unroll 1
-  for (; c < whole; c += kStep) multiply_pieces<1>(sums, p.x, rows, c, kStep);
+  for (; c < whole; c += kStep) {
+    uint4 weights[1][kStreamRows];
+    load_weights(weights, rows, c, kStep);
+    multiply_held(sums, p.x, weights, c, kStep);
+  }
 #pragma unroll 1
   for (c = whole + threadIdx.x; c < p.cols; c += kThreads) {
     const float x = to_f32(p.x[c]);

@@ -145,9 +145,20 @@ __device__ __forceinline__ void normalise(const RmsNormParams<T>& p, const Group
   }
 }
 
+// Before the wait: the weight, on its way to L2. The rest is there already, from the kernels before.
+template <class T>
+__device__ __forceinline__ void prefetch_weight(const RmsNormParams<T>& p) {
+  constexpr int64_t kLine = 128;
+  const auto* weight = static_cast<const unsigned char*>(p.weight.data);
+  const int64_t bytes = p.cols * (p.weight.kind == 0 ? 4 : 2);
+  for (int64_t at = int64_t{threadIdx.x} * kLine; at < bytes; at += int64_t{blockDim.x} * kLine)
+    prefetch_line(weight + at);
+}
+
 template <class T, int32_t Held>
 __global__ void __launch_bounds__(Held == 1 ? kOnePieceThreads : kMaxThreads, Held == 1 ? 4 : 1)
     rmsnorm_block_kernel(const __grid_constant__ RmsNormParams<T> p) {
+  prefetch_weight(p);
   wait_for_previous();
   normalise<Held, (Held > 1)>(p, group_of(p, blockIdx.x, blockIdx.y), p.cols, threadIdx.x, blockDim.x,
                               [](float squares) { return block_sum(squares, shared_memory<float>()); });
@@ -156,6 +167,7 @@ __global__ void __launch_bounds__(Held == 1 ? kOnePieceThreads : kMaxThreads, He
 template <class T>
 __global__ void __launch_bounds__(kWarpThreads, 5)
     rmsnorm_warp_kernel(const __grid_constant__ RmsNormParams<T> p) {
+  prefetch_weight(p);
   wait_for_previous();
   const uint32_t of_warp = kWarpSize / p.lanes, first = (blockIdx.x * kWarps + warp_idx()) * of_warp;
   if (first >= p.items) return;  // a whole warp

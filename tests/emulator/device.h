@@ -176,6 +176,7 @@ inline void sync_warp(uint32_t mask = kFullWarp, const emulator::Place& place = 
 }
 
 inline void wait_for_previous() {}  // a kernel starts when the one before it has ended
+inline void prefetch_line(const void*) {}
 
 inline uint32_t lane_idx() { return threadIdx.x & 31u; }
 inline uint32_t warp_idx() { return threadIdx.x >> 5; }

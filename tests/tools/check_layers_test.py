@@ -24,6 +24,11 @@ HOUSE = {
                             "template <class T>\n__global__ void __launch_bounds__(256, N == 1 ? 2 : 1)\n"
                             "    zero_kernel(const __grid_constant__ Params<T> p) {\n"
                             "  // first of all\n  wait_for_previous();\n  p.data[0] = 0;\n}\n",
+    "kernels/cuda/early.cu": "// Before the wait: the weight.\n// It is placed at load.\ntemplate <class T>\n"
+                             "__device__ __forceinline__ Rows<T> prefetch_rows(const Params<T>& p) { return p.weight; }\n"
+                             "template <class T>\n__global__ void early_kernel(const __grid_constant__ Params<T> p) {\n"
+                             "  const Rows<T> rows = prefetch_rows(p);  // in registers\n  prefetch_rows<T>(p);\n"
+                             "  wait_for_previous();\n  p.data[0] = rows.value;\n}\n",
     "engine/CMakeLists.txt": "restkv_layer(restkv_engine SOURCES engine.cpp device.cpp scheduler.cpp\n"
                              "  USES restkv_kernels restkv_cpu)  # the device is made here\n",
     "engine/engine.h": '#include "kernels/base/check.h"\n',
@@ -58,6 +63,16 @@ FAULTS = {
                                     "kernels/cuda/zero.cu:9", "begins with 'p.data[0] = 1;'"),
     "a kernel that waits later": ("kernels/cuda/zero.cu", "__global__ void two_kernel(Params p) {\n  if (p.n) {\n"
                                   "    wait_for_previous();\n  }\n}", "kernels/cuda/zero.cu:9", "begins with"),
+    "an access before the wait": ("kernels/cuda/early.cu", "__global__ void k(Params p) {\n  prefetch_rows(p);\n"
+                                  "  const int n = p.n[0];\n  wait_for_previous();\n}", "kernels/cuda/early.cu:12",
+                                  "begins with 'const int n = p.n[0];'"),
+    "an access as an argument": ("kernels/cuda/early.cu", "__global__ void k(Params p) {\n  prefetch_rows(p.n[0]);\n"
+                                 "  wait_for_previous();\n}", "kernels/cuda/early.cu:12", "begins with 'prefetch_rows(p.n[0]);'"),
+    "a prefetch that does not say what": ("kernels/cuda/zero.cu", "// The input.\n__device__ void prefetch_x(Params p) {}\n"
+                                          "__global__ void k(Params p) {\n  prefetch_x(p);\n  wait_for_previous();\n}",
+                                          "kernels/cuda/zero.cu:11", "prefetch_x() is called before the wait"),
+    "a kernel that waits twice": ("kernels/cuda/zero.cu", "__global__ void k(Params p) {\n  wait_for_previous();\n"
+                                  "  p.data[0] = 0;\n  wait_for_previous();\n}", "kernels/cuda/zero.cu", "3 times for 2 kernels"),
     "circle": ("kernels/CMakeLists.txt", "restkv_layer(restkv_base SOURCES base/check.cpp USES restkv_kernels)",
                "kernels/CMakeLists.txt", "circle"),
 }
