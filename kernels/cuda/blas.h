@@ -1,4 +1,4 @@
-// Products by cuBLASLt, which is looked for when the first card is opened: a program without it runs, and its products are our
+// Products by cuBLASLt, which is looked for when the first product is asked for: a program without it runs, and its products are our
 // own kernels' (matmul.cu).
 #pragma once
 

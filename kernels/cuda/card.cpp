@@ -52,7 +52,8 @@ class CudaGraph final : public LaunchGraph {
 
 class CudaRuntime final : public Runtime {
  public:
-  explicit CudaRuntime(int index) {
+  // Products: of 16-bit types, by the vendor's library where it is found.
+  CudaRuntime(int index, bool has_products) {
     CUDA_CHECK(cudaSetDevice(index));
     cudaDeviceProp properties{};
     CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
@@ -65,8 +66,8 @@ class CudaRuntime final : public Runtime {
     CUDA_CHECK(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming));
     for (cudaEvent_t& mark : marks_) CUDA_CHECK(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming));
     index_ = index;
-    blas_memory_ = allocate(kBlasBytes);
-    if (blas_memory_ != nullptr) blas_ = Blas::open(blas_memory_, kBlasBytes);
+    // Reserved now, so that free_bytes() is what the rest may have; the library is opened for the first product.
+    if (has_products) blas_memory_ = allocate(kBlasBytes);
   }
   ~CudaRuntime() override {
     if (is_lost_) {  // its calls would fail or never return; the process is ending
@@ -139,7 +140,7 @@ class CudaRuntime final : public Runtime {
 
   bool multiply(const Product& product, Stream stream) override {
     bind();
-    if (blas_ == nullptr || !blas_->can_multiply(product)) return false;
+    if (!open_blas() || !blas_->can_multiply(product)) return false;
     if (stream.list != nullptr) {
       stream.list->add(product);
     } else {
@@ -191,6 +192,11 @@ class CudaRuntime final : public Runtime {
   }
 
  private:
+  bool open_blas() {
+    if (!is_blas_asked_ && blas_memory_ != nullptr) blas_ = Blas::open(blas_memory_, kBlasBytes);
+    is_blas_asked_ = true;
+    return blas_ != nullptr;
+  }
   void wait(cudaEvent_t event) {
     const auto begin = std::chrono::steady_clock::now();
     for (;;) {
@@ -220,6 +226,7 @@ class CudaRuntime final : public Runtime {
   bool overlaps_launches_ = false;
   std::byte* blas_memory_ = nullptr;
   std::unique_ptr<Blas> blas_;
+  bool is_blas_asked_ = false;
   bool is_lost_ = false;
 };
 
@@ -268,7 +275,8 @@ Result<std::unique_ptr<Backend>> open_card(int index, const BackendOptions& opti
       return unimplemented("card " + std::to_string(index) + " has compute capability " +
                            std::to_string(major) + ".x; 8.0 is the least that is supported");
     }
-    return make_backend(std::make_unique<CudaRuntime>(index), options);
+    const bool has_products = options.type != DType::kF32 && !options.is_deterministic;
+    return make_backend(std::make_unique<CudaRuntime>(index, has_products), options);
   } catch (const DeviceError& error) {
     return Status(StatusCode::kUnavailable, error.what());
   }
