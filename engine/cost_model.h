@@ -5,6 +5,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace restkv {
@@ -31,6 +32,17 @@ class LinearFit {
 
 class CostModel {
  public:
+  // Units that ran one behind the other and were waited for together.
+  struct Units {
+    LinearFit::Features features{};  // summed
+    int32_t count = 0;
+    void add(int64_t first_row, int64_t rows) {
+      const LinearFit::Features one = unit_features(first_row, rows);
+      for (size_t i = 0; i < one.size(); ++i) features[i] += one[i];
+      ++count;
+    }
+  };
+
   // Rows of a unit are a multiple of this, but for the last: the products' tile.
   static constexpr int32_t kRowTile = 16;
 
@@ -41,6 +53,12 @@ class CostModel {
   }
   void observe_unit(int64_t first_row, int64_t rows, double seconds) {
     unit_.add(unit_features(first_row, rows), seconds);
+  }
+  // As one unit that is their mean.
+  void observe_units(const Units& units, double seconds) {
+    LinearFit::Features mean = units.features;
+    for (double& feature : mean) feature /= units.count;
+    unit_.add(mean, seconds / units.count);
   }
 
   // 0 while nothing was measured.

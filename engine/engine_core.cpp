@@ -10,6 +10,8 @@
 namespace restkv {
 namespace {
 
+constexpr double kAloneSeconds = 6e-3;  // of units in one turn, where nobody waits for a token
+
 float milliseconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<float, std::milli>(to - from).count();
 }
@@ -30,7 +32,8 @@ EngineCore::EngineCore(const Model& model, const EngineOptions& options, const M
       scheduler_({.max_num_seqs = options.max_num_seqs,
                   .max_num_batched_tokens = options.max_num_batched_tokens,
                   .num_layers = static_cast<int32_t>(model.config.num_layers),
-                  .policy = options.scheduling},
+                  .policy = options.scheduling,
+                  .alone_seconds = executor_.runs_beside() ? kAloneSeconds : 0},
                  cost_, executor_) {}
 
 void EngineCore::accept(const std::shared_ptr<RequestHandle>& handle) {
@@ -123,6 +126,7 @@ void EngineCore::turn() {
 }
 
 void EngineCore::add_in_work(Sequence* leader) {
+  if (std::find(in_work_.begin(), in_work_.end(), leader) != in_work_.end()) return;
   in_work_.push_back(leader);
   in_work_.insert(in_work_.end(), leader->followers.begin(), leader->followers.end());
 }
@@ -182,23 +186,40 @@ void EngineCore::finish_step() {
 }
 
 void EngineCore::run_units() {
-  for (;;) {
+  while (run_units_together()) drop_ended();
+}
+
+bool EngineCore::run_units_together() {
+  CostModel::Units units;
+  bool is_done = false;
+  Sequence* last = nullptr;
+  const Clock::time_point start = now_();
+  // A backend that computes where it is called gains nothing from more than one.
+  while (!is_done && (!last || executor_.runs_beside())) {
     const PrefillUnit unit = scheduler_.plan_unit();
-    if (!unit.sequence) return;
-    add_in_work(unit.sequence);
-    trace_.add(counters_.steps, TurnTrace::Event::kUnit, static_cast<int64_t>(unit.sequence->key.arrival),
-               unit.layer, unit.num_rows);
-    const Clock::time_point start = now_();
-    executor_.run_unit(unit, results_);
-    cost_.observe_unit(unit.row_begin, unit.num_rows, seconds(start, now_()));
+    if (!unit.sequence) break;
+    last = unit.sequence;
+    add_in_work(last);
+    trace_.add(counters_.steps, TurnTrace::Event::kUnit, static_cast<int64_t>(last->key.arrival), unit.layer,
+               unit.num_rows);
+    executor_.start_unit(unit);
+    units.add(unit.row_begin, unit.num_rows);
     histograms_.add(Metric::kIterationTokens, unit.num_rows);
-    const bool is_done = scheduler_.finish_unit(unit);
-    report_units(*unit.sequence);
-    if (is_done) start_feeds();
-    in_work_.clear();
-    for (const StepResult& result : results_) deliver(result);
-    drop_ended();
+    is_done = scheduler_.finish_unit(unit);
   }
+  if (!last) return false;
+  executor_.finish_units(results_);
+  cost_.observe_units(units, seconds(start, now_()));
+  for (const Sequence* sequence : in_work_)
+    if (!sequence->leader) report_units(*sequence);
+  if (is_done) {
+    in_work_.clear();
+    add_in_work(last);
+    start_feeds();
+  }
+  in_work_.clear();
+  for (const StepResult& result : results_) deliver(result);
+  return true;
 }
 
 // A prompt in units runs layer by layer: what is done of it is a share of layers times rows.

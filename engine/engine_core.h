@@ -72,13 +72,15 @@ class EngineCore {
   };
   using Deadline = std::pair<Clock::time_point, const RequestHandle*>;
 
-  void add_in_work(Sequence* leader);
+  void add_in_work(Sequence* leader);  // and its followers, once
   void run_step();
   // A step is in flight: the next one behind it where it can be, then its results.
   void follow_step();
   void start_step();
   void finish_step();
   void run_units();
+  // Units that the device runs one behind the other, until one ends its prompt's prefill; false: there is none to run.
+  bool run_units_together();
   // After a step or unit: those in work whose prefill is done and whose prompt is not.
   void start_feeds();
   void report_units(const Sequence& sequence);

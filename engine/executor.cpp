@@ -312,8 +312,7 @@ bool Executor::draws_alone(const Sequence& sequence) {
 }
 
 bool Executor::can_run_ahead(const StepBatch& batch) const {
-  if (!backend_.is_asynchronous() || !batch.prompts.empty() || batch.decodes.empty() || observer_ ||
-      draw_observer_)
+  if (!runs_beside() || !batch.prompts.empty() || batch.decodes.empty() || observer_ || draw_observer_)
     return false;
   return std::all_of(batch.decodes.begin(), batch.decodes.end(), [](const StepBatch::Decode& decode) {
     return decode.sequence->phase == SequencePhase::kDecode && draws_alone(*decode.sequence);
@@ -472,16 +471,15 @@ void Executor::end_prefixes(const StepInFlight& step) {
   }
 }
 
-void Executor::run_unit(const PrefillUnit& unit, std::vector<StepResult>& results) {
-  CHECK(num_steps_ == 0) << "a unit behind a step in flight";
+void Executor::finish_units(std::vector<StepResult>& results) {
   results.clear();
-  enqueue_unit(unit);
-  // How long it took is what the scheduler plans the next one by.
+  // How long they took is what the scheduler plans the next ones by.
   if (num_steps_ > 0) return finish_step(results);
   backend_.synchronize();
 }
 
-void Executor::enqueue_unit(const PrefillUnit& unit) {
+void Executor::start_unit(const PrefillUnit& unit) {
+  CHECK(num_steps_ == 0) << "a unit behind a step in flight";
   Sequence& sequence = *unit.sequence;
   const ScratchRows scratch = scratch_rows(*sequence.memory);
   // Scratch row 0 is the first one that is computed.

@@ -78,7 +78,8 @@ class Executor final : public SequenceHost {
     start_step(batch);
     finish_step(results);
   }
-  int32_t num_steps() const { return num_steps_; }  // started and not finished
+  bool runs_beside() const { return backend_.is_asynchronous(); }  // the host may go on while it computes
+  int32_t num_steps() const { return num_steps_; }                 // started and not finished
   // Whether a step of `batch` can be enqueued behind one in flight, and be left in flight itself: nothing of its draw depends
   // on a token that the host has not seen.
   bool can_run_ahead(const StepBatch& batch) const;
@@ -86,8 +87,14 @@ class Executor final : public SequenceHost {
   void append_in_flight(std::vector<Sequence*>& sequences) const;
   // After a failure: steps in flight have no results.
   void forget_steps();
-  // One unit; the last unit of the last layer draws the first token, if that was the whole prompt.
-  void run_unit(const PrefillUnit& unit, std::vector<StepResult>& results);
+  // One unit; the last unit of the last layer draws the first token, if that was the whole prompt. start_unit enqueues it behind
+  // others, as long as none of them has drawn (num_steps() == 0); finish_units waits for all.
+  void start_unit(const PrefillUnit& unit);
+  void finish_units(std::vector<StepResult>& results);
+  void run_unit(const PrefillUnit& unit, std::vector<StepResult>& results) {
+    start_unit(unit);
+    finish_units(results);
+  }
 
   // The token joins the counts that the penalties use.
   void count_token(Sequence& sequence, int32_t token);
@@ -138,7 +145,6 @@ class Executor final : public SequenceHost {
   void append_prefill_ids(const Sequence& sequence, int64_t begin, int64_t count);
   // Prompt log probabilities and the observer: logits of rows [first_row, +residual.rows) of `sequence`.
   void look_at_rows(Sequence& sequence, int64_t first_row, const Tensor& residual);
-  void enqueue_unit(const PrefillUnit& unit);
   StepInFlight& open_step();
   // Draws for the sequences in `step.drawing` from the rows rows_ of `residual`.
   void draw(const Tensor& residual, StepInFlight& step);

@@ -120,7 +120,7 @@ void Scheduler::plan_step(StepBatch& batch) {
   }
   others_decode_ = rows > 0;
   has_unit_ = false;
-  seconds_left_ = kPromptShare * cost_.step_seconds(rows, entries);
+  seconds_left_ = others_decode_ ? kPromptShare * cost_.step_seconds(rows, entries) : options_.alone_seconds;
   for (Sequence* sequence : prompts_) {
     const int32_t prompt_rows = sequence->prefill_rows() - sequence->first_row;
     if (sequence->in_units || prompt_rows > short_prompt_rows() ||
@@ -167,22 +167,19 @@ Sequence* Scheduler::next_in_work() const {
 }
 
 PrefillUnit Scheduler::plan_unit() {
-  // Without others a turn is one unit: that is how soon a cancel or an arrival is seen.
-  if (has_unit_ && (!others_decode_ || seconds_left_ <= 0)) return {};
+  if (has_unit_ && seconds_left_ <= 0) return {};
   if (!has_unit_) start_waiting_prefills();
   Sequence* sequence = next_in_work();
   if (!sequence) return {};
   int32_t rows = options_.max_num_batched_tokens;
-  if (others_decode_) {
-    rows = cost_.unit_rows(sequence->unit_row, rows, seconds_left_);
-    rows = std::min(rows, sequence->prefill_rows() - sequence->unit_row);
-    const double seconds = cost_.unit_seconds(sequence->unit_row, rows);
-    if (has_unit_ && seconds > seconds_left_) return {};
-    seconds_left_ -= seconds;
-  }
+  if (others_decode_) rows = cost_.unit_rows(sequence->unit_row, rows, seconds_left_);
+  rows = std::min(rows, sequence->prefill_rows() - sequence->unit_row);
+  const double seconds = cost_.unit_seconds(sequence->unit_row, rows);
+  if (has_unit_ && seconds > seconds_left_) return {};
+  // What was never measured may take any time: alone it is one unit.
+  seconds_left_ = others_decode_ || seconds > 0 ? seconds_left_ - seconds : 0;
   has_unit_ = true;
-  return {sequence, sequence->unit_layer, sequence->unit_row,
-          std::min(rows, sequence->prefill_rows() - sequence->unit_row)};
+  return {sequence, sequence->unit_layer, sequence->unit_row, rows};
 }
 
 bool Scheduler::finish_unit(const PrefillUnit& unit) {

@@ -40,6 +40,9 @@ struct SchedulerOptions {
   int32_t max_num_batched_tokens = 512;
   int32_t num_layers = 1;
   SchedulingPolicy policy = SchedulingPolicy::kShortest;
+  // How long the units of a turn may take together while nothing decodes, if they are more than one: so long an arrival or a
+  // cancel may have to wait for the turn. They leave no gap between each other on a device that works beside the host.
+  double alone_seconds = 0;
 };
 
 class Scheduler {
@@ -55,9 +58,9 @@ class Scheduler {
   // allow. May be empty. While a step is in flight: those of it whose answer goes on whatever it draws, and what joins them.
   void plan_step(StepBatch& batch);
   // The next unit of a long prompt within this turn; sequence null: none. While others decode, the units of a turn together
-  // take about as long as its step.
+  // take about as long as its step; else one, or as many as alone_seconds have room for.
   PrefillUnit plan_unit();
-  // A unit was executed: moves the prompt's cursor; true when its last layer is done.
+  // A unit was executed, or enqueued: moves the prompt's cursor; true when its last layer is done.
   bool finish_unit(const PrefillUnit& unit);
   // Prefill is done, but not the whole prompt (compress_at).
   void start_feed(Sequence& sequence);
@@ -103,7 +106,7 @@ class Scheduler {
   Clock::time_point start_{};  // of the first arrival
   // Of the turn that plan_step began.
   bool others_decode_ = false, has_unit_ = false;
-  double seconds_left_ = 0;  // for prompts, while others decode
+  double seconds_left_ = 0;  // for prompts
 };
 
 }  // namespace restkv

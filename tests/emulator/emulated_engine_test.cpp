@@ -2,6 +2,7 @@
 #include <set>
 
 #include "engine/device.h"
+#include "engine/engine_core.h"
 #include "kernels/base/float16.h"
 #include "tests/emulator/emulated_backend.h"
 #include "tests/engine/answer_collector.h"
@@ -188,6 +189,69 @@ TEST(EmulatedEngine, StepsRunAhead) {
       EXPECT_EQ(answer.counters.cache.evicted, other.counters.cache.evicted) << i << " " << c;
       EXPECT_EQ(answer.counters.cache.events, other.counters.cache.events) << i << " " << c;
     }
+  }
+}
+
+// Where nothing decodes and units are short, a turn has several, one behind the other on the device; how many makes no difference to
+// an answer. The clock of the second run says that each takes longer than a turn may: one unit a turn, as on the CPU.
+TEST(EmulatedEngine, UnitsOfATurnAreWaitedForTogether) {
+  testing::TinyShape shape;
+  shape.layers = 3;
+  const auto model = make_tiny_model(shape);
+  EngineOptions options = emulated_options(0);
+  options.max_num_batched_tokens = 16;
+  struct Run {
+    std::vector<std::vector<Answer>> answers;
+    int64_t turns = 0;
+  };
+  const auto run = [&](std::chrono::microseconds tick) {
+    const auto backend = make_emulated_backend({.page_slots = 16, .is_deterministic = true});
+    const Result<MemoryPlan> plan = Executor::plan(*model, *backend, options, available_memory(*backend));
+    Run result;
+    if (!plan.ok()) return result;
+    Clock::time_point now(std::chrono::hours(1));
+    EngineCore core(*model, options, *plan, *backend, [&] { return now += tick; });
+    core.fit_costs();
+    testing::Collector collector;
+    std::vector<std::shared_ptr<RequestHandle>> handles;
+    for (const char* policy : {"full", "restkv"}) {
+      CacheRequest cache;
+      cache.policy = policy;
+      if (!handles.empty()) cache.budget = 24;
+      cache.window = 4;
+      Request request;
+      for (int32_t i = 0; i < 60; ++i)
+        request.prompt.push_back(3 + (i * 7 + static_cast<int32_t>(handles.size())) % 60);
+      request.max_tokens = 3;
+      request.ignore_eos = true;
+      request.sampling.temperature = 0;
+      request.sampling.num_logprobs = 0;
+      request.cache = *resolve_cache_settings(cache, {});
+      request.arrival = now;
+      handles.push_back(collector.handle(std::move(request)));
+      handles.back()->stream.reserve(8);
+      core.accept(handles.back());
+    }
+    for (; !core.is_empty() && result.turns < 200; ++result.turns) {
+      core.turn();
+      core.flush();
+    }
+    EXPECT_TRUE(core.is_healthy() && core.is_empty());
+    EXPECT_EQ(core.executor().pool().owned(), 0);
+    result.answers = collector.collect(handles);
+    return result;
+  };
+  const Run together = run(std::chrono::microseconds(10)), single = run(std::chrono::milliseconds(20));
+  ASSERT_EQ(together.answers.size(), 2u);
+  ASSERT_EQ(single.answers.size(), 2u);
+  // Two prompts of 12 units.
+  EXPECT_GE(single.turns, 12);
+  EXPECT_LT(together.turns, 12);
+  for (size_t i = 0; i < single.answers.size(); ++i) {
+    EXPECT_EQ(single.answers[i][0].tokens.size(), 3u);
+    EXPECT_TRUE(single.answers[i][0] == together.answers[i][0]) << i;
+    EXPECT_EQ(single.answers[i][0].counters.cache.evicted, together.answers[i][0].counters.cache.evicted)
+        << i;
   }
 }
 

@@ -70,11 +70,16 @@ CostModel steady_cost(int32_t num_layers) {
 }
 
 struct Fixture {
-  explicit Fixture(int64_t entries, SchedulingPolicy policy = SchedulingPolicy::kFifo, bool is_fitted = false)
+  explicit Fixture(int64_t entries, SchedulingPolicy policy = SchedulingPolicy::kFifo, bool is_fitted = false,
+                   double alone_seconds = 0)
       : host(entries),
         cost(is_fitted ? steady_cost(3) : CostModel(3)),
-        scheduler({.max_num_seqs = 4, .max_num_batched_tokens = 64, .num_layers = 3, .policy = policy}, cost,
-                  host) {}
+        scheduler({.max_num_seqs = 4,
+                   .max_num_batched_tokens = 64,
+                   .num_layers = 3,
+                   .policy = policy,
+                   .alone_seconds = alone_seconds},
+                  cost, host) {}
   Sequence* add(std::unique_ptr<Sequence> s, int64_t milliseconds = 0) {
     Choices choices;
     Sequence* added = s.get();
@@ -210,6 +215,48 @@ TEST(Scheduler, APromptThatWouldTakeLongerThanAStepRunsInUnits) {
   const PrefillUnit unit = f.scheduler.plan_unit();
   EXPECT_EQ(unit.sequence, wide);
   EXPECT_TRUE(f.host.leases.contains(wide));
+}
+
+TEST(Scheduler, ATurnWhereNothingDecodesHasAsManyUnitsAsItsTimeHasRoomFor) {
+  // Units of 64 and 36 rows, six of them; a turn has room for four and a half.
+  const CostModel cost = steady_cost(3);
+  const double large = cost.unit_seconds(0, 64), small = cost.unit_seconds(64, 36);
+  ASSERT_GT(small, 0);
+  for (const bool is_fitted : {true, false}) {  // of unknown ones a turn has one
+    Fixture f(1000, SchedulingPolicy::kFifo, is_fitted, 2.5 * large + 2 * small);
+    f.add(sequence(100, 5));
+    f.admit();
+    std::vector<int32_t> units_of_turns;
+    for (bool done = false; !done;) {
+      EXPECT_TRUE(f.plan_step().empty());
+      int32_t units = 0;
+      for (PrefillUnit unit = f.scheduler.plan_unit(); unit.sequence && !done;
+           unit = f.scheduler.plan_unit()) {
+        done = f.scheduler.finish_unit(unit);
+        ++units;
+        if (done) break;
+      }
+      units_of_turns.push_back(units);
+    }
+    const auto expected = is_fitted ? std::vector<int32_t>{4, 2} : std::vector<int32_t>{1, 1, 1, 1, 1, 1};
+    EXPECT_EQ(units_of_turns, expected);
+  }
+}
+
+TEST(Scheduler, UnitsWaitedForTogetherCountAsTheirMean) {
+  CostModel cost(3);
+  for (int i = 0; i < 60; ++i) {
+    CostModel::Units units;
+    double seconds = 0;
+    for (int k = 0; k <= i % 3; ++k) {
+      const int32_t rows = 16 + 8 * ((i + k) % 7);
+      units.add(0, rows);
+      seconds += 1e-4 + 1e-5 * rows;
+    }
+    cost.observe_units(units, seconds);
+  }
+  EXPECT_NEAR(cost.unit_seconds(0, 32), 1e-4 + 1e-5 * 32, 2e-5);
+  EXPECT_NEAR(cost.unit_seconds(0, 64), 1e-4 + 1e-5 * 64, 2e-5);
 }
 
 TEST(Scheduler, LongPromptsRunInUnitsLayerByLayer) {
