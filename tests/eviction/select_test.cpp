@@ -146,6 +146,30 @@ TEST_P(Select, TiesGoToNewerRows) {
   EXPECT_THAT(zeros.run(*backend).kept[0], ElementsAre(1, 2, 3));
 }
 
+// More rows than a block looks at in one go, few different scores: the order of (score, row) decides.
+TEST_P(Select, ManyRowsOfFewScores) {
+  const std::unique_ptr<Backend> backend = make(1);
+  std::mt19937 random(11);
+  constexpr int32_t kRows = 5000;
+  std::vector<float> scores(kRows);
+  for (float& x : scores) x = static_cast<float>(random() % 7) - 3.0f;
+  std::vector<int32_t> order(kRows);
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    const float x = scores[static_cast<size_t>(a)], y = scores[static_cast<size_t>(b)];
+    return x > y || (x == y && a > b);
+  });
+  for (const int32_t keep : {1, 700, 4600, kRows}) {
+    std::vector<int32_t> expected(order.begin(), order.begin() + keep);
+    std::sort(expected.begin(), expected.end());
+    Selection one{.scores = {scores}, .keep = {keep}};
+    EXPECT_EQ(one.run(*backend).kept[0], expected) << keep;
+    // The same array twice says the same.
+    Selection two{.scores = {scores, scores}, .keep = {keep}};
+    EXPECT_EQ(two.run(*backend).kept[0], expected) << keep;
+  }
+}
+
 TEST_P(Select, NanAndInfRankFirstAndAreCounted) {
   const std::unique_ptr<Backend> backend = make(1);
   Selection s{.scores = {{9, NAN, 3, INFINITY, 8, -NAN}}, .keep = {4}};
@@ -321,23 +345,26 @@ TEST_P(Compact, InPlaceAndFromScratch) {
   const std::unique_ptr<Backend> backend = make(2);
   // In place, entries written too early are missed by threads that read later: which ones, the order of warps decides.
   const bool is_emulated = device_op_cases()[GetParam()].is_emulated;
-  for (const int32_t turn : {0, 60, 100, is_emulated ? -100 : 0}) {
-    const int32_t paged = std::abs(turn);
+  const struct {
+    int32_t rows, paged;
+    bool is_reversed = false;
+  } turns[] = {{100, 0}, {100, 60}, {100, 100}, {100, 100, is_emulated}, {4000, 0}, {4000, 4000}};
+  for (const auto& [rows, paged, is_reversed] : turns) {
     const emulator::Order before = emulator::options().order;
-    if (turn < 0) emulator::options().order = emulator::Order::kReverse;
-    EvictionCase c({.heads = 2, .kv_heads = 2, .dim = 8, .rows = 100, .paged = paged, .position_step = 1});
+    if (is_reversed) emulator::options().order = emulator::Order::kReverse;
+    EvictionCase c({.heads = 2, .kv_heads = 2, .dim = 8, .rows = rows, .paged = paged, .position_step = 1});
     c.store(*backend);
     std::mt19937 random(3);
-    std::vector<int32_t> kept(200), kept_len(2);
+    std::vector<int32_t> kept(static_cast<size_t>(2 * rows)), kept_len(2);
     std::vector<int64_t> moved(2, -1);
     for (int32_t h = 0; h < 2; ++h) {
-      for (int32_t j = 0; j < 100; ++j) {
+      for (int32_t j = 0; j < rows; ++j) {
         if (j < 10 || (j > 10 && random() % 3 == 0))
-          kept[static_cast<size_t>(h * 100 + kept_len[static_cast<size_t>(h)]++)] = j;
+          kept[static_cast<size_t>(h * rows + kept_len[static_cast<size_t>(h)]++)] = j;
       }
     }
     const CompactItem item{.rows = c.source(),
-                           .kept = dense(kept.data(), DType::kI32, 2, 100),
+                           .kept = dense(kept.data(), DType::kI32, 2, rows),
                            .kept_len = kept_len.data(),
                            .destination = {.pages = c.pages.data(), .stride = c.stride},
                            .moved = moved.data()};
@@ -348,7 +375,7 @@ TEST_P(Compact, InPlaceAndFromScratch) {
       // Entries that lie where they were are not written.
       EXPECT_EQ(moved[i], kept_len[i] - (paged == 0 ? 0 : 10)) << "paged " << paged;
       for (int32_t e = 0; e < kept_len[i]; ++e) {
-        const int32_t row = kept[static_cast<size_t>(h * 100 + e)];
+        const int32_t row = kept[static_cast<size_t>(h * rows + e)];
         const int32_t page = c.pages[static_cast<size_t>(h * c.stride + e / c.cache.slots)],
                       slot = e % c.cache.slots;
         EXPECT_EQ(c.cache.positions(page)[slot], row);

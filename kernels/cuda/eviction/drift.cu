@@ -4,7 +4,7 @@
 //   drift_index_kernel   grid (query, unit)     selects and sums; every number but the last quotient is an integer
 // As many units at a time as the workspace holds, so that nothing of size [H, Q, N] is kept. Bound: the first by f32
 // multiply-adds 2*N*H*Q*D, the second by L2 reads of 6*4*N*H*Q bytes. Shared memory 13 KiB and 2 KiB.
-// Occupancy: drift_logits_kernel 128 x 9, drift_index_kernel 256 x 8.
+// Occupancy: drift_logits_kernel 128 x 9, drift_index_kernel 256 x 4.
 #include "kernels/cuda/eviction/drift.h"
 
 #include "kernels/cuda/eviction/radix_select.h"
@@ -48,7 +48,7 @@ __device__ __forceinline__ Unit unit_of(const DriftParams& p) {
   return {unit / per_item, unit % per_item / p.query_blocks, unit % p.query_blocks * p.unit_queries};
 }
 
-static_assert(fits_multiprocessor(sizeof(DriftShared), 9) && fits_multiprocessor(sizeof(IndexShared), 8));
+static_assert(fits_multiprocessor(sizeof(DriftShared), 9) && fits_multiprocessor(sizeof(IndexShared), 4));
 
 __global__ void __launch_bounds__(kTileThreads, 9)
     drift_logits_kernel(const __grid_constant__ DriftParams p) {
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kTileThreads, 9)
   }
 }
 
-__global__ void __launch_bounds__(kIndexThreads, 8)
+__global__ void __launch_bounds__(kIndexThreads, 4)
     drift_index_kernel(const __grid_constant__ DriftParams p) {
   wait_for_previous();
   const Unit unit = unit_of(p);

@@ -124,8 +124,8 @@ inline ProtectView protect_view(Context& context, const ProtectedRows& protect, 
 constexpr uint32_t kProtected = 0xFFFFFFFFu;
 constexpr uint32_t kDead = 0;
 // kProtected, kDead or 1 (by its score).
-__device__ __forceinline__ uint32_t place_of(const ProtectView& item, const DeviceRows& rows, int32_t row) {
-  const int32_t position = rows.position(row);
+__device__ __forceinline__ uint32_t place_of(const ProtectView& item, const DeviceRows& rows, int32_t row,
+                                             int32_t position) {
   if (position < item.dead_before) return kDead;
   if (position < item.head_end || (position >= item.tail_begin && position < item.tail_end) ||
       row >= rows.num_rows - item.recent) {
@@ -145,6 +145,9 @@ __device__ __forceinline__ uint32_t place_of(const ProtectView& item, const Devi
     if (begin < item.num_pins[rows.head] && pins[begin] == position) return kProtected;
   }
   return 1;
+}
+__device__ __forceinline__ uint32_t place_of(const ProtectView& item, const DeviceRows& rows, int32_t row) {
+  return place_of(item, rows, row, rows.position(row));
 }
 
 inline LogitShape logit_shape(const AttentionShape& shape) {

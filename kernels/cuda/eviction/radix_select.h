@@ -1,5 +1,6 @@
 // The k-th largest of n values by counting, 8 bits a pass from the top: a block-wide device function. Deterministic: counts
 // are integers. Values of 32 or 64 bits. It ends as soon as all values with the prefix found so far are among the k largest.
+// A thread asks for kBytesInFlight of values before it counts the first; one warp looks for the bin.
 #pragma once
 
 #include "kernels/cuda/device.h"
@@ -7,6 +8,7 @@
 namespace restkv::cuda {
 
 inline constexpr int32_t kRadixBins = 256;
+inline constexpr int32_t kBytesInFlight = 32;
 
 struct RadixShared {
   uint32_t counts[kRadixBins];
@@ -21,6 +23,28 @@ struct RadixResult {
   int64_t wanted;  // how many of those equal to it are
 };
 
+// The bin of the wanted-th largest value, by the counts: one warp calls it, a lane has 8 bins. Into `shared`.
+__device__ __forceinline__ void find_bin(uint64_t prefix, int32_t shift, RadixShared& shared) {
+  constexpr int32_t kBinsOfLane = kRadixBins / static_cast<int32_t>(kWarpSize);
+  const int32_t top = kRadixBins - 1 - static_cast<int32_t>(lane_idx()) * kBinsOfLane;
+  int64_t own = 0;
+#pragma unroll
+  for (int32_t i = 0; i < kBinsOfLane; ++i) own += shared.counts[top - i];
+  int64_t sum = own;
+  for (uint32_t n = 1; n < kWarpSize; n *= 2) {
+    const int64_t larger = shuffle_up(sum, n);
+    if (lane_idx() >= n) sum += larger;
+  }
+  int64_t wanted = shared.wanted - (sum - own);
+  sync_warp();  // all have read it
+  if (wanted < 1 || wanted > own) return;
+  int32_t bin = top;
+  while (shared.counts[bin] < wanted) wanted -= shared.counts[bin--];
+  shared.prefix = prefix | static_cast<uint64_t>(bin) << shift;
+  shared.wanted = wanted;
+  shared.is_done = shared.counts[bin] == wanted;
+}
+
 // value(i) for i < n, of unsigned type T; 1 <= k <= n. All threads of the block call it; barriers inside and at the end.
 template <class T, class Value>
 __device__ __forceinline__ RadixResult<T> radix_select(int64_t n, int64_t k, Value value,
@@ -29,25 +53,29 @@ __device__ __forceinline__ RadixResult<T> radix_select(int64_t n, int64_t k, Val
     shared.prefix = 0;
     shared.wanted = k;
   }
+  constexpr int32_t kInFlight = kBytesInFlight / static_cast<int32_t>(sizeof(T));
   constexpr int32_t kBits = static_cast<int32_t>(sizeof(T)) * 8;
   for (int32_t shift = kBits - 8; shift >= 0; shift -= 8) {
     for (uint32_t i = threadIdx.x; i < kRadixBins; i += blockDim.x) shared.counts[i] = 0;
     sync_threads();
     const uint64_t prefix = shared.prefix;
     const uint64_t mask = shift + 8 >= kBits ? 0 : ~uint64_t{0} << (shift + 8);
-    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-      const uint64_t v = value(i);
-      if ((v & mask) == prefix) atomic_add(&shared.counts[(v >> shift) & 255u], 1u);
+    for (int64_t begin = threadIdx.x; begin < n; begin += kInFlight * blockDim.x) {
+      T values[kInFlight];
+#pragma unroll
+      for (int32_t u = 0; u < kInFlight; ++u) {
+        const int64_t i = begin + int64_t{u} * blockDim.x;
+        values[u] = i < n ? value(i) : T{0};
+      }
+#pragma unroll
+      for (int32_t u = 0; u < kInFlight; ++u) {
+        const uint64_t v = values[u];
+        if (begin + int64_t{u} * blockDim.x < n && (v & mask) == prefix)
+          atomic_add(&shared.counts[(v >> shift) & 255u], 1u);
+      }
     }
     sync_threads();
-    if (threadIdx.x == 0) {
-      int32_t bin = kRadixBins - 1;
-      int64_t wanted = shared.wanted;
-      while (bin > 0 && shared.counts[bin] < wanted) wanted -= shared.counts[bin--];
-      shared.prefix = prefix | static_cast<uint64_t>(bin) << shift;
-      shared.wanted = wanted;
-      shared.is_done = shared.counts[bin] == wanted;
-    }
+    if (warp_idx() == 0) find_bin(prefix, shift, shared);
     sync_threads();
     if (shared.is_done) break;
   }

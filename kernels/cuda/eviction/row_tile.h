@@ -79,18 +79,37 @@ struct DeviceRows {
         dim(head_dim) {}
 
   __device__ DType dtype(int32_t row) const { return row < num_paged ? pool.dtype : source.dtype; }
-  __device__ const std::byte* key(int32_t row) const { return at(row, false); }
-  __device__ const std::byte* value(int32_t row) const { return at(row, true); }
-  __device__ int32_t position(int32_t row) const {
+  __device__ const std::byte* key(int32_t row) const { return at(row, page_of(row), false); }
+  __device__ const std::byte* value(int32_t row) const { return at(row, page_of(row), true); }
+  __device__ int32_t position(int32_t row) const { return position(row, page_of(row)); }
+  // The pages of rows begin, begin + step ... and their positions, all asked for before the first is used; 0 where there is none.
+  template <int32_t N>
+  __device__ void pages_of(int32_t begin, int32_t step, int32_t (&out)[N]) const {
+#pragma unroll
+    for (int32_t u = 0; u < N; ++u) {
+      const int32_t row = begin + u * step;
+      out[u] = row < num_paged ? pages[row / pool.slots] : 0;
+    }
+  }
+  template <int32_t N>
+  __device__ void positions(int32_t begin, int32_t step, int32_t (&out)[N]) const {
+    int32_t page_of_row[N];
+    pages_of(begin, step, page_of_row);
+#pragma unroll
+    for (int32_t u = 0; u < N; ++u) {
+      const int32_t row = begin + u * step;
+      out[u] = row < num_rows ? position(row, page_of_row[u]) : 0;
+    }
+  }
+  // page_of_row: where it is paged.
+  __device__ int32_t position(int32_t row, int32_t page_of_row) const {
     if (row >= num_paged) return source.first_position + (row - num_paged);
-    const std::byte* page = pool.pool + pool.page_bytes * pages[row / pool.slots] + pool.position_offset;
+    const std::byte* page = pool.pool + pool.page_bytes * page_of_row + pool.position_offset;
     return load_vector<int32_t>(page + int64_t{4} * (row % pool.slots));
   }
-
- private:
-  __device__ const std::byte* at(int32_t row, bool is_value) const {
+  __device__ const std::byte* at(int32_t row, int32_t page_of_row, bool is_value) const {
     if (row < num_paged) {
-      const std::byte* page = pool.pool + pool.page_bytes * pages[row / pool.slots];
+      const std::byte* page = pool.pool + pool.page_bytes * page_of_row;
       if (is_value) page += pool.value_offset;
       return page + int64_t{row % pool.slots} * dim * bytes_of_element(pool.dtype);
     }
@@ -98,6 +117,9 @@ struct DeviceRows {
     const std::byte* base = is_value ? source.v + r * source.v_row_bytes : source.k + r * source.k_row_bytes;
     return base + int64_t{head} * dim * bytes_of_element(source.dtype);
   }
+
+ private:
+  __device__ int32_t page_of(int32_t row) const { return row < num_paged ? pages[row / pool.slots] : 0; }
 };
 
 // tile[r * stride + c] = value c0 + c of row begin + r, for r < 64, c < columns (a multiple of 4); zero outside of

@@ -4,9 +4,9 @@
 //            bits of either factor; without a projection v_j - v_mean itself
 //   distance ||p_t - u_j||^2 value by value in f32 (the expanded form loses its digits on sinks)
 // A block of four warps owns 64 rows of one KV head, each warp 16 of them; K, V and the queries of a head lie in shared memory,
-// R_g and p pass through it 32 columns at a time. A lane holds logits and sums of 2 rows x 8 queries in the places of the
-// mma's accumulators; the partial distances of its own columns are exchanged among the four lanes of a row at the end. Sums over
-// queries are in a fixed order, so neighbours in the batch change no bit.
+// R_g and p pass through it 32 columns at a time, the next 32 on their way in registers meanwhile. A lane holds logits and sums
+// of 2 rows x 8 queries in the places of the mma's accumulators; the partial distances of its own columns are exchanged among the
+// four lanes of a row at the end. Sums over queries are in a fixed order, so neighbours in the batch change no bit.
 // Grid: (64 rows, KV head, item). Bound: f32 additions of the distances, 2*N*H*Q*D, then the products. Shared memory at
 // D = 128: 90 KiB: 2 blocks of sm_90, 1 of sm_80 and sm_86.
 // Occupancy: score_indicator_kernel 128 x 2.
@@ -56,52 +56,94 @@ __device__ __forceinline__ void split(float x, bf16& high, bf16& low) {
   low = from_f32<bf16>(x - to_f32(high));
 }
 
-// K as it is, V less its mean in halves; zeros outside of [0, count) x [0, D).
+__device__ __forceinline__ uint32_t pair_of(bf16 low, bf16 high) {
+  return uint32_t{low.bits} | uint32_t{high.bits} << 16;
+}
+
+// K as it is, V less its mean in halves; zeros outside of [0, count) x [0, D). A thread has the same 8 columns of every
+// kTileThreads / kPieces-th row.
 template <class T, int32_t kDim>
 __device__ __forceinline__ void load_rows(const DeviceRows& rows, const float* mean, int32_t begin,
                                           int32_t count, IndicatorShared<T, kDim>& shared) {
   constexpr int32_t kRow = IndicatorShared<T, kDim>::kRow, kPieces = kDim / 8;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileRows * kPieces; i += kTileThreads) {
-    const int32_t r = i / kPieces, c = i % kPieces * 8;
-    const bool is_there = r < count && c < rows.dim;
-    uint4 key = {0, 0, 0, 0}, value = {0, 0, 0, 0};
-    if (is_there) {
-      key = load_vector<uint4>(rows.key(begin + r) + int64_t{2} * c);
-      value = load_vector<uint4>(rows.value(begin + r) + int64_t{2} * c);
-    }
-    store_vector(shared.keys + r * kRow + c, key);
-    const uint32_t pairs[4] = {value.x, value.y, value.z, value.w};
+  constexpr int32_t kStep = kTileThreads / kPieces, kEach = kTileRows / kStep;
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t first = thread / kPieces, c = thread % kPieces * 8;
+  const bool has_columns = c < rows.dim;
+  int32_t pages[kEach];
+  rows.pages_of(begin + first, kStep, pages);
+  uint4 keys[kEach], values[kEach];
+#pragma unroll
+  for (int32_t u = 0; u < kEach; ++u) {
+    const int32_t r = first + u * kStep;
+    keys[u] = values[u] = {0, 0, 0, 0};
+    if (r >= count || !has_columns) continue;
+    keys[u] = load_vector<uint4>(rows.at(begin + r, pages[u], false) + int64_t{2} * c);
+    values[u] = load_vector<uint4>(rows.at(begin + r, pages[u], true) + int64_t{2} * c);
+  }
+  float means[8];
+#pragma unroll
+  for (int32_t j = 0; j < 8; ++j) means[j] = has_columns ? mean[c + j] : 0.0f;
+#pragma unroll
+  for (int32_t u = 0; u < kEach; ++u) {
+    const int32_t r = first + u * kStep;
+    store_vector(shared.keys + r * kRow + c, keys[u]);
+    const uint32_t pairs[4] = {values[u].x, values[u].y, values[u].z, values[u].w};
+    uint32_t highs[4], lows[4];
 #pragma unroll
     for (int32_t j = 0; j < 4; ++j) {
       const float2 x = unpack2<T>(pairs[j]);
       bf16 high[2], low[2];
-      split(is_there ? x.x - mean[c + 2 * j] : 0.0f, high[0], low[0]);
-      split(is_there ? x.y - mean[c + 2 * j + 1] : 0.0f, high[1], low[1]);
-#pragma unroll
-      for (int32_t k = 0; k < 2; ++k) {
-        shared.values_high[r * kRow + c + 2 * j + k] = high[k];
-        shared.values_low[r * kRow + c + 2 * j + k] = low[k];
-      }
+      split(r < count ? x.x - means[2 * j] : 0.0f, high[0], low[0]);
+      split(r < count ? x.y - means[2 * j + 1] : 0.0f, high[1], low[1]);
+      highs[j] = pair_of(high[0], high[1]);
+      lows[j] = pair_of(low[0], low[1]);
     }
+    store_vector(shared.values_high + r * kRow + c, uint4{highs[0], highs[1], highs[2], highs[3]});
+    store_vector(shared.values_low + r * kRow + c, uint4{lows[0], lows[1], lows[2], lows[3]});
   }
 }
 
-// Queries [first, first + 32) of a head and what observe found of them.
+// Queries [first, first + 32) of a head, whose positions are in shared memory, and what observe found of them.
 template <class T, int32_t kDim>
 __device__ __forceinline__ void load_head_queries(const ScoreParams& p, const ScoreView& item, int32_t head,
                                                   int32_t begin, int32_t first,
                                                   IndicatorShared<T, kDim>& shared) {
   constexpr int32_t kRow = IndicatorShared<T, kDim>::kRow, kPieces = kDim / 8;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileCols * kPieces; i += kTileThreads) {
-    const int32_t t = i / kPieces, c = i % kPieces * 8;
-    uint4 x = {0, 0, 0, 0};
-    if (first + t < item.queries.num_queries && c < p.shape.dim) {
-      DType dtype = DType::kF32;
-      const std::byte* q = query_at(item.queries, p.pool, head, p.shape.group, p.shape.dim, first + t, dtype);
-      x = load_vector<uint4>(q + int64_t{2} * c);
+  constexpr int32_t kStep = kTileThreads / kPieces, kEach = kTileCols / kStep;
+  const int32_t own = static_cast<int32_t>(threadIdx.x) / kPieces;
+  const int32_t c = static_cast<int32_t>(threadIdx.x) % kPieces * 8;
+  const QueriesView& queries = item.queries;
+  const std::byte* from[kEach];
+  if (queries.rows) {
+#pragma unroll
+    for (int32_t u = 0; u < kEach; ++u)
+      from[u] =
+          queries.rows + (first + own + u * kStep) * queries.row_bytes + int64_t{2} * head * p.shape.dim;
+  } else {
+    const int32_t* ring_pages = queries.ring_pages + int64_t{head / p.shape.group} * queries.ring_stride;
+    const int32_t rows_per_page = 2 * p.pool.slots;
+    int32_t rows[kEach], pages[kEach];
+#pragma unroll
+    for (int32_t u = 0; u < kEach; ++u) {  // beyond the last query the position is 0
+      rows[u] = shared.query_positions[own + u * kStep] % queries.ring_window * p.shape.group +
+                head % p.shape.group;
+      pages[u] = ring_pages[rows[u] / rows_per_page];
     }
-    store_vector(shared.queries + t * kRow + c, x);
+#pragma unroll
+    for (int32_t u = 0; u < kEach; ++u)
+      from[u] =
+          p.pool.pool + p.pool.page_bytes * pages[u] + int64_t{2} * (rows[u] % rows_per_page) * p.shape.dim;
   }
+  uint4 pieces[kEach];
+#pragma unroll
+  for (int32_t u = 0; u < kEach; ++u) {
+    pieces[u] = {0, 0, 0, 0};
+    if (first + own + u * kStep < queries.num_queries && c < p.shape.dim)
+      pieces[u] = load_vector<uint4>(from[u] + int64_t{2} * c);
+  }
+#pragma unroll
+  for (int32_t u = 0; u < kEach; ++u) store_vector(shared.queries + (own + u * kStep) * kRow + c, pieces[u]);
   if (threadIdx.x < kTileCols) {
     const auto t = static_cast<int32_t>(threadIdx.x);
     const bool is_there = first + t < item.queries.num_queries;
@@ -117,25 +159,84 @@ __device__ __forceinline__ void load_head_queries(const ScoreParams& p, const Sc
   }
 }
 
-// Columns [e0, e0 + 32) of R_g in halves, rows from e0 on (the others are zero), and of p and p_rest.
-template <class T, int32_t kDim>
-__device__ __forceinline__ void load_chunk(const ScoreParams& p, const ScoreView& item, int32_t head,
-                                           int32_t first, int32_t e0, IndicatorShared<T, kDim>& shared) {
+// A thread's part of columns [e0, e0 + 32) of R_g, rows from e0 on (the others are zero), and of p, on the way from global
+// memory while the columns before are computed with.
+template <int32_t kDim>
+struct ChunkParts {
+  static constexpr int32_t kRowStep = kTileThreads * 4 / kChunk;    // a thread has 4 columns of R_g
+  static constexpr int32_t kColumnStep = kTileThreads / kTileCols;  // and one query of p
+  float4 projection[kDim / kRowStep];
+  float outputs[kChunk / kColumnStep];
+};
+
+__device__ __forceinline__ int32_t chunk_row() { return static_cast<int32_t>(threadIdx.x) / (kChunk / 4); }
+__device__ __forceinline__ int32_t chunk_column() {
+  return static_cast<int32_t>(threadIdx.x) % (kChunk / 4) * 4;
+}
+
+// out: the thread's columns of p or p_rest, of its query.
+template <int32_t N>
+__device__ __forceinline__ void fetch_outputs(const float* p, int64_t p_stride, int32_t num_queries,
+                                              int32_t head, int32_t dim, int32_t first, int32_t e0,
+                                              float (&out)[N]) {
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t t = first + thread % kTileCols;
+#pragma unroll
+  for (int32_t u = 0; u < N; ++u) {
+    const int32_t e = e0 + thread / kTileCols + u * (kChunk / N);
+    out[u] = e < dim && t < num_queries ? p[(int64_t{head} * dim + e) * p_stride + t] : 0.0f;
+  }
+}
+
+template <int32_t kDim>
+__device__ __forceinline__ void fetch_chunk(const ScoreParams& p, const ScoreView& item, int32_t head,
+                                            int32_t first, int32_t e0, ChunkParts<kDim>& parts) {
   const int32_t dim = p.shape.dim;
   if (item.projection) {
-    const float* r = item.projection + int64_t{head} * dim * item.projection_stride;
-    for (int32_t i = e0 * kChunk + static_cast<int32_t>(threadIdx.x); i < kDim * kChunk; i += kTileThreads) {
-      const int32_t d = i / kChunk, e = i % kChunk;
-      const float x = d < dim && e0 + e < dim ? r[d * item.projection_stride + e0 + e] : 0.0f;
-      split(x, shared.projection_high[d * kChunkRow + e], shared.projection_low[d * kChunkRow + e]);
+    const int32_t e = e0 + chunk_column();
+    const float* r = item.projection + int64_t{head} * dim * item.projection_stride + e;
+#pragma unroll
+    for (int32_t u = 0; u < kDim / ChunkParts<kDim>::kRowStep; ++u) {
+      const int32_t d = e0 + chunk_row() + u * ChunkParts<kDim>::kRowStep;
+      parts.projection[u] = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (d < dim && e < dim) parts.projection[u] = load_vector<float4>(r + d * item.projection_stride);
     }
   }
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kChunk * kTileCols; i += kTileThreads) {
-    const int32_t e = i / kTileCols, t = i % kTileCols;
-    const bool is_there = e0 + e < dim && first + t < item.queries.num_queries;
-    const int64_t at = (int64_t{head} * dim + e0 + e) * item.p_stride + first + t;
-    shared.outputs[t * kOutputRow + e] = is_there ? item.p[at] : 0.0f;
-    shared.others[t * kOutputRow + e] = is_there && shared.has_top != 0 ? item.p_rest[at] : 0.0f;
+  fetch_outputs(item.p, item.p_stride, item.queries.num_queries, head, dim, first, e0, parts.outputs);
+}
+
+// The parts of all threads to shared memory, R_g in halves; p_rest where a query has its top here.
+template <class T, int32_t kDim>
+__device__ __forceinline__ void store_chunk(const ScoreParams& p, const ScoreView& item, int32_t head,
+                                            int32_t first, int32_t e0, const ChunkParts<kDim>& parts,
+                                            IndicatorShared<T, kDim>& shared) {
+  using Parts = ChunkParts<kDim>;
+  if (item.projection) {
+#pragma unroll
+    for (int32_t u = 0; u < kDim / Parts::kRowStep; ++u) {
+      const int32_t d = e0 + chunk_row() + u * Parts::kRowStep;
+      if (d >= kDim) continue;
+      const float4 x = parts.projection[u];
+      bf16 high[4], low[4];
+      split(x.x, high[0], low[0]);
+      split(x.y, high[1], low[1]);
+      split(x.z, high[2], low[2]);
+      split(x.w, high[3], low[3]);
+      const int32_t at = d * kChunkRow + chunk_column();
+      store_vector(shared.projection_high + at, uint2{pair_of(high[0], high[1]), pair_of(high[2], high[3])});
+      store_vector(shared.projection_low + at, uint2{pair_of(low[0], low[1]), pair_of(low[2], low[3])});
+    }
+  }
+  constexpr int32_t kOutputs = kChunk / Parts::kColumnStep;
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t at = thread % kTileCols * kOutputRow + thread / kTileCols;
+#pragma unroll
+  for (int32_t u = 0; u < kOutputs; ++u) shared.outputs[at + u * Parts::kColumnStep] = parts.outputs[u];
+  if (shared.has_top != 0) {
+    float others[kOutputs];
+    fetch_outputs(item.p_rest, item.p_stride, item.queries.num_queries, head, p.shape.dim, first, e0, others);
+#pragma unroll
+    for (int32_t u = 0; u < kOutputs; ++u) shared.others[at + u * Parts::kColumnStep] = others[u];
   }
 }
 
@@ -274,6 +375,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     float values[2] = {0.0f, 0.0f};
     int32_t num_seeing = 0;
     for (int32_t first = 0; first < item.queries.num_queries; first += kTileCols) {
+      ChunkParts<kDim> parts;
+      fetch_chunk(p, item, head, first, 0, parts);
       sync_threads();  // what is written now has been read
       if (thread == 0) shared.has_top = 0;
       load_query_positions(item.queries, first, shared.query_positions);
@@ -287,8 +390,9 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       float distance[2][kTileCols] = {};
       for (int32_t e0 = 0; e0 < kDim; e0 += kChunk) {
         if (e0 > 0) sync_threads();
-        load_chunk(p, item, head, first, e0, shared);
+        store_chunk(p, item, head, first, e0, parts, shared);
         sync_threads();
+        if (e0 + kChunk < kDim) fetch_chunk(p, item, head, first, e0 + kChunk, parts);
         float u[kChunk / 8][4] = {};
         project(shared, item.projection != nullptr, warp_row, e0, u);
         if (shared.has_top != 0) {
@@ -403,11 +507,20 @@ bool is_aligned(const ScoreArgs& args) {
   });
 }
 
+// fetch_chunk reads four of its columns at a time.
+bool has_projection_quads(const ScoreArgs& args) {
+  return std::all_of(args.items.begin(), args.items.end(), [](const ScoreItem& item) {
+    return reinterpret_cast<uintptr_t>(item.projection.data) % 16 == 0 && item.projection.stride % 4 == 0;
+  });
+}
+
 }  // namespace
 
 bool score_indicator(Context& context, const ScoreArgs& args, const ScoreParams& params, int32_t most) {
   const DType type = common_type(args);
-  if (type == DType::kF32 || args.shape.head_dim > kMaxDim || !is_aligned(args)) return false;
+  if (type == DType::kF32 || args.shape.head_dim > kMaxDim || !is_aligned(args) ||
+      !has_projection_quads(args))
+    return false;
   dispatch_half(type, [&]<class T>() {
     const auto start = [&]<int32_t kDim>() {
       launch(score_indicator_kernel<T, kDim>,

@@ -7,7 +7,7 @@
 //   share_kernel   grid (item)            kShare: the heads' shares of the layer's rows by their scores
 //   select_kernel  grid (unit)            a unit is one KV head of one item; 512 threads walk its rows
 // Keys, orders and lists lie in the workspace, as many units at a time as it holds. Bound: latency, about ten passes over a
-// head's keys in L2. Shared memory 33 KiB (lists of up to 4096 keys are sorted there).
+// head's keys in L2, four to eight loads of a thread at a time. Shared memory 33 KiB (lists of up to 4096 keys are sorted there).
 // Occupancy: select_kernel 512 x 2, share_kernel 512 x 2.
 #include "kernels/cuda/eviction/item_views.h"
 #include "kernels/cuda/eviction/radix_select.h"
@@ -17,6 +17,8 @@ namespace {
 
 constexpr int32_t kSelectThreads = 512;
 constexpr int32_t kSharedList = 4096;
+constexpr int32_t kRowsInFlight = 4;  // of a thread that makes keys
+constexpr int32_t kRowsAtOnce = 8;    // of a thread that writes the chosen ones
 static_assert(kSelectThreads <= 1024 && kSelectThreads % 32 == 0, "block_exclusive_sum");
 
 struct SelectView {
@@ -75,19 +77,39 @@ __device__ __forceinline__ void make_keys(const SelectParams& p, const SelectVie
   if (threadIdx.x == 0) shared.num_dead = shared.num_protected = shared.non_finite = 0;
   sync_threads();
   uint32_t dead = 0, kept_anyway = 0, bad = 0;
-  for (int32_t j = static_cast<int32_t>(threadIdx.x); j < rows.num_rows; j += kSelectThreads) {
-    const uint32_t place = place_of(item.protect, rows, j);
-    dead += place == kDead;
-    kept_anyway += place == kProtected;
+  for (int32_t begin = static_cast<int32_t>(threadIdx.x); begin < rows.num_rows;
+       begin += kRowsInFlight * kSelectThreads) {
+    int32_t positions[kRowsInFlight];
+    rows.positions(begin, kSelectThreads, positions);
+    uint32_t places[kRowsInFlight];
+#pragma unroll
+    for (int32_t u = 0; u < kRowsInFlight; ++u) {
+      const int32_t j = begin + u * kSelectThreads;
+      places[u] = 1;
+      if (j >= rows.num_rows) continue;
+      places[u] = place_of(item.protect, rows, j, positions[u]);
+      dead += places[u] == kDead;
+      kept_anyway += places[u] == kProtected;
+    }
     for (int32_t i = 0; i < num_scores; ++i) {
-      uint32_t high = place;
-      if (place == 1) {
-        const float score = score_of(p, item, i, rows.head, j);
-        const bool is_finite = fabsf(score) < kInfinity;
-        high = ordered_bits(is_finite ? score : kInfinity);
-        bad += i == 0 && !is_finite;
+      float scores[kRowsInFlight];
+#pragma unroll
+      for (int32_t u = 0; u < kRowsInFlight; ++u) {
+        const int32_t j = begin + u * kSelectThreads;
+        scores[u] = j < rows.num_rows ? score_of(p, item, i, rows.head, j) : 0.0f;
       }
-      highs[int64_t{i} * p.most + j] = high;
+#pragma unroll
+      for (int32_t u = 0; u < kRowsInFlight; ++u) {
+        const int32_t j = begin + u * kSelectThreads;
+        if (j >= rows.num_rows) continue;
+        uint32_t high = places[u];
+        if (high == 1) {
+          const bool is_finite = fabsf(scores[u]) < kInfinity;
+          high = ordered_bits(is_finite ? scores[u] : kInfinity);
+          bad += i == 0 && !is_finite;
+        }
+        highs[int64_t{i} * p.most + j] = high;
+      }
     }
   }
   if (dead) atomic_add(&shared.num_dead, dead);
@@ -137,9 +159,15 @@ __device__ __forceinline__ void make_orders(const SelectParams& p, int32_t num_s
     }
     if (threadIdx.x == 0) shared.list_len = 0;
     sync_threads();
-    for (int32_t j = static_cast<int32_t>(threadIdx.x); j < num_rows; j += kSelectThreads) {
-      const uint64_t key = key_of(array, j);
-      if (key >= threshold) list[atomic_add(&shared.list_len, 1u)] = key;
+    for (int32_t begin = 0; begin < num_rows; begin += kSelectThreads) {
+      const int32_t j = begin + static_cast<int32_t>(threadIdx.x);
+      const uint64_t key = j < num_rows ? key_of(array, j) : 0;
+      const bool is_best = j < num_rows && key >= threshold;
+      const uint32_t best = ballot(is_best);  // one atomic a warp
+      uint32_t place = 0;
+      if (lane_idx() == 0 && best != 0) place = atomic_add(&shared.list_len, count_bits(best));
+      place = shuffle(place, 0) + count_bits(best & ((1u << lane_idx()) - 1u));
+      if (is_best) list[place] = key;
     }
     for (int32_t r = count + static_cast<int32_t>(threadIdx.x); r < size; r += kSelectThreads) list[r] = 0;
     sync_threads();
@@ -152,17 +180,27 @@ __device__ __forceinline__ void make_orders(const SelectParams& p, int32_t num_s
   }
 }
 
-// Calls put(place, row) for the rows with is_chosen(row), in rising order; returns how many. Barriers inside.
+// Calls put(place, row) for the rows with is_chosen(row), in rising order; returns how many. A thread has up to kRowsAtOnce
+// rows side by side. Barriers inside.
 template <class IsChosen, class Put>
 __device__ __forceinline__ int32_t write_rising(int32_t num_rows, IsChosen is_chosen, Put put,
                                                 SelectShared& shared) {
+  const int32_t each = max(1, min(kRowsAtOnce, (num_rows + kSelectThreads - 1) / kSelectThreads));
   int32_t written = 0;
-  for (int32_t begin = 0; begin < num_rows; begin += kSelectThreads) {
-    const int32_t j = begin + static_cast<int32_t>(threadIdx.x);
-    const bool chosen = j < num_rows && is_chosen(j);
+  for (int32_t begin = 0; begin < num_rows; begin += each * kSelectThreads) {
+    const int32_t first = begin + each * static_cast<int32_t>(threadIdx.x);
+    uint32_t chosen = 0;
+#pragma unroll
+    for (int32_t u = 0; u < kRowsAtOnce; ++u) {
+      if (u < each && first + u < num_rows && is_chosen(first + u)) chosen |= 1u << u;
+    }
     int32_t total = 0;
-    const int32_t place = block_exclusive_sum(chosen ? 1 : 0, shared.warp_sums, total);
-    if (chosen) put(written + place, j);
+    int32_t place =
+        written + block_exclusive_sum(static_cast<int32_t>(count_bits(chosen)), shared.warp_sums, total);
+#pragma unroll
+    for (int32_t u = 0; u < kRowsAtOnce; ++u) {
+      if ((chosen >> u & 1u) != 0) put(place++, first + u);
+    }
     written += total;
   }
   return written;
