@@ -1,6 +1,6 @@
 // One token for each row of logits [B, V]: bias, allowed, banned -> penalties -> temperature -> min-p -> top-k -> top-p -> draw
 // (temperature_last: top-k -> top-p -> min-p -> temperature -> draw), with the CPU's order, ties and generator (kernels/cpu/sampler.cpp).
-// A block of 1024 threads owns a row; its passes over V (row_pass.h) are bound by the L2: one for greedy, at most seven for
+// A block of 1024 threads owns a row; its passes over V (row_pass.h) are bound by the L2: one for greedy, at most six for
 // top-p. Tokens are ordered by weight = exp((logit - max) / temperature) in (0, 1] and id, and cut in that order (sample_cut.h).
 // Sums of weights are integers, units of 2^-40, so a draw depends on nothing but its row.
 // Shared memory 9 KiB.
@@ -202,32 +202,35 @@ __device__ __forceinline__ uint32_t draw(uint32_t* weights, uint32_t vocab, floa
   Bound bound{1, kNoToken};  // a weight of 0 never takes part
   const uint32_t least = row.min_p > 0.0f ? f32_to_bits(row.min_p < 1.0f ? row.min_p : 1.0f) : uint32_t{0};
   if (!is_last && least > bound.weight) bound.weight = least;
-  // What the first cut will cut: tokens, or units.
+  // What the first cut will cut, tokens or units, is added up by first digit on the way.
+  const bool has_cut = has_top_k || has_top_p;
   uint64_t total = 0;
+  clear_bins(shared);
+  BinSums bins(shared);
   map_row(weights, weights, vocab, whole_block(), [&](uint32_t, uint32_t bits) {
     float x = bits_to_f32(bits) - max;
     if (temperature != 1.0f) x = x / temperature;
     const uint32_t weight = f32_to_bits(expf(x));
-    if (has_top_k) {
-      total += weight >= bound.weight ? 1 : 0;
-    } else if (has_top_p) {
-      total += weight >= bound.weight ? units(weight) : 0;
-    }
+    if (has_cut && weight >= bound.weight)
+      bins.add(first_digit(weight), has_top_k ? uint64_t{1} : units(weight));
     return weight;
   });
-  total = block_reduce(total, Sum{}, shared.sums);  // its barriers: the weights are there
+  bins.flush();
+  sync_threads();  // the weights and bins are there
+  if (has_cut) total = block_reduce(bin_sum(threadIdx.x, shared), Sum{}, shared.sums);
   const auto kept = [&](uint32_t i, uint32_t weight) {
     return is_kept(weight, i, bound) ? units(weight) : uint64_t{0};
   };
   if (has_top_k) {
     if (static_cast<uint64_t>(row.top_k) < total)
-      bound = find_cut(weights, vocab, bound, Measure::kTokens, static_cast<uint64_t>(row.top_k), shared);
+      bound =
+          find_cut(weights, vocab, bound, Measure::kTokens, static_cast<uint64_t>(row.top_k), true, shared);
     if (has_top_p) total = sum_parts(weights, vocab, shared, kept);
   }
   if (has_top_p) {
     const double share = row.top_p > 0.0f ? static_cast<double>(row.top_p) : 0.0;
     const auto mass = static_cast<uint64_t>(share * static_cast<double>(total));
-    bound = find_cut(weights, vocab, bound, Measure::kMass, mass > 0 ? mass : 1, shared);
+    bound = find_cut(weights, vocab, bound, Measure::kMass, mass > 0 ? mass : 1, !has_top_k, shared);
   }
   if (is_last) {
     if (least > bound.weight) bound = {least, kNoToken};

@@ -142,27 +142,41 @@ class BinSums {
 
 enum class Measure : uint32_t { kTokens, kMass };
 
+// Every thread calls it before the first is added to a bin.
+__device__ __forceinline__ void clear_bins(CutShared& shared) {
+  shared.low[threadIdx.x] = 0;
+  shared.high[threadIdx.x] = 0;
+  sync_threads();
+}
+__device__ __forceinline__ uint32_t first_digit(uint32_t weight) {
+  return weight >> (2 * kDigitBits) & (kBins - 1);
+}
+__device__ __forceinline__ uint64_t bin_sum(uint32_t bin, const CutShared& shared) {
+  return uint64_t{shared.high[bin]} << 32 | shared.low[bin];
+}
+
 // The token at which, in the order and among those within `bound`, `wanted` tokens or units are reached; 1 <= wanted <= what
-// there is of them. shared.sums and .parts are used.
+// there is of them. has_bins: the bins hold what there is by first digit. shared.sums and .parts are used.
 __device__ __forceinline__ Bound find_cut(const uint32_t* weights, uint32_t vocab, const Bound& bound,
-                                          Measure measure, uint64_t wanted, CutShared& shared) {
+                                          Measure measure, uint64_t wanted, bool has_bins,
+                                          CutShared& shared) {
   const bool by_mass = measure == Measure::kMass;
   uint32_t prefix = 0, mask = 0;
   uint64_t of_bin = 0;
   for (int32_t shift = 2 * kDigitBits; shift >= 0; shift -= static_cast<int32_t>(kDigitBits)) {
-    shared.low[threadIdx.x] = 0;
-    shared.high[threadIdx.x] = 0;
-    sync_threads();
-    BinSums bins(shared);
-    visit_row(weights, vocab, {threadIdx.x, kSampleThreads}, [&](uint32_t i, uint32_t weight) {
-      if ((weight & mask) == prefix && is_kept(weight, i, bound))
-        bins.add(weight >> shift & (kBins - 1), by_mass ? units(weight) : 1);
-    });
-    bins.flush();
-    sync_threads();
+    if (shift < 2 * static_cast<int32_t>(kDigitBits) || !has_bins) {
+      clear_bins(shared);
+      BinSums bins(shared);
+      visit_row(weights, vocab, {threadIdx.x, kSampleThreads}, [&](uint32_t i, uint32_t weight) {
+        if ((weight & mask) == prefix && is_kept(weight, i, bound))
+          bins.add(weight >> shift & (kBins - 1), by_mass ? units(weight) : 1);
+      });
+      bins.flush();
+      sync_threads();
+    }
     // From the largest digit down; a bin whose tokens have no units is passed over, as an empty one.
     const uint32_t digit = kBins - 1 - threadIdx.x;
-    const uint64_t own = uint64_t{shared.high[digit]} << 32 | shared.low[digit];
+    const uint64_t own = bin_sum(digit, shared);
     const uint64_t before = sum_before(own, shared.sums);
     if (before < wanted && wanted <= before + own) {  // one thread
       shared.found = digit;
