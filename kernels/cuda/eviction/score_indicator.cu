@@ -471,7 +471,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   for (int32_t h = 0; h < 2; ++h) {
     const int32_t r = warp_row + g + 8 * h;
     if (c != 0 || r >= count) continue;
-    const bool is_scored = place_of(item.protect, rows, begin + r) == 1;
+    const bool is_scored = place_of(item.protect, rows, begin + r, shared.row_positions[r]) == 1;
     out[r] = is_scored ? finish_group(p.group_reduce, scores[h], p.shape.group) : 0.0f;
   }
 }
