@@ -7,7 +7,7 @@
 //
 //   value_mean_kernel  grid (16 columns, KV head, item)   v_mean, the centre of the projections
 //   observe_kernel     grid (split of the rows, unit)     a unit is 32 queries of one head; partial (m, top, rest, acc)
-// Then observe_merge.cu.
+// Then observe_merge.cu. Rows and queries of one 16-bit type: observe_mma.cu in place of observe_kernel.
 // Splits depend on N alone, so neighbours in the batch change no bit. The block is 128 threads: 64 rows x 32 queries.
 // Bound: f32 multiply-adds, 4*N*H*Q*D; K and V come from L2 once per (head, 32 queries). Shared memory 38 KiB and
 // 32 * D floats: 56 KiB at D = 128 (2 blocks an SM of sm_80), 71 KiB at D = 256.
@@ -292,12 +292,17 @@ void observe(Context& context, const ObserveArgs& args) {
   params.tops = reinterpret_cast<int32_t*>(params.stats + batch * params.max_splits * 2 * kTileCols);
   params.accs = reinterpret_cast<float*>(params.tops + batch * params.max_splits * kTileCols);
   const auto shared_bytes = static_cast<uint32_t>(sizeof(ObserveShared) + 4 * kTileCols * dim);
+  const DType type = mma_type(args);
   for (int64_t first = 0; first < units; first += batch) {
     params.first_unit = static_cast<int32_t>(first);
     params.num_units = static_cast<int32_t>(std::min(batch, units - first));
-    launch(observe_kernel,
-           {.x = static_cast<uint32_t>(params.max_splits), .y = static_cast<uint32_t>(params.num_units)},
-           kTileThreads, shared_bytes, context.ready(), params);
+    if (type != DType::kF32) {
+      observe_units(context, params, type);
+    } else {
+      launch(observe_kernel,
+             {.x = static_cast<uint32_t>(params.max_splits), .y = static_cast<uint32_t>(params.num_units)},
+             kTileThreads, shared_bytes, context.ready(), params);
+    }
     merge_observed(context, params);
   }
   if (is_after) observe_after(context, args, items.device, most);

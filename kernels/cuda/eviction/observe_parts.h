@@ -52,6 +52,11 @@ inline int32_t most_splits(int32_t most) {
   return std::clamp((most + kSplitRows - 1) / kSplitRows, 1, kMaxSplits);
 }
 
+// observe_kernel where rows and queries are of one 16-bit type, on tensor cores (observe_mma.cu). `type`: mma_type's.
+void observe_units(Context& context, const ObserveParams& params, DType type);
+// The type that observe_units takes; f32: not this shape.
+DType mma_type(const ObserveArgs& args);
+
 // Merges the partial results of units [first_unit, first_unit + num_units) (observe_merge.cu).
 void merge_observed(Context& context, const ObserveParams& params);
 
