@@ -11,13 +11,22 @@ namespace restkv::cuda {
 
 __device__ __forceinline__ int32_t bytes_of_element(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
 
-// Four consecutive values, aligned to four values.
-__device__ __forceinline__ float4 load_four(const std::byte* p, DType dtype) {
-  if (dtype == DType::kF32) return load_vector<float4>(p);
+// Four consecutive values, aligned to four values, as they lie in memory: many of them can be on their way at once.
+__device__ __forceinline__ uint4 load_raw_four(const std::byte* p, DType dtype) {
+  if (dtype == DType::kF32) return load_vector<uint4>(p);
   const uint2 pair = load_vector<uint2>(p);
-  const float2 a = dtype == DType::kF16 ? unpack2<f16>(pair.x) : unpack2<bf16>(pair.x);
-  const float2 b = dtype == DType::kF16 ? unpack2<f16>(pair.y) : unpack2<bf16>(pair.y);
+  return {pair.x, pair.y, 0, 0};
+}
+__device__ __forceinline__ float4 unpack_four(uint4 raw, DType dtype) {
+  if (dtype == DType::kF32) {
+    return {bits_to_f32(raw.x), bits_to_f32(raw.y), bits_to_f32(raw.z), bits_to_f32(raw.w)};
+  }
+  const float2 a = dtype == DType::kF16 ? unpack2<f16>(raw.x) : unpack2<bf16>(raw.x);
+  const float2 b = dtype == DType::kF16 ? unpack2<f16>(raw.y) : unpack2<bf16>(raw.y);
   return {a.x, a.y, b.x, b.y};
+}
+__device__ __forceinline__ float4 load_four(const std::byte* p, DType dtype) {
+  return unpack_four(load_raw_four(p, dtype), dtype);
 }
 
 // Rounded to nearest even.

@@ -111,6 +111,10 @@ class EvictionCase {
     }
     return s;
   }
+  // After a change of k.
+  void round_keys() {
+    for (float& x : k) x = rounded(x);
+  }
   // After a change of q.
   void round_queries() {
     if (!shape_.has_half_queries) return;

@@ -148,24 +148,129 @@ TEST_P(Score, EveryKindAgreesWithTheFormulas) {
   }
 }
 
+// Rows and queries of one 16-bit type over several parts of the rows: groups of any size, windows, caps, blocks of queries.
+TEST_P(Score, PartsOfHalfRowsAgreeWithTheFormulas) {
+  if (!is_device_column(GetParam())) GTEST_SKIP() << "a device's types";
+  const std::unique_ptr<Backend> backend = make(2);
+  const CaseShape shapes[] = {
+      {.heads = 1, .kv_heads = 1, .rows = 300, .queries = 1, .paged = 150, .dtype = DType::kF16},
+      {.heads = 3,
+       .kv_heads = 1,
+       .dim = 8,
+       .rows = 290,
+       .queries = 33,
+       .paged = 290,
+       .logit_scale = 3.0f,
+       .dtype = DType::kBF16},
+      {.heads = 6, .kv_heads = 1, .rows = 200, .queries = 20, .window = 60, .dtype = DType::kF16},
+      {.heads = 8,
+       .kv_heads = 1,
+       .dim = 8,
+       .rows = 150,
+       .queries = 100,
+       .softcap = 2.0f,
+       .dtype = DType::kBF16},
+      {.heads = 4,
+       .kv_heads = 2,
+       .dim = 72,
+       .rows = 170,
+       .queries = 8,
+       .paged = 33,
+       .logit_scale = 4.0f,
+       .dtype = DType::kF16},
+  };
+  for (CaseShape shape : shapes) {
+    shape.has_half_queries = true;
+    EvictionCase c(shape);
+    c.store(*backend);
+    SCOPED_TRACE(::testing::Message() << "heads " << shape.heads << " rows " << shape.rows);
+    for (const ScoreKind kind :
+         {ScoreKind::kIndicatorQuery, ScoreKind::kIndicatorAfter, ScoreKind::kAttention}) {
+      if (kind == ScoreKind::kIndicatorAfter && shape.window != 0) continue;
+      ScoreSpec spec{.kind = kind, .reduce = QueryReduce::kMean};
+      SCOPED_TRACE(::testing::Message() << "kind " << static_cast<int>(kind));
+      expect_close(run_score(*backend, c, spec, shape.queries), c.expected(spec, shape.queries, true), 2e-4);
+      if (kind != ScoreKind::kIndicatorQuery) continue;
+      spec.normalize = true;
+      expect_close(run_score(*backend, c, spec), c.expected(spec, 0, true), 2e-4);
+    }
+  }
+}
+
 // More rows than one pass of a kernel takes: partial results are merged, whichever part holds a query's top row.
 TEST_P(Score, ManyRows) {
   const std::unique_ptr<Backend> backend = make(2);
-  EvictionCase c(
-      {.heads = 2, .kv_heads = 1, .dim = 8, .rows = 2300, .queries = 3, .paged = 1000, .logit_scale = 3.0f});
-  for (int32_t t = 0; t < 3; ++t) {  // tops in the first part, in the last, and at equal logits in both
-    for (int32_t d = 0; d < 8; ++d) {
-      const float q = c.q[static_cast<size_t>(t * 16 + d)];
-      if (t != 1) c.k[static_cast<size_t>(70 * 8 + d)] += 2.0f * q;
-      if (t != 0) c.k[static_cast<size_t>(2200 * 8 + d)] += 2.0f * q;
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+    EvictionCase c({.heads = 2,
+                    .kv_heads = 1,
+                    .dim = 8,
+                    .rows = 2300,
+                    .queries = 3,
+                    .paged = 1000,
+                    .logit_scale = 3.0f,
+                    .dtype = dtype,
+                    .has_half_queries = dtype != DType::kF32});
+    for (int32_t t = 0; t < 3; ++t) {  // tops in the first part, in the last, and large logits in both
+      for (int32_t d = 0; d < 8; ++d) {
+        const float q = c.q[static_cast<size_t>(t * 16 + d)];
+        if (t != 1) c.k[static_cast<size_t>(70 * 8 + d)] += 2.0f * q;
+        if (t != 0) c.k[static_cast<size_t>(2200 * 8 + d)] += 2.0f * q;
+      }
+    }
+    c.round_keys();
+    c.store(*backend);
+    for (const ScoreKind kind :
+         {ScoreKind::kIndicatorQuery, ScoreKind::kIndicatorAfter, ScoreKind::kAttention}) {
+      const ScoreSpec spec{.kind = kind, .reduce = QueryReduce::kMean};
+      SCOPED_TRACE(::testing::Message() << static_cast<int>(kind) << " of " << dtype_info(dtype).name);
+      expect_close(run_score(*backend, c, spec, 3, false), c.expected(spec, 3, false), 2e-4);
     }
   }
-  c.store(*backend);
-  for (const ScoreKind kind :
-       {ScoreKind::kIndicatorQuery, ScoreKind::kIndicatorAfter, ScoreKind::kAttention}) {
-    const ScoreSpec spec{.kind = kind, .reduce = QueryReduce::kMean};
-    SCOPED_TRACE(::testing::Message() << static_cast<int>(kind));
-    expect_close(run_score(*backend, c, spec, 3, false), c.expected(spec, 3, false), 2e-4);
+}
+
+// Of rows with one largest logit the oldest is the top, in a tile and in other parts of the rows; the others are of the rest.
+// What was the top before a larger one came is of the rest too, with its value.
+TEST_P(Score, OldestOfEqualRowsIsTheTop) {
+  const std::unique_ptr<Backend> backend = make(2);
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+    EvictionCase c({.heads = 3,
+                    .kv_heads = 1,
+                    .dim = 16,
+                    .rows = 600,
+                    .queries = 20,
+                    .paged = 300,
+                    .dtype = dtype,
+                    .has_half_queries = dtype != DType::kF32});
+    for (float& x : c.q) x = 0.25f * x + 3.0f;
+    c.round_queries();
+    // A stair of larger logits, each a top for a while; the last step four times.
+    const std::pair<size_t, float> steps[] = {{0, 0.25f}, {37, 0.5f},  {70, 1.0f},  {71, 1.5f},
+                                              {99, 2.0f}, {101, 2.0f}, {128, 2.0f}, {515, 2.0f}};
+    for (const auto& [row, value] : steps)
+      std::fill_n(c.k.begin() + static_cast<int64_t>(row * 16), 16, value);
+    for (const size_t row : {size_t{1}, size_t{36}, size_t{300}}) {
+      std::fill_n(c.k.begin() + static_cast<int64_t>(row * 16), 16, -2.0f);
+    }
+    c.store(*backend);
+    const ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery};
+    StepMemory memory(c.attention(), spec.kind, 20, 600);
+    const ObserveItem item{.rows = c.source(), .queries = c.queries(), .out = memory.observation};
+    backend->observe({.shape = c.attention(), .spec = spec, .items = {&item, 1}, .cache = c.cache});
+    SCOPED_TRACE(dtype_info(dtype).name);
+    const Observation& o = memory.observation;
+    for (int32_t head = 0; head < 3; ++head) {
+      const auto attention = c.attention_of(head);
+      for (size_t t = 0; t < 20; ++t) {
+        const auto at = static_cast<size_t>(head * o.rest.stride) + t;
+        const double share = attention[t][99];
+        EXPECT_EQ(static_cast<const int32_t*>(o.top.data)[at], 99) << "head " << head << " query " << t;
+        const double rest = (1.0 - share) / share;
+        EXPECT_NEAR(static_cast<double>(static_cast<const float*>(o.rest.data)[at]), rest, 2e-5 * rest);
+      }
+    }
+    expect_close(run_score(*backend, c, spec), c.expected(spec, 0, true), 2e-4);
   }
 }
 
@@ -260,32 +365,62 @@ TEST_P(Score, RowWhoseOthersUnderflowIsMandatory) {
 
 TEST_P(Score, QueriesThatSeeNothingAreSkipped) {
   const std::unique_ptr<Backend> backend = make(1);
-  EvictionCase c({.rows = 40, .queries = 6, .position_step = 1});
-  for (size_t t = 0; t < 3; ++t) c.positions[t] = -1;  // before every row
-  for (const QueryReduce reduce : {QueryReduce::kRms, QueryReduce::kMean, QueryReduce::kEma}) {
-    const ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery, .reduce = reduce};
-    expect_close(run_score(*backend, c, spec), c.expected(spec, 0, true), 2e-4);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+    EvictionCase c({.rows = 40,
+                    .queries = 6,
+                    .position_step = 1,
+                    .dtype = dtype,
+                    .has_half_queries = dtype != DType::kF32});
+    for (size_t t = 0; t < 3; ++t) c.positions[t] = -1;  // before every row
+    for (const QueryReduce reduce : {QueryReduce::kRms, QueryReduce::kMean, QueryReduce::kEma}) {
+      const ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery, .reduce = reduce};
+      expect_close(run_score(*backend, c, spec), c.expected(spec, 0, true), 2e-4);
+    }
+    for (int32_t& p : c.positions) p = -1;
+    for (const float s : run_score(*backend, c, {.kind = ScoreKind::kIndicatorQuery})) EXPECT_EQ(s, 0.0f);
   }
-  for (int32_t& p : c.positions) p = -1;
-  for (const float s : run_score(*backend, c, {.kind = ScoreKind::kIndicatorQuery})) EXPECT_EQ(s, 0.0f);
 }
 
 TEST_P(Score, NanRowsShow) {
   const std::unique_ptr<Backend> backend = make(1);
-  EvictionCase c({.rows = 40, .queries = 6});
-  c.k[5] = NAN;
-  const std::vector<float> got = run_score(*backend, c, {.kind = ScoreKind::kIndicatorQuery});
-  EXPECT_TRUE(std::isnan(got[0]));
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+    EvictionCase c({.rows = 40, .queries = 6, .dtype = dtype, .has_half_queries = dtype != DType::kF32});
+    c.k[5] = NAN;
+    const std::vector<float> got = run_score(*backend, c, {.kind = ScoreKind::kIndicatorQuery});
+    EXPECT_TRUE(std::isnan(got[0]));
+  }
 }
 
 TEST_P(Score, NeitherThreadsNorPagesNorNeighboursChangeABit) {
   const std::unique_ptr<Backend> one = make(1), three = make(3);
-  for (const ScoreKind kind :
-       {ScoreKind::kIndicatorQuery, ScoreKind::kIndicatorAfter, ScoreKind::kAttention}) {
+  for (const auto& [kind, dtype] :
+       std::initializer_list<std::pair<ScoreKind, DType>>{{ScoreKind::kIndicatorQuery, DType::kF32},
+                                                          {ScoreKind::kIndicatorAfter, DType::kF32},
+                                                          {ScoreKind::kAttention, DType::kF32},
+                                                          {ScoreKind::kIndicatorQuery, DType::kF16},
+                                                          {ScoreKind::kIndicatorQuery, DType::kBF16}}) {
+    const bool is_half = dtype != DType::kF32;
+    if (is_half && !is_device_column(GetParam())) continue;
+    SCOPED_TRACE(dtype_info(dtype).name);
     const ScoreSpec spec{.kind = kind, .reduce = QueryReduce::kEma};
-    EvictionCase scratch({.heads = 6, .kv_heads = 2, .rows = 700, .queries = 32});
-    EvictionCase paged({.heads = 6, .kv_heads = 2, .rows = 700, .queries = 32, .paged = 700});
-    EvictionCase half({.heads = 6, .kv_heads = 2, .rows = 700, .queries = 32, .paged = 333});
+    EvictionCase scratch(
+        {.heads = 6, .kv_heads = 2, .rows = 700, .queries = 32, .dtype = dtype, .has_half_queries = is_half});
+    EvictionCase paged({.heads = 6,
+                        .kv_heads = 2,
+                        .rows = 700,
+                        .queries = 32,
+                        .paged = 700,
+                        .dtype = dtype,
+                        .has_half_queries = is_half});
+    EvictionCase half({.heads = 6,
+                       .kv_heads = 2,
+                       .rows = 700,
+                       .queries = 32,
+                       .paged = 333,
+                       .dtype = dtype,
+                       .has_half_queries = is_half});
     paged.store(*three);
     half.store(*three);
     const std::vector<float> want = run_score(*one, scratch, spec, 32);
@@ -296,7 +431,13 @@ TEST_P(Score, NeitherThreadsNorPagesNorNeighboursChangeABit) {
     // As the second of three items.
     const std::vector<float> projection = projection_of(*three, scratch);
     const ConstTensor r = dense(projection.data(), DType::kF32, 6 * 16, 16);
-    EvictionCase other({.heads = 6, .kv_heads = 2, .rows = 90, .queries = 5, .seed = 9});
+    EvictionCase other({.heads = 6,
+                        .kv_heads = 2,
+                        .rows = 90,
+                        .queries = 5,
+                        .seed = 9,
+                        .dtype = dtype,
+                        .has_half_queries = is_half});
     StepMemory m0(other.attention(), kind, 5, 90), m1(scratch.attention(), kind, 32, 700),
         m2(other.attention(), kind, 5, 90);
     const ObserveItem observes[] = {{.rows = other.source(),
@@ -339,34 +480,45 @@ TEST_P(Score, NeitherThreadsNorPagesNorNeighboursChangeABit) {
   }
 }
 
-// The ring gives the queries that were stored last, bit for bit (f32 cache).
+// The ring gives the queries that were stored last, bit for bit (of the cache's type).
 TEST_P(Score, RingGivesTheLastQueries) {
   const std::unique_ptr<Backend> backend = make(2);
-  EvictionCase c({.heads = 6, .kv_heads = 2, .dim = 16, .rows = 120, .queries = 20, .paged = 120});
-  c.store(*backend);
-  constexpr int32_t kWindow = 12;
-  const int32_t stride = QueryRing::num_pages(kWindow, 3, backend->page_slots());
-  EXPECT_EQ(stride, (12 * 3 + 2 * backend->page_slots() - 1) / (2 * backend->page_slots()));
-  std::vector<int32_t> pages;
-  for (int32_t i = 0; i < 2 * stride; ++i) pages.push_back(i * 2);  // even pages are free
-  const QueryRing ring{.pages = pages.data(), .stride = stride, .window = kWindow};
-  // 20 queries in two pieces; only the last 12 stay.
-  const StoreQueriesSegment first{.row_begin = 0, .num_rows = 15, .ring = ring},
-      second{.row_begin = 15, .num_rows = 5, .ring = ring};
-  for (const StoreQueriesSegment& segment : {first, second}) {
-    backend->store_queries({.shape = c.attention(),
-                            .q = c.queries().rows,
-                            .positions = c.positions,
-                            .segments = {&segment, 1},
-                            .cache = c.cache});
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+    EvictionCase c({.heads = 6,
+                    .kv_heads = 2,
+                    .dim = 16,
+                    .rows = 120,
+                    .queries = 20,
+                    .paged = 120,
+                    .dtype = dtype,
+                    .has_half_queries = dtype != DType::kF32});
+    c.store(*backend);
+    constexpr int32_t kWindow = 12;
+    const int32_t stride = QueryRing::num_pages(kWindow, 3, backend->page_slots());
+    EXPECT_EQ(stride, (12 * 3 + 2 * backend->page_slots() - 1) / (2 * backend->page_slots()));
+    std::vector<int32_t> pages;
+    for (int32_t i = 0; i < 2 * stride; ++i) pages.push_back(i * 2);  // even pages are free
+    const QueryRing ring{.pages = pages.data(), .stride = stride, .window = kWindow};
+    // 20 queries in two pieces; only the last 12 stay.
+    const StoreQueriesSegment first{.row_begin = 0, .num_rows = 15, .ring = ring},
+        second{.row_begin = 15, .num_rows = 5, .ring = ring};
+    for (const StoreQueriesSegment& segment : {first, second}) {
+      backend->store_queries({.shape = c.attention(),
+                              .q = c.queries().rows,
+                              .positions = c.positions,
+                              .segments = {&segment, 1},
+                              .cache = c.cache});
+    }
+    const std::span<const int32_t> last(c.positions.data() + 8, kWindow);
+    const QuerySource from_ring{.ring = ring, .positions = last};
+    const ConstTensor all = c.queries().rows;
+    const std::byte* rows = static_cast<const std::byte*>(all.data) + 8 * bytes_of(dtype, all.stride);
+    const QuerySource from_rows{.rows = dense(rows, dtype, kWindow, 6 * 16), .positions = last};
+    const ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery};
+    EXPECT_EQ(run_score(*backend, c, spec, 0, true, &from_ring),
+              run_score(*backend, c, spec, 0, true, &from_rows));
   }
-  const std::span<const int32_t> last(c.positions.data() + 8, kWindow);
-  const QuerySource from_ring{.ring = ring, .positions = last};
-  const QuerySource from_rows{.rows = dense(c.q.data() + 8 * 6 * 16, DType::kF32, kWindow, 6 * 16),
-                              .positions = last};
-  const ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery};
-  EXPECT_EQ(run_score(*backend, c, spec, 0, true, &from_ring),
-            run_score(*backend, c, spec, 0, true, &from_rows));
 }
 
 // h2o's pass over the queries of a prompt: the same sums however it is cut.

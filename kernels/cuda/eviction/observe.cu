@@ -5,100 +5,81 @@
 // rows acc / rest are exact even where a_top rounds to 1. Equal logits: the older row stays the top.
 // A query that sees nothing has top -1, lse +inf and so weights of 0 everywhere; NaN logits leave NaN in rest and lse.
 //
-//   value_mean_kernel     grid (KV head, item)               v_mean, the centre of the projections
-//   observe_kernel        grid (split of the rows, unit)     a unit is 32 queries of one head; partial (m, top, rest, acc)
-//   observe_merge_kernel  grid (unit)                        merges the splits in order, projects o - v_mean and o' - v_mean
+//   value_mean_kernel  grid (16 columns, KV head, item)   v_mean, the centre of the projections
+//   observe_kernel     grid (split of the rows, unit)     a unit is 32 queries of one head; partial (m, top, rest, acc)
+// Then observe_merge.cu. Rows and queries of one 16-bit type: observe_mma.cu in place of observe_kernel.
 // Splits depend on N alone, so neighbours in the batch change no bit. The block is 128 threads: 64 rows x 32 queries.
 // Bound: f32 multiply-adds, 4*N*H*Q*D; K and V come from L2 once per (head, 32 queries). Shared memory 38 KiB and
 // 32 * D floats: 56 KiB at D = 128 (2 blocks an SM of sm_80), 71 KiB at D = 256.
-// Occupancy: value_mean_kernel 128 x 16, observe_kernel 128 x 3, observe_merge_kernel 128 x 2.
+// Occupancy: value_mean_kernel 128 x 5, observe_kernel 128 x 3.
 #include "kernels/cuda/eviction/drift.h"
 #include "kernels/cuda/eviction/item_views.h"
 #include "kernels/cuda/eviction/observe_after.h"
+#include "kernels/cuda/eviction/observe_parts.h"
 #include "kernels/cuda/eviction/observe_view.h"
 #include "kernels/cuda/eviction/row_tile.h"
 
 namespace restkv::cuda {
 namespace {
 
-constexpr int32_t kMaxSplits = 32;
-constexpr int32_t kSplitRows = 2048;  // at least
-constexpr int32_t kMeanRows = 1024;   // at most, spread evenly
-constexpr int32_t kValueCols = 64;    // columns of V at a time
+constexpr int32_t kMeanRows = 1024;                             // at most, spread evenly
+constexpr int32_t kMeanCols = 16;                               // of a block
+constexpr int32_t kMeanLanes = kTileThreads / (kMeanCols / 4);  // rows at a time
+constexpr int32_t kMeanLoads = 8;                               // of a thread on their way at once
+constexpr int32_t kValueCols = 64;                              // columns of V at a time
 constexpr int32_t kValueStride = kValueCols + 4;
 constexpr int32_t kWeightStride = kTileCols + 4;
 static_assert(kTileThreads == (kTileCols / 4) * (kValueCols / 4), "a thread owns 4 queries x 4 columns of V");
 static_assert(kTileThreads == 4 * kTileCols, "four threads share a query's statistics");
 
-struct ObserveParams {
-  const ObserveView* items;
-  PoolView pool;
-  LogitShape shape;
-  int32_t num_heads;     // H
-  int32_t query_blocks;  // units of an item: H * query_blocks, (head, 32 queries)
-  int32_t first_unit;    // of this launch
-  int32_t max_splits;    //
-  int32_t with_values;   // o, o' and their projections
-  int32_t normalize;     // norms of R o
-  float* stats;          // [units, max_splits, 2, 32] top logit and rest
-  int32_t* tops;         // [units, max_splits, 32]
-  float* accs;           // [units, max_splits, 32, D]
-};
-
-struct Unit {
-  int32_t item, head, first;
-};
-__device__ __forceinline__ Unit unit_of(const ObserveParams& p, uint32_t block) {
-  const int32_t unit = p.first_unit + static_cast<int32_t>(block);
-  const int32_t per_item = p.num_heads * p.query_blocks;
-  return {unit / per_item, unit % per_item / p.query_blocks, unit % p.query_blocks * kTileCols};
-}
-
-// Rows of a split: whole tiles, at most kMaxSplits of them.
-__device__ __host__ inline int32_t rows_per_split(int32_t num_rows) {
-  const int32_t each = (num_rows + kMaxSplits - 1) / kMaxSplits;
-  const int32_t rows = (each + kTileRows - 1) / kTileRows * kTileRows;
-  return rows < kSplitRows ? kSplitRows : rows;
-}
-__device__ __host__ inline int32_t num_splits(int32_t num_rows) {
-  const int32_t each = rows_per_split(num_rows);
-  return (num_rows + each - 1) / each;
-}
-
 // Any centre near the mean of V saves the digits that projections of values far from 0 would lose; it cancels in p - u. So
 // at most 1024 rows, evenly spread, are averaged: each thread sums 4 columns of some of them, then one thread a column.
-__global__ void __launch_bounds__(kTileThreads, 16)
+__global__ void __launch_bounds__(kTileThreads, 5)
     value_mean_kernel(const __grid_constant__ ObserveParams p) {
   wait_for_previous();
-  const ObserveView& item = p.items[blockIdx.y];
-  const auto head = static_cast<int32_t>(blockIdx.x);
+  const ObserveView& item = p.items[blockIdx.z];
+  const auto head = static_cast<int32_t>(blockIdx.y);
   const int32_t dim = p.shape.dim;
   const DeviceRows rows(item.rows, p.pool, head, dim);
-  float* parts = shared_memory<float>();  // [lanes, D]
-  const int32_t fours = dim / 4, lanes = kTileThreads / fours;
+  float* parts = shared_memory<float>();  // [lanes, 16]
   const int32_t step = max(1, (rows.num_rows + kMeanRows - 1) / kMeanRows);
   const int32_t count = (rows.num_rows + step - 1) / step;
-  const int32_t lane = static_cast<int32_t>(threadIdx.x) / fours,
-                c = static_cast<int32_t>(threadIdx.x) % fours * 4;
-  if (lane < lanes) {
-    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    for (int32_t i = lane; i < count; i += lanes) {
-      const int32_t row = i * step;
-      const DType dtype = rows.dtype(row);
-      const float4 v = load_four(rows.value(row) + int64_t{c} * bytes_of_element(dtype), dtype);
+  const int32_t lane = static_cast<int32_t>(threadIdx.x) / (kMeanCols / 4),
+                c = static_cast<int32_t>(threadIdx.x) % (kMeanCols / 4) * 4,
+                d = static_cast<int32_t>(blockIdx.x) * kMeanCols + c;
+  float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+  for (int32_t first = lane; first < count && d < dim; first += kMeanLoads * kMeanLanes) {
+    int32_t row[kMeanLoads], page[kMeanLoads];
+    uint4 raw[kMeanLoads];
+#pragma unroll
+    for (int32_t i = 0; i < kMeanLoads; ++i) {
+      row[i] = min(first + i * kMeanLanes, count - 1) * step;
+      page[i] = rows.page_of(row[i]);
+    }
+#pragma unroll
+    for (int32_t i = 0; i < kMeanLoads; ++i) {
+      const DType dtype = rows.dtype(row[i]);
+      raw[i] = load_raw_four(rows.at(row[i], page[i], true) + int64_t{d} * bytes_of_element(dtype), dtype);
+    }
+#pragma unroll
+    for (int32_t i = 0; i < kMeanLoads; ++i) {
+      if (first + i * kMeanLanes >= count) continue;
+      const float4 v = unpack_four(raw[i], rows.dtype(row[i]));
       sum[0] += v.x;
       sum[1] += v.y;
       sum[2] += v.z;
       sum[3] += v.w;
     }
-#pragma unroll
-    for (int32_t i = 0; i < 4; ++i) parts[lane * dim + c + i] = sum[i];
   }
+  store_vector(parts + lane * kMeanCols + c, float4{sum[0], sum[1], sum[2], sum[3]});
   sync_threads();
-  for (int32_t d = static_cast<int32_t>(threadIdx.x); d < dim; d += kTileThreads) {
-    float sum = 0.0f;
-    for (int32_t i = 0; i < lanes; ++i) sum += parts[i * dim + d];
-    item.v_mean[head * item.mean_stride + d] = sum / static_cast<float>(max(1, count));
+  const auto column = static_cast<int32_t>(threadIdx.x),
+             at = static_cast<int32_t>(blockIdx.x) * kMeanCols + column;
+  if (column < kMeanCols && at < dim) {
+    float total = 0.0f;
+#pragma unroll
+    for (int32_t i = 0; i < kMeanLanes; ++i) total += parts[i * kMeanCols + column];
+    item.v_mean[head * item.mean_stride + at] = total / static_cast<float>(max(1, count));
   }
 }
 
@@ -267,165 +248,6 @@ __global__ void __launch_bounds__(kTileThreads, 3) observe_kernel(const __grid_c
   }
 }
 
-struct MergeShared {
-  float coefficient[kMaxSplits * kTileCols];  // exp(m of the split - m)
-  int32_t tops[kMaxSplits * kTileCols];       // the split's top row where it joins the rest, else -1
-  int32_t top[kTileCols];
-  float rest[kTileCols];
-  float column_tile[kTileDepth * kColStride];
-  float x[4];  // [64, padded_stride(D)], rows 32.. of it zero
-};
-
-static_assert(sizeof(MergeShared) + 4 * kTileRows * padded_stride(256) <= (99u << 10), "sm_86");
-
-enum class Output { kFull, kOthers, kFullCentred };
-
-// x = the output of 32 queries: all rows' mean (o), the others' without the top row (o'), less v_mean where centred.
-__device__ __forceinline__ void merge_outputs(const ObserveParams& p, const ObserveView& item,
-                                              const DeviceRows& rows, int32_t splits, Output output,
-                                              MergeShared& shared) {
-  const int32_t dim = p.shape.dim, stride = padded_stride(dim);
-  const float* mean = item.v_mean + rows.head * item.mean_stride;
-  const int64_t base = int64_t{blockIdx.x} * p.max_splits;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileRows * stride; i += kTileThreads) {
-    const int32_t t = i / stride, d = i % stride;
-    float x = 0.0f;
-    if (t < kTileCols && d < dim) {
-      for (int32_t s = 0; s < splits; ++s) {
-        const float c = shared.coefficient[s * kTileCols + t];
-        if (c == 0.0f) continue;  // a split that saw nothing may not have written acc
-        float part = p.accs[((base + s) * kTileCols + t) * dim + d];
-        if (const int32_t row = shared.tops[s * kTileCols + t]; row >= 0) {
-          const DType dtype = rows.dtype(row);
-          part += load_one(rows.value(row) + int64_t{d} * bytes_of_element(dtype), dtype);
-        }
-        x += c * part;
-      }
-      const float rest = shared.rest[t];
-      if (output == Output::kOthers) {
-        x = rest > 0.0f ? x / rest : 0.0f;
-      } else {
-        if (const int32_t row = shared.top[t]; row >= 0) {
-          const DType dtype = rows.dtype(row);
-          x += load_one(rows.value(row) + int64_t{d} * bytes_of_element(dtype), dtype);
-        }
-        x /= 1.0f + rest;
-      }
-      if (output != Output::kFull) x -= mean[d];
-    }
-    shared.x[i] = x;
-  }
-  sync_threads();
-}
-
-// R_g x as columns [first, first + 32) of out [D, p_stride], or its norms into norms [32].
-__device__ __forceinline__ void project_outputs(const ObserveParams& p, const ObserveView& item,
-                                                const Unit& unit, float* out, float* norms,
-                                                MergeShared& shared) {
-  const int32_t dim = p.shape.dim;
-  const int32_t padded = (item.queries.num_queries + 15) / 16 * 16;
-  float squares[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-  for (int32_t e0 = 0; e0 < dim; e0 += kTileCols) {
-    Patch acc;
-    if (item.projection) {
-      project_columns(shared.x, padded_stride(dim),
-                      item.projection + int64_t{unit.head} * dim * item.projection_stride,
-                      item.projection_stride, dim, e0, shared.column_tile, acc);
-    } else {
-#pragma unroll
-      for (int32_t i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int32_t j = 0; j < 4; ++j) {
-          acc[i][j] = shared.x[(patch_row() + i) * padded_stride(dim) + e0 + patch_col() + j];
-        }
-      }
-    }
-#pragma unroll
-    for (int32_t i = 0; i < 4; ++i) {
-      const int32_t t = unit.first + patch_row() + i;
-#pragma unroll
-      for (int32_t j = 0; j < 4; ++j) {
-        const int32_t e = e0 + patch_col() + j;
-        squares[i] += acc[i][j] * acc[i][j];
-        if (out && e < dim && patch_row() + i < kTileCols && t < padded) {
-          out[e * item.p_stride + t] = t < item.queries.num_queries ? acc[i][j] : 0.0f;
-        }
-      }
-    }
-  }
-#pragma unroll
-  for (int32_t i = 0; i < 4; ++i) {
-#pragma unroll
-    for (uint32_t bits = 1; bits < 8; bits *= 2) squares[i] += shuffle_xor(squares[i], bits);
-    const int32_t t = unit.first + patch_row() + i;
-    if (norms && patch_col() == 0 && patch_row() + i < kTileCols && t < item.queries.num_queries) {
-      norms[t] = sqrtf(squares[i]);
-    }
-  }
-  sync_threads();
-}
-
-__global__ void __launch_bounds__(kTileThreads, 2)
-    observe_merge_kernel(const __grid_constant__ ObserveParams p) {
-  wait_for_previous();
-  const Unit unit = unit_of(p, blockIdx.x);
-  const ObserveView& item = p.items[unit.item];
-  if (unit.first >= item.queries.num_queries) return;
-  const int32_t dim = p.shape.dim;
-  const DeviceRows rows(item.rows, p.pool, unit.head / p.shape.group, dim);
-  MergeShared& shared = *shared_memory<MergeShared>();
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  const int32_t splits = num_splits(rows.num_rows);
-  const int64_t base = int64_t{blockIdx.x} * p.max_splits;
-
-  if (thread < kTileCols) {
-    float most = -kInfinity;
-    int32_t top = -1;
-    for (int32_t s = 0; s < splits; ++s) {  // rising rows: the older of equal ones
-      const float m = p.stats[(base + s) * 2 * kTileCols + thread];
-      if (m > most) {
-        most = m;
-        top = p.tops[(base + s) * kTileCols + thread];
-      }
-    }
-    float rest = 0.0f;
-    for (int32_t s = 0; s < splits; ++s) {
-      const float* stats = p.stats + (base + s) * 2 * kTileCols;
-      const int32_t split_top = p.tops[(base + s) * kTileCols + thread];
-      const float c = split_top >= 0 ? expf(stats[thread] - most) : 0.0f;
-      const bool joins = split_top >= 0 && split_top != top;
-      // without a top the split saw nothing, or only NaN: its rest says which
-      rest += split_top >= 0 ? c * (stats[kTileCols + thread] + (joins ? 1.0f : 0.0f))
-                             : stats[kTileCols + thread];
-      shared.coefficient[s * kTileCols + thread] = c;
-      shared.tops[s * kTileCols + thread] = joins ? split_top : -1;
-    }
-    shared.top[thread] = top;
-    shared.rest[thread] = rest;
-    const int32_t t = unit.first + thread;
-    const bool is_blind = top < 0 && rest == rest;
-    if (t < item.stats_cols) {
-      const int64_t at = unit.head * item.stats_stride + t;
-      const bool is_query = t < item.queries.num_queries;
-      item.lse[at] = !is_query || is_blind ? kInfinity : most + log1pf(rest);
-      item.top[at] = is_query ? top : -1;
-      item.rest[at] = is_query ? rest : 0.0f;
-    }
-  }
-  sync_threads();
-  if (!p.with_values) return;
-  float* out = item.p + int64_t{unit.head} * dim * item.p_stride;
-  float* out_rest = item.p_rest + int64_t{unit.head} * dim * item.p_stride;
-  if (p.normalize) {
-    merge_outputs(p, item, rows, splits, Output::kFull, shared);
-    project_outputs(p, item, unit, nullptr, item.norm + unit.head * item.stats_stride, shared);
-  }
-  merge_outputs(p, item, rows, splits, Output::kFullCentred, shared);
-  project_outputs(p, item, unit, out, nullptr, shared);
-  merge_outputs(p, item, rows, splits, Output::kOthers, shared);
-  project_outputs(p, item, unit, out_rest, nullptr, shared);
-}
-
 }  // namespace
 
 void observe(Context& context, const ObserveArgs& args) {
@@ -448,15 +270,16 @@ void observe(Context& context, const ObserveArgs& args) {
   params.shape = logit_shape(shape);
   params.num_heads = shape.num_heads;
   params.query_blocks = (most_queries + kTileCols - 1) / kTileCols;
-  params.max_splits = std::max(1, num_splits(most));
+  params.max_splits = most_splits(most);
   params.with_values = args.spec.kind == ScoreKind::kIndicatorQuery;
   params.normalize = args.spec.normalize;
   const int32_t dim = shape.head_dim;
   if (args.spec.kind != ScoreKind::kAttention) {
-    const int32_t lanes = kTileThreads / (dim / 4);
     launch(value_mean_kernel,
-           {.x = static_cast<uint32_t>(shape.num_kv_heads), .y = static_cast<uint32_t>(num_items)},
-           kTileThreads, static_cast<uint32_t>(4 * lanes * dim), context.ready(), params);
+           {.x = blocks_of(dim, kMeanCols),
+            .y = static_cast<uint32_t>(shape.num_kv_heads),
+            .z = static_cast<uint32_t>(num_items)},
+           kTileThreads, 4 * kMeanLanes * kMeanCols, context.ready(), params);
   }
 
   // As many units at a time as half of the workspace holds; the drift has the other half.
@@ -469,14 +292,18 @@ void observe(Context& context, const ObserveArgs& args) {
   params.tops = reinterpret_cast<int32_t*>(params.stats + batch * params.max_splits * 2 * kTileCols);
   params.accs = reinterpret_cast<float*>(params.tops + batch * params.max_splits * kTileCols);
   const auto shared_bytes = static_cast<uint32_t>(sizeof(ObserveShared) + 4 * kTileCols * dim);
-  const auto merge_bytes = static_cast<uint32_t>(
-      sizeof(MergeShared) + (params.with_values ? 4 * kTileRows * padded_stride(dim) : 0));
+  const DType type = mma_type(args);
   for (int64_t first = 0; first < units; first += batch) {
     params.first_unit = static_cast<int32_t>(first);
-    const auto count = static_cast<uint32_t>(std::min(batch, units - first));
-    launch(observe_kernel, {.x = static_cast<uint32_t>(params.max_splits), .y = count}, kTileThreads,
-           shared_bytes, context.ready(), params);
-    launch(observe_merge_kernel, {.x = count}, kTileThreads, merge_bytes, context.ready(), params);
+    params.num_units = static_cast<int32_t>(std::min(batch, units - first));
+    if (type != DType::kF32) {
+      observe_units(context, params, type);
+    } else {
+      launch(observe_kernel,
+             {.x = static_cast<uint32_t>(params.max_splits), .y = static_cast<uint32_t>(params.num_units)},
+             kTileThreads, shared_bytes, context.ready(), params);
+    }
+    merge_observed(context, params);
   }
   if (is_after) observe_after(context, args, items.device, most);
   if (has_drift) observe_drift(context, args, items.host, items.device, most);

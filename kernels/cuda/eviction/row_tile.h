@@ -82,6 +82,7 @@ struct DeviceRows {
   __device__ const std::byte* key(int32_t row) const { return at(row, page_of(row), false); }
   __device__ const std::byte* value(int32_t row) const { return at(row, page_of(row), true); }
   __device__ int32_t position(int32_t row) const { return position(row, page_of(row)); }
+  __device__ int32_t page_of(int32_t row) const { return row < num_paged ? pages[row / pool.slots] : 0; }
   // The pages of rows begin, begin + step ... and their positions, all asked for before the first is used; 0 where there is none.
   template <int32_t N>
   __device__ void pages_of(int32_t begin, int32_t step, int32_t (&out)[N]) const {
@@ -104,8 +105,11 @@ struct DeviceRows {
   // page_of_row: where it is paged.
   __device__ int32_t position(int32_t row, int32_t page_of_row) const {
     if (row >= num_paged) return source.first_position + (row - num_paged);
-    const std::byte* page = pool.pool + pool.page_bytes * page_of_row + pool.position_offset;
-    return load_vector<int32_t>(page + int64_t{4} * (row % pool.slots));
+    return load_vector<int32_t>(position_at(row, page_of_row));
+  }
+  // Where the position of a paged row lies.
+  __device__ const std::byte* position_at(int32_t row, int32_t page_of_row) const {
+    return pool.pool + pool.page_bytes * page_of_row + pool.position_offset + int64_t{4} * (row % pool.slots);
   }
   __device__ const std::byte* at(int32_t row, int32_t page_of_row, bool is_value) const {
     if (row < num_paged) {
@@ -117,9 +121,6 @@ struct DeviceRows {
     const std::byte* base = is_value ? source.v + r * source.v_row_bytes : source.k + r * source.k_row_bytes;
     return base + int64_t{head} * dim * bytes_of_element(source.dtype);
   }
-
- private:
-  __device__ int32_t page_of(int32_t row) const { return row < num_paged ? pages[row / pool.slots] : 0; }
 };
 
 // tile[r * stride + c] = value c0 + c of row begin + r, for r < 64, c < columns (a multiple of 4); zero outside of

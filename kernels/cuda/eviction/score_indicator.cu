@@ -10,9 +10,8 @@
 // Grid: (64 rows, KV head, item). Bound: f32 additions of the distances, 2*N*H*Q*D, then the products. Shared memory at
 // D = 128: 90 KiB: 2 blocks of sm_90, 1 of sm_80 and sm_86.
 // Occupancy: score_indicator_kernel 128 x 2.
-#include <algorithm>
-
 #include "kernels/cuda/attention_tiles.h"
+#include "kernels/cuda/eviction/half_type.h"
 #include "kernels/cuda/eviction/score_view.h"
 
 namespace restkv::cuda {
@@ -476,37 +475,6 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   }
 }
 
-// The one 16-bit type of all rows and queries, f32 where there is none.
-DType common_type(const ScoreArgs& args) {
-  DType common = DType::kF32;
-  bool is_first = true;
-  const auto join = [&](DType type) {
-    if (is_first) common = type;
-    is_first = false;
-    if (type != common) common = DType::kF32;
-  };
-  for (const ScoreItem& item : args.items) {
-    if (item.rows.pages.kv_len) join(args.cache.dtype);
-    if (item.rows.k) {
-      join(item.rows.k.dtype);
-      join(item.rows.v.dtype);
-    }
-    join(item.queries.rows ? item.queries.rows.dtype : args.cache.dtype);
-    if (common == DType::kF32) break;
-  }
-  return common;
-}
-
-// 16-byte pieces everywhere.
-bool is_aligned(const ScoreArgs& args) {
-  const auto is = [](const ConstTensor& t) {
-    return !t || (reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && bytes_of(t.dtype, t.stride) % 16 == 0);
-  };
-  return std::all_of(args.items.begin(), args.items.end(), [&](const ScoreItem& item) {
-    return is(item.rows.k) && is(item.rows.v) && is(item.queries.rows);
-  });
-}
-
 // fetch_chunk reads four of its columns at a time.
 bool has_projection_quads(const ScoreArgs& args) {
   return std::all_of(args.items.begin(), args.items.end(), [](const ScoreItem& item) {
@@ -517,8 +485,8 @@ bool has_projection_quads(const ScoreArgs& args) {
 }  // namespace
 
 bool score_indicator(Context& context, const ScoreArgs& args, const ScoreParams& params, int32_t most) {
-  const DType type = common_type(args);
-  if (type == DType::kF32 || args.shape.head_dim > kMaxDim || !is_aligned(args) ||
+  const DType type = common_type(args.items, args.cache);
+  if (type == DType::kF32 || args.shape.head_dim > kMaxDim || !is_aligned(args.items, args.shape.head_dim) ||
       !has_projection_quads(args))
     return false;
   dispatch_half(type, [&]<class T>() {
