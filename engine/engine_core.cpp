@@ -584,11 +584,11 @@ void EngineCore::break_down(const std::string& why) {
   fault_trace_ = why + "\n" + trace_.text();
 }
 
-bool EngineCore::check_pages() {
+bool EngineCore::check_pages(bool by_page) {
   const PagePool& pool = executor_.pool();
   const bool is_idle = scheduler_.empty();
-  if (pool.is_consistent() && !(is_idle && (pool.owned() != 0 || executor_.scratch().num_used() != 0)))
-    return true;
+  const bool is_consistent = by_page ? pool.is_consistent_by_page() : pool.is_consistent();
+  if (is_consistent && !(is_idle && (pool.owned() != 0 || executor_.scratch().num_used() != 0))) return true;
   break_down("page accounting: free " + std::to_string(pool.free()) + " + owned " +
              std::to_string(pool.owned()) + " of " + std::to_string(pool.total()) +
              (is_idle ? ", idle" : ""));

@@ -55,8 +55,9 @@ class EngineCore {
   const EngineStats& stats();
   const Histograms& histograms() const { return histograms_; }
   const std::string& fault_trace() const { return fault_trace_; }
-  // free + owned + cached == total, and at idle nothing owned. O(pages). False: the engine is not healthy any more.
-  bool check_pages();
+  // free + owned + cached == total, and at idle nothing owned; by_page: PagePool::is_consistent_by_page. False: the engine is not
+  // healthy any more.
+  bool check_pages(bool by_page);
 
   TraceStore& traces() { return traces_; }
   const std::shared_ptr<CancelList>& cancels() const { return cancels_; }

@@ -53,16 +53,13 @@ void PagePool::give_back_cached(std::span<const int32_t> pages) {
   give_back(pages);
 }
 
-bool PagePool::is_consistent() const {
-  if (free() + owned_ + cached_ != total()) return false;
-#ifndef NDEBUG
+bool PagePool::is_consistent_by_page() const {
+  if (!is_consistent()) return false;
   int64_t held = 0;
   for (const uint16_t count : holders_) held += count != 0;
   for (const int32_t page : free_)
     if (holders_[static_cast<size_t>(page)] != 0) return false;
-  if (held != owned_ + cached_) return false;
-#endif
-  return true;
+  return held == owned_ + cached_;
 }
 
 }  // namespace restkv

@@ -79,7 +79,7 @@ struct Batch {
     for (auto& sequence : sequences) executor->release(*sequence);
     EXPECT_EQ(executor->pool().owned(), 0);
     EXPECT_EQ(executor->pool().free(), executor->pool().total());
-    EXPECT_TRUE(executor->pool().is_consistent());
+    EXPECT_TRUE(executor->pool().is_consistent_by_page());
   }
 
   void step(const StepBatch& batch) {
@@ -103,7 +103,7 @@ struct Batch {
   void check_invariants() const {
     const KvCache& cache = executor->cache();
     const int32_t slots = cache.view().slots;
-    ASSERT_TRUE(executor->pool().is_consistent());
+    ASSERT_TRUE(executor->pool().is_consistent_by_page());
     ASSERT_EQ(executor->pool().free() + executor->pool().owned(), executor->pool().total());
     std::set<int32_t> owners;  // every page once
     int64_t num_owned = 0;

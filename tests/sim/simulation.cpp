@@ -304,7 +304,7 @@ class World {
   }
 
   void check_books() {
-    if (!core_.check_pages()) fail(core_.fault_trace());
+    if (!core_.check_pages(/*by_page=*/true)) fail(core_.fault_trace());
     const PagePool& pool = core_.executor().pool();
     holders_.assign(static_cast<size_t>(pool.total()), nullptr);
     int64_t owned = 0;
