@@ -60,7 +60,7 @@ TEST(PrefixCache, HoldsWhatItSawTwice) {
   EXPECT_EQ(f.hit(f.tokens(3)), 0u);
   EXPECT_EQ(f.hit(prompt, 1000, "other salt"), 0u);
   EXPECT_EQ(f.hit(f.tokens(14, 1)), 0u);
-  EXPECT_TRUE(f.pool.is_consistent());
+  EXPECT_TRUE(f.pool.is_consistent_by_page());
 }
 
 TEST(PrefixCache, EvictsTheOldestFromTheBackAndNeverWhatIsPinned) {
