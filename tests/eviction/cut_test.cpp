@@ -273,7 +273,7 @@ TEST_P(CutLives, OfRandomSequences) {
   const char* policies[] = {"restkv",    "snapkv", "streamingllm", "h2o",   "tova",
                             "pyramidkv", "adakv",  "lacache",      "random"};
   int num_cuts = 0;
-  const int rounds = backend_case.is_emulated ? 9 : 90;
+  const int rounds = backend_case.is_device ? 9 : 90;
   for (int round = 0; round < rounds; ++round) {
     CacheRequest r;
     r.policy = policies[round % 9];

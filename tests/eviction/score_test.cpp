@@ -16,7 +16,7 @@ INSTANTIATE_TEST_SUITE_P(Backends, Score, ::testing::Range(size_t{0}, device_op_
                          [](const auto& info) { return device_op_cases()[info.param].name; });
 
 // Whether the column's activations may be of 16 bits.
-bool is_device_column(size_t index) { return device_op_cases()[index].has_bf16_cache; }
+bool is_device_column(size_t index) { return device_op_cases()[index].is_device; }
 
 std::vector<float> projection_of(Backend& backend, const EvictionCase& c) {
   const int64_t cols = int64_t{c.shape_.heads} * c.shape_.dim;

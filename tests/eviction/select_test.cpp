@@ -212,7 +212,7 @@ TEST_P(Select, MoreRowsThanThereAre) {
 TEST_P(Select, InterleavedArraysNestAndFollowTheFormula) {
   const std::unique_ptr<Backend> backend = make(1);
   std::mt19937 random(5);
-  const int rounds = device_op_cases()[GetParam()].is_emulated ? 10 : 40;
+  const int rounds = device_op_cases()[GetParam()].is_device ? 10 : 40;
   for (int round = 0; round < rounds; ++round) {
     const int32_t n = 20 + static_cast<int32_t>(random() % 80),
                   arrays = 1 + static_cast<int32_t>(random() % 3);

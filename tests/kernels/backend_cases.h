@@ -28,7 +28,8 @@ namespace restkv {
 struct BackendCase {
   std::string name;
   std::function<std::unique_ptr<Backend>(int threads)> make;
-  bool is_emulated = false;        // kernels of the card, a thousand times slower
+  bool is_device = false;    // kernels of the card, there or emulated: an op's memory travels there and back
+  bool is_emulated = false;  // kernels of the card, a thousand times slower
   bool is_row_independent = true;  // a row's bits do not depend on how many stand beside it
   bool is_exact = true;            // sums in the CPU's fixed order: decode equals prefill to the bit
   bool has_bf16_cache = false;
@@ -62,6 +63,7 @@ inline const std::vector<BackendCase>& backend_cases() {
           .name = "emulated",
           .make =
               [](int) { return with_host_memory(make_emulated_backend({.memory_bytes = kEmulatedBytes})); },
+          .is_device = true,
           .is_emulated = true,
           .is_row_independent = false,
           .is_exact = false,
