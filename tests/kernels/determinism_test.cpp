@@ -14,9 +14,9 @@ INSTANTIATE_TEST_SUITE_P(Backends, Determinism, testing::Range(size_t{0}, backen
 TEST_P(Determinism, MatmulRows) {
   const BackendCase& column = backend_cases()[GetParam()];
   if (!column.is_row_independent) GTEST_SKIP() << column.name << " promises this with `deterministic` only";
-  const int64_t n = 101, max_rows = column.is_emulated ? 70 : 512;
+  const int64_t n = 101, max_rows = column.is_device ? 70 : 512;
   for (const DType dtype : kWeightTypes) {
-    if (column.is_emulated && dtype != DType::kF32 && dtype != DType::kQ4_0) continue;  // all placed as f32
+    if (column.is_device && dtype != DType::kF32 && dtype != DType::kQ4_0) continue;  // all placed as f32
     for (const int64_t cols : {int64_t{768}, int64_t{172}}) {
       if (cols % dtype_info(dtype).block_elems != 0) continue;
       const Weights weights(dtype, n, cols, 1), bias(DType::kF32, 1, n, 2);
