@@ -66,7 +66,7 @@ report=docs/measurements/$(tr 'A-Z ' 'a-z-' <<<"${card#NVIDIA }")-$(date +%F).md
 readonly report
 if [[ ! -f $report ]]; then
   printf '# %s\n\nDriver %s, commit %s. Made by `tools/gpu_check.sh`.\n' "$card" "$driver" \
-    "$(git describe --always --dirty 2>/dev/null || cat "$pack/commit" 2>/dev/null || echo unknown)" >"$report"
+    "$(cat "$pack/commit" 2>/dev/null || git describe --always --dirty 2>/dev/null || echo unknown)" >"$report"
 fi
 
 golden=${RESTKV_SHARED_DIR:-}
