@@ -32,8 +32,10 @@ constexpr std::chrono::seconds kWatchdog{10};
 // of a prompt took some 2 ms longer than their kernels on a virtual machine with an H100, where timers are coarse. It costs the
 // engine's thread a core while the card works, which it yields to whoever waits for one.
 constexpr std::chrono::milliseconds kSpin{200};
-constexpr int kMinimumMajor = 8, kOverlapMajor = 9;  // of kOverlapsLaunches
-constexpr int64_t kBlasBytes = int64_t{32} << 20;    // what cuBLASLt's kernels want on sm_90
+constexpr int kMinimumMajor = 8;
+// The code that waits (wait_for_previous) is that for sm_90a; other cards, later ones too, run code made for sm_80, which does not.
+constexpr int kOverlapMajor = 9;
+constexpr int64_t kBlasBytes = int64_t{32} << 20;  // what cuBLASLt's kernels want on sm_90
 
 class CudaGraph final : public LaunchGraph {
  public:
@@ -58,7 +60,7 @@ class CudaRuntime final : public Runtime {
     cudaDeviceProp properties{};
     CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
     limits_.name = properties.name;
-    overlaps_launches_ = kOverlapsLaunches && properties.major >= kOverlapMajor;
+    overlaps_launches_ = kOverlapsLaunches && properties.major == kOverlapMajor;
     limits_.num_multiprocessors = properties.multiProcessorCount;
     limits_.max_shared_bytes = static_cast<int32_t>(properties.sharedMemPerBlockOptin);
     limits_.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
