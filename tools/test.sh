@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that decides whether RestKV is in order, on a fresh Debian 12 machine and without a GPU:
 #   install (Debian and Python packages, the demo model), release (build), asan and tsan (build, ctest), fuzz (build,
-#   15 s for each target), cuda, tests (ctest of release, pytest).
+#   10 s for each target), cuda, tests (ctest of release, pytest).
 # A part that fails does not stop the later ones; the summary names it and the exit code is 1. More than 40 minutes in
 # all is a failure too. Logs: build/test-logs/.
 #   tools/test.sh [--slow]    --slow adds the tests labelled slow and runs each fuzz target for 300 s
@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly limit_minutes=40
 readonly logs=build/test-logs
 readonly labels=(install release asan tsan fuzz cuda tests)
-fuzz_seconds=15
+fuzz_seconds=10
 ctest_options=(-LE 'slow|bench')
 pytest_options=(-m 'not slow')
 check_time=1
