@@ -198,24 +198,14 @@ __device__ __forceinline__ void score_per_query(const ScoreParams& p, const Scor
           // the sum does not depend on which lane adds: both operands are the same in either order
           sums[i] = p.reduce == QueryReduce::kMax ? max_or_nan(sums[i], other) : sums[i] + other;
         }
-        switch (p.reduce) {
-          case QueryReduce::kMax: values[i] = max_or_nan(values[i], sums[i]); break;
-          case QueryReduce::kEma:
-            if (seen_here > 0) values[i] = num_seeing > 0 ? values[i] * keep + sums[i] : sums[i];
-            break;
-          default: values[i] += sums[i]; break;
-        }
+        values[i] = join_queries(p.reduce, values[i], sums[i], keep, num_seeing, seen_here);
       }
       num_seeing += seen_here;
       sync_threads();  // weights, and the projected tile for the next head, are written again
     }
-    const float queries = static_cast<float>(max(1, num_seeing));
 #pragma unroll
     for (int32_t i = 0; i < 4; ++i) {
-      float e = values[i];
-      if (p.reduce == QueryReduce::kRms) e = sqrtf(e / queries);
-      if (p.reduce == QueryReduce::kMean) e /= queries;
-      scores[i] = join_group(p.group_reduce, scores[i], e);
+      scores[i] = join_group(p.group_reduce, scores[i], finish_queries(p.reduce, values[i], num_seeing));
     }
   }
 #pragma unroll

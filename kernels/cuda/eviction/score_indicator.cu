@@ -447,23 +447,13 @@ __global__ void __launch_bounds__(kTileThreads, 2)
           const float other = shuffle_xor(sum, bits);
           sum = p.reduce == QueryReduce::kMax ? max_or_nan(sum, other) : sum + other;
         }
-        switch (p.reduce) {
-          case QueryReduce::kMax: values[h] = max_or_nan(values[h], sum); break;
-          case QueryReduce::kEma:
-            if (seen_here > 0) values[h] = num_seeing > 0 ? values[h] * keep + sum : sum;
-            break;
-          default: values[h] += sum; break;
-        }
+        values[h] = join_queries(p.reduce, values[h], sum, keep, num_seeing, seen_here);
       }
       num_seeing += seen_here;
     }
-    const float queries = static_cast<float>(max(1, num_seeing));
 #pragma unroll
     for (int32_t h = 0; h < 2; ++h) {
-      float e = values[h];
-      if (p.reduce == QueryReduce::kRms) e = sqrtf(e / queries);
-      if (p.reduce == QueryReduce::kMean) e /= queries;
-      scores[h] = join_group(p.group_reduce, scores[h], e);
+      scores[h] = join_group(p.group_reduce, scores[h], finish_queries(p.reduce, values[h], num_seeing));
     }
   }
 #pragma unroll

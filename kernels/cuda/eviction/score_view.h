@@ -68,6 +68,22 @@ __device__ __forceinline__ bool is_blind(const ScoreView& item, int32_t head, in
   return item.lse[at] == kInfinity && item.top[at] < 0;
 }
 
+// A row's value over the queries so far and over those of the next block: `keep` is (1-alpha)^n of that block's n seeing ones.
+__device__ __forceinline__ float join_queries(QueryReduce reduce, float value, float block, float keep,
+                                              int32_t seen_before, int32_t seen_here) {
+  if (reduce == QueryReduce::kMax) return max_or_nan(value, block);
+  if (reduce != QueryReduce::kEma) return value + block;
+  if (seen_here == 0) return value;
+  return seen_before > 0 ? value * keep + block : block;
+}
+
+// Of all queries, of which so many see anything.
+__device__ __forceinline__ float finish_queries(QueryReduce reduce, float value, int32_t num_seeing) {
+  const float queries = static_cast<float>(max(1, num_seeing));
+  if (reduce == QueryReduce::kRms) return sqrtf(value / queries);
+  return reduce == QueryReduce::kMean ? value / queries : value;
+}
+
 // weights [32] of queries [first, first + 32) in the reduction and how many of them see anything. An EMA from the oldest
 // query on is a weighted sum: alpha (1-alpha)^k for the query with k seeing ones behind it, (1-alpha)^k for the first.
 __device__ __forceinline__ void query_weights(const ScoreParams& p, const ScoreView& item, int32_t head,
