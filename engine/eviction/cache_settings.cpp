@@ -325,7 +325,10 @@ int32_t default_stride(PolicyKind policy, int32_t window, int32_t budget) {
 }
 
 int32_t stride_of(const CacheSettings& settings, int32_t budget) {
-  return settings.stride.value_or(default_stride(settings.policy, settings.window, budget));
+  const int32_t stride = settings.stride.value_or(default_stride(settings.policy, settings.window, budget));
+  // Under `grow` windowed layers alone are cut in decode, and a budget is legal that has room for one row beside the protected.
+  if (settings.decode == DecodeMode::kEvict) return stride;
+  return std::clamp(budget - protected_rows(settings, budget), 1, stride);
 }
 
 int32_t pin_rows(const CacheSettings& settings, int32_t budget) {
@@ -361,7 +364,8 @@ ProbeSpec probe_for_prompt(const CacheSettings& settings, int64_t prompt_len) {
 }
 
 int32_t budget_for_prompt(const CacheSettings& settings, int64_t prompt_len) {
-  if (!settings.fraction) return settings.budget;
+  // `full` keeps everything, whatever else was asked for.
+  if (!settings.fraction || settings.policy == PolicyKind::kFull) return settings.budget;
   const double rows = std::ceil(*settings.fraction * static_cast<double>(prompt_len));
   const int32_t smallest = std::min(smallest_budget(settings), settings.budget);
   return static_cast<int32_t>(std::clamp<double>(rows, smallest, settings.budget));

@@ -238,39 +238,45 @@ TEST(EvictionEngine, OnePrefillServesManySettingsAndChangesNoBit) {
   }
 }
 
+// Windowed layers among the others in the second round.
 TEST(EvictionEngine, RandomSettingsNeverBreakTheBudget) {
-  const auto engine = start_engine(make_tiny_model(), options_of(2, 120));
-  std::mt19937 random(11);
-  const char* names[] = {"restkv",    "snapkv", "streamingllm", "h2o",   "tova",
-                         "pyramidkv", "adakv",  "lacache",      "random"};
-  std::vector<Request> requests;
-  while (requests.size() < 60) {
-    CacheRequest cache;
-    cache.policy = names[random() % 9];
-    cache.budget = 20 + static_cast<int64_t>(random() % 200);
-    cache.window = 1 + static_cast<int64_t>(random() % 24);
-    cache.sinks = static_cast<int64_t>(random() % 6);
-    if (random() % 2) cache.stride = 1 + static_cast<int64_t>(random() % 16);
-    if (random() % 4 == 0) cache.pin_head = static_cast<int64_t>(random() % 8);
-    if (random() % 4 == 0) cache.pin_tail = static_cast<int64_t>(random() % 8);
-    if (random() % 4 == 0) cache.fraction = 0.3;
-    CacheLimits limits;
-    limits.max_model_len = kContext;
-    if (!resolve_cache_settings(cache, limits).ok()) continue;
-    requests.push_back(request_of(static_cast<int32_t>(requests.size()),
-                                  1 + static_cast<int32_t>(random() % 300),
-                                  1 + static_cast<int32_t>(random() % 150), cache));
-  }
-  const auto answers = ask(*engine, requests);
-  for (size_t i = 0; i < requests.size(); ++i) {
-    EXPECT_EQ(answers[i][0].finish, FinishReason::kLength) << answers[i][0].error.message();
-    const CacheCounters& cache = answers[i][0].counters.cache;
-    if (requests[i].cache.allocation == Allocation::kUniform) {
-      EXPECT_LE(cache.kept_max, requests[i].cache.budget) << policy_name(requests[i].cache.policy);
+  for (const int64_t window : {0, 20}) {
+    const auto engine = start_engine(make_tiny_model({.window = window}), options_of(2, 120));
+    std::mt19937 random(11);
+    const char* names[] = {"restkv",    "snapkv", "streamingllm", "h2o",    "tova",
+                           "pyramidkv", "adakv",  "lacache",      "random", "full"};
+    std::vector<Request> requests;
+    while (requests.size() < 60) {
+      CacheRequest cache;
+      cache.policy = names[random() % 10];
+      cache.budget = 20 + static_cast<int64_t>(random() % 200);
+      cache.window = 1 + static_cast<int64_t>(random() % 24);
+      cache.sinks = static_cast<int64_t>(random() % 6);
+      if (random() % 3 == 0) cache.decode = "grow";
+      if (random() % 2) cache.stride = 1 + static_cast<int64_t>(random() % (cache.decode ? 300 : 16));
+      if (random() % 4 == 0) cache.pin_head = static_cast<int64_t>(random() % 8);
+      if (random() % 4 == 0) cache.pin_tail = static_cast<int64_t>(random() % 8);
+      if (random() % 4 == 0) cache.fraction = 0.3;
+      CacheLimits limits;
+      limits.max_model_len = kContext;
+      if (!resolve_cache_settings(cache, limits).ok()) continue;
+      requests.push_back(request_of(static_cast<int32_t>(requests.size()),
+                                    1 + static_cast<int32_t>(random() % 300),
+                                    1 + static_cast<int32_t>(random() % 150), cache));
     }
-    EXPECT_EQ(cache.nan_rows, 0);
+    const auto answers = ask(*engine, requests);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      EXPECT_EQ(answers[i][0].finish, FinishReason::kLength) << answers[i][0].error.message();
+      const CacheCounters& cache = answers[i][0].counters.cache;
+      const CacheSettings& settings = requests[i].cache;
+      if (settings.allocation == Allocation::kUniform && settings.decode == DecodeMode::kEvict &&
+          settings.policy != PolicyKind::kFull) {
+        EXPECT_LE(cache.kept_max, settings.budget) << policy_name(settings.policy);
+      }
+      EXPECT_EQ(cache.nan_rows, 0);
+    }
+    testing::expect_idle_and_free(*engine);
   }
-  testing::expect_idle_and_free(*engine);
 }
 
 }  // namespace

@@ -22,7 +22,17 @@ namespace restkv::testing {
 
 struct TinyShape {
   int64_t layers = 3, hidden = 32, heads = 4, kv_heads = 2, head_dim = 8, ffn = 48, vocab = 64, context = 512;
+  int64_t window = 0;  // of every second layer, from the second on; 0: full attention in all
 };
+
+inline std::string windows_json(const TinyShape& shape) {
+  if (shape.window == 0) return {};
+  std::string types;
+  for (int64_t layer = 0; layer < shape.layers; ++layer)
+    types += std::string(layer == 0 ? "" : ", ") +
+             (layer % 2 == 1 ? "\"sliding_attention\"" : "\"full_attention\"");
+  return ", \"sliding_window\": " + std::to_string(shape.window) + ", \"layer_types\": [" + types + "]";
+}
 
 // `edit` may change the embedding [V, M] before it is written (a NaN row, say).
 inline std::shared_ptr<const Model> make_tiny_model(
@@ -33,12 +43,15 @@ inline std::shared_ptr<const Model> make_tiny_model(
       ("restkv_tiny." + std::to_string(getpid()) + "." + std::to_string(counter++));
   std::filesystem::create_directories(folder);
   std::ofstream(folder / "config.json")
-      << R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "bos_token_id": 1,)"
+      << (shape.window > 0 ? R"({"architectures": ["MistralForCausalLM"], "model_type": "mistral", )"
+                           : R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", )")
+      << R"("hidden_act": "silu", "bos_token_id": 1,)"
       << R"("eos_token_id": 2, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,)"
       << "\"num_hidden_layers\": " << shape.layers << ", \"hidden_size\": " << shape.hidden
       << ", \"num_attention_heads\": " << shape.heads << ", \"num_key_value_heads\": " << shape.kv_heads
       << ", \"head_dim\": " << shape.head_dim << ", \"intermediate_size\": " << shape.ffn
-      << ", \"vocab_size\": " << shape.vocab << ", \"max_position_embeddings\": " << shape.context << "}";
+      << ", \"vocab_size\": " << shape.vocab << ", \"max_position_embeddings\": " << shape.context
+      << windows_json(shape) << "}";
 
   std::mt19937 random(7);
   std::vector<std::vector<float>> storage;

@@ -105,9 +105,7 @@ TEST(Settings, SmallestBudgetIsLegalForEveryPolicy) {
       r.budget = smallest;
       const CacheSettings s = resolved(r);
       EXPECT_EQ(s.budget, smallest) << policy;
-      if (s.decode == DecodeMode::kEvict) {
-        EXPECT_LE(protected_rows(s, smallest) + stride_of(s, smallest), smallest) << policy;
-      }
+      EXPECT_LE(protected_rows(s, smallest) + stride_of(s, smallest), smallest) << policy;
       if (smallest > 1) {
         r.budget = smallest - 1;
         EXPECT_FALSE(resolve_cache_settings(r, {}).ok()) << policy << " " << smallest - 1;
@@ -124,6 +122,20 @@ TEST(Settings, FractionOfThePrompt) {
   EXPECT_EQ(budget_for_prompt(s, 2001), 201);
   EXPECT_EQ(budget_for_prompt(s, 100000), 500);
   EXPECT_EQ(budget_for_prompt(s, 10), smallest_budget(s));
+  r.policy = "full";  // keeps everything all the same
+  EXPECT_EQ(budget_for_prompt(resolved(r), 2001), 500);
+}
+
+// `grow` is legal with room for a single row, and its windowed layers are cut by the stride in decode.
+TEST(Settings, AStrideLeavesTheProtectedRowsUnderGrowToo) {
+  CacheRequest r;
+  r.decode = "grow";
+  r.stride = 162;
+  for (const int64_t budget : {37, 64, 198, 1000}) {
+    r.budget = budget;
+    const CacheSettings s = resolved(r);
+    EXPECT_EQ(stride_of(s, s.budget), std::min<int64_t>(162, budget - 36)) << budget;
+  }
 }
 
 TEST(Settings, OverlayTakesTheLaterField) {
