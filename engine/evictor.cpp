@@ -247,9 +247,11 @@ void Evictor::count_cut(const Due& due, const Cut& cut, const int32_t* gone) {
     CHECK(cut.moved[h] <= cut.kept_len[h]) << cut.moved[h] << " of " << cut.kept_len[h];
     // The newest rows stay, so a head that gave up rows has moved some: nothing is counted that did not happen.
     CHECK(gone[h] == 0 || cut.moved[h] > 0) << gone[h] << " rows went and none moved";
-    memory.counters.evicted += gone[h] - cut.num_dead[h];
+    // Dead rows go first; where there is room beside the living, some stay until the next cut.
+    const int32_t num_evicted = std::max(0, gone[h] - cut.num_dead[h]);
+    memory.counters.evicted += num_evicted;
     memory.counters.nan_rows += cut.non_finite[h];
-    is_event |= gone[h] > cut.num_dead[h];
+    is_event |= num_evicted > 0;
   }
   memory.counters.events += is_event;
   totals_.evicted[static_cast<size_t>(memory.settings.policy)] += memory.counters.evicted - was.evicted;

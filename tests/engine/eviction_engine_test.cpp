@@ -274,6 +274,11 @@ TEST(EvictionEngine, RandomSettingsNeverBreakTheBudget) {
         EXPECT_LE(cache.kept_max, settings.budget) << policy_name(settings.policy);
       }
       EXPECT_EQ(cache.nan_rows, 0);
+      EXPECT_GE(cache.evicted, cache.events);
+      // What left a window is not counted.
+      if (settings.policy == PolicyKind::kFull) {
+        EXPECT_EQ(cache.evicted, 0);
+      }
     }
     testing::expect_idle_and_free(*engine);
   }
