@@ -35,11 +35,10 @@ void Executor::look_at_rows(Sequence& sequence, int64_t first_row, const Tensor&
   if (wants_logprobs) backend_.synchronize();  // the followers of a group take copies
 }
 
-void Executor::collect_banned(const Sequence& sequence, std::vector<int32_t>& banned) const {
+void Executor::collect_banned(const Sequence& sequence, int32_t num_drawn,
+                              std::vector<int32_t>& banned) const {
   banned.clear();
   const Request& request = sequence.request();
-  // Of the answer, with those that the host has not seen yet.
-  const int32_t num_drawn = sequence.position - sequence.prompt_len;
   if (num_drawn < request.min_tokens) {
     for (const int64_t token : model_.config.eos_token_ids) banned.push_back(static_cast<int32_t>(token));
     banned.insert(banned.end(), request.stop_token_ids.begin(), request.stop_token_ids.end());
@@ -50,6 +49,23 @@ void Executor::collect_banned(const Sequence& sequence, std::vector<int32_t>& ba
     if (std::equal(word.begin(), word.end() - 1, sequence.tokens.end() - static_cast<int64_t>(prefix)))
       banned.push_back(word.back());
   }
+}
+
+Status Executor::why_not_drawn(const Sequence& sequence) const {
+  std::vector<int32_t> banned;
+  collect_banned(sequence, sequence.num_generated(), banned);
+  std::sort(banned.begin(), banned.end());
+  banned.erase(std::unique(banned.begin(), banned.end()), banned.end());
+  const std::vector<int32_t>& allowed = sequence.request().sampling.allowed_tokens;
+  const bool is_banned = allowed.empty() ? static_cast<int64_t>(banned.size()) == model_.config.vocab_size
+                                         : std::all_of(allowed.begin(), allowed.end(), [&](int32_t token) {
+                                             return std::binary_search(banned.begin(), banned.end(), token);
+                                           });
+  if (!is_banned)
+    return Status(StatusCode::kInternal, "the model's output is not a number").with_reason("nan_logits");
+  return invalid_argument("no token may be drawn: bad_words, and min_tokens with what ends an answer, ban " +
+                          std::string(allowed.empty() ? "the whole vocabulary" : "all of allowed_token_ids"))
+      .with_param(allowed.empty() ? "bad_words" : "allowed_token_ids");
 }
 
 void Executor::count_token(Sequence& sequence, int32_t token) {
@@ -70,7 +86,8 @@ void Executor::draw(const Tensor& residual, StepInFlight& step) {
   for (size_t i = 0; i < count; ++i) {
     Sequence& sequence = *step.drawing[i];
     sequence.drawn_row = static_cast<int32_t>(i);
-    collect_banned(sequence, banned_[i]);
+    // Of the answer, with those that the host has not seen yet.
+    collect_banned(sequence, sequence.position - sequence.prompt_len, banned_[i]);
     sample_rows_.push_back({.params = &sequence.request().sampling,
                             .choice = static_cast<uint32_t>(sequence.choice),
                             .position = static_cast<uint32_t>(sequence.position),

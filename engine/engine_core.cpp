@@ -361,13 +361,13 @@ void EngineCore::deliver(const StepResult& result) {
     sequence.handle->phase.store(RequestPhase::kDecode, std::memory_order_relaxed);
     deliver_prompt_logprobs(sequence);
   }
-  if (request.max_tokens == 0) return finish(&sequence, FinishReason::kLength, -1, {});
   if (sample.is_nan) {
-    ++counters_.nan_requests;
-    return finish(
-        &sequence, FinishReason::kError, -1,
-        Status(StatusCode::kInternal, "the model's output is not a number").with_reason("nan_logits"));
+    Status why = executor_.why_not_drawn(sequence);
+    const bool is_ill = why.code() == StatusCode::kInternal;
+    counters_.nan_requests += is_ill;
+    if (is_ill || request.max_tokens > 0) return finish(&sequence, FinishReason::kError, -1, std::move(why));
   }
+  if (request.max_tokens == 0) return finish(&sequence, FinishReason::kLength, -1, {});
   if (sequence.last_token != Clock::time_point{})
     histograms_.add(Metric::kInterToken, seconds(sequence.last_token, now));
   sequence.tokens.push_back(sample.token);

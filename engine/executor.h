@@ -96,6 +96,8 @@ class Executor final : public SequenceHost {
     finish_units(results);
   }
 
+  // Where a row of logits gave no token (SampleResult::is_nan): the model's fault, or the request's that bans all.
+  Status why_not_drawn(const Sequence& sequence) const;
   // The token joins the counts that the penalties use.
   void count_token(Sequence& sequence, int32_t token);
 
@@ -139,8 +141,8 @@ class Executor final : public SequenceHost {
                  Tensor sums);  // k, v from first_row on
   // Prefill is done: of the group, those whose whole prompt it was draw from `row` of the residual.
   void finish_prefill(Sequence& leader, int32_t row, StepInFlight& step);
-  // Tokens that must not be drawn next: end tokens before min_tokens, the last tokens of bad words.
-  void collect_banned(const Sequence& sequence, std::vector<int32_t>& banned) const;
+  // Tokens that must not be drawn behind `num_drawn` others: end tokens before min_tokens, the last tokens of bad words.
+  void collect_banned(const Sequence& sequence, int32_t num_drawn, std::vector<int32_t>& banned) const;
   // Ids of prefill rows [begin, begin + count): prompt tokens, then the probe's. Appended to ids_.
   void append_prefill_ids(const Sequence& sequence, int64_t begin, int64_t count);
   // Prompt log probabilities and the observer: logits of rows [first_row, +residual.rows) of `sequence`.

@@ -122,6 +122,31 @@ TEST(Engine, BadWordsNeverAppear) {
     EXPECT_FALSE(without.tokens[i] == pair[0] && without.tokens[i + 1] == pair[1]) << i;
 }
 
+// No fault of the model: an error of the request that names the field, and nobody else's.
+TEST(Engine, ARequestThatBansEveryTokenIsToldSo) {
+  const auto model = make_tiny_model();
+  const auto engine = testing::start_engine(model, small_options());
+  std::vector<Request> requests(5, request_of(3, 10, 6));
+  for (size_t i = 0; i < 3; ++i) requests[i].sampling.allowed_tokens = {2, 9};
+  requests[0].bad_words = {{9}};
+  requests[0].min_tokens = 3;        // 2 ends an answer
+  requests[1].bad_words = {{9, 9}};  // then there is no third token but the end
+  requests[1].min_tokens = 6;
+  requests[2].bad_words = {{9, 9}};  // but here 2 may follow
+  for (int32_t token = 0; token < 64; ++token) requests[3].bad_words.push_back({token});
+  const auto answers = ask(*engine, requests);
+  for (const size_t i : {0, 1, 3}) {
+    EXPECT_EQ(answers[i][0].finish, FinishReason::kError) << i;
+    EXPECT_EQ(answers[i][0].error.code(), StatusCode::kInvalidArgument) << answers[i][0].error.message();
+    EXPECT_EQ(answers[i][0].error.param(), i == 3 ? "bad_words" : "allowed_token_ids");
+    EXPECT_EQ(answers[i][0].tokens.size(), i == 1 ? 1u : 0u);
+  }
+  EXPECT_NE(answers[2][0].finish, FinishReason::kError);
+  EXPECT_EQ(answers[4][0].finish, ask(*engine, {requests[4]})[0][0].finish);
+  EXPECT_EQ(engine->stats().nan_requests, 0);
+  testing::expect_idle_and_free(*engine);
+}
+
 TEST(Engine, PromptLogprobsAreThoseOfTheCutPrompt) {
   const auto model = make_tiny_model();
   std::vector<Answer> answers;
@@ -195,6 +220,9 @@ TEST(Engine, ANanRowEndsThatRequestAlone) {
   EXPECT_EQ(together[1][0].error.reason(), "nan_logits");
   EXPECT_TRUE(together[0][0] == alone);
   EXPECT_TRUE(together[2][0] == alone);
+  ill.max_tokens = 0;  // nothing is drawn, but its log probabilities are no numbers
+  ill.prompt_logprobs = 0;
+  EXPECT_EQ(ask(*engine, {ill})[0][0].error.reason(), "nan_logits");
   expect_idle_and_free(*engine);
 }
 
