@@ -316,6 +316,8 @@ Result<ModelConfig> parse_hf_config(std::string_view config_json, std::string_vi
       return in_file("generation_config.json", bad);
     }
   }
+  // Files of models whose vocabulary was cut name such ids: no row of logits has them, so they are never drawn.
+  std::erase_if(config.eos_token_ids, [&](int64_t id) { return id >= config.vocab_size; });
   return config;
 }
 

@@ -253,12 +253,12 @@ TEST(HfConfig, WrappedTextModel) {
   text["head_dim"] = 16;
   const json wrapped = {{"architectures", {"Gemma3ForConditionalGeneration"}},
                         {"text_config", text},
-                        {"eos_token_id", {1, 106}},
+                        {"eos_token_id", {1, 60}},
                         {"vision_config", {{"num_hidden_layers", -1}}}};
   const ModelConfig config = parsed(wrapped);
   EXPECT_EQ(config.architecture, "Gemma3ForConditionalGeneration");
   EXPECT_EQ(config.head_dim, 16);
-  EXPECT_THAT(config.eos_token_ids, ElementsAre(1, 106));
+  EXPECT_THAT(config.eos_token_ids, ElementsAre(1, 60));
   json bad = wrapped;
   bad["text_config"]["hidden_size"] = 0;
   EXPECT_THAT(problem(bad), HasSubstr("text_config.hidden_size is 0"));
@@ -269,6 +269,11 @@ TEST(HfConfig, GenerationConfigWidens) {
   const ModelConfig widened =
       parsed(config, R"({"eos_token_id":[2,7],"temperature":0.6,"top_p":0.9,"top_k":50,"do_sample":true})");
   EXPECT_THAT(widened.eos_token_ids, ElementsAre(2, 7));
+  const int64_t vocab = widened.vocab_size;
+  const std::string ends = "[2," + std::to_string(vocab - 1) + "," + std::to_string(vocab) + "]";
+  EXPECT_THAT(
+      parsed(with(llama(), "eos_token_id", vocab + 5), R"({"eos_token_id":)" + ends + "}").eos_token_ids,
+      ElementsAre(2, vocab - 1));  // nothing ever draws the others
   EXPECT_EQ(widened.sampling.temperature, 0.6);
   EXPECT_EQ(widened.sampling.top_k, 50);
   EXPECT_FALSE(widened.sampling.min_p.has_value());
