@@ -42,6 +42,7 @@ class LocalGroupRunner final : public GroupRunner {
   Executor executor_;
   std::vector<Sequence> sequences_;
   std::vector<int32_t> next_;  // by sequence: the token drawn behind the last row it fed
+  bool is_nan_ = false;        // one of them could not be drawn
   std::vector<StepResult> results_;
   StepBatch batch_;
 };
@@ -107,8 +108,10 @@ void LocalGroupRunner::prefill(Sequence& leader) {
 }
 
 void LocalGroupRunner::note_next() {
-  for (const StepResult& result : results_)
+  for (const StepResult& result : results_) {
     next_[static_cast<size_t>(result.sequence - sequences_.data())] = result.sample->token;
+    is_nan_ |= result.sample->is_nan;
+  }
 }
 
 void LocalGroupRunner::feed(int32_t limit) {
@@ -136,6 +139,7 @@ Result<std::vector<GroupOutcome>> LocalGroupRunner::run(const GroupText& text,
   sequences_.clear();
   sequences_.resize(settings.size());
   next_.assign(settings.size(), 0);
+  is_nan_ = false;
   Status status;
   for (size_t i = 0; i < settings.size(); ++i) {
     Request request;
@@ -153,6 +157,13 @@ Result<std::vector<GroupOutcome>> LocalGroupRunner::run(const GroupText& text,
       status = {StatusCode::kFailedPrecondition,
                 "the page pool is too small for " + std::to_string(settings.size()) +
                     " settings at once; fewer policies or budgets, or a larger --memory-fraction"};
+      break;
+    }
+    if (sequence.prefill_rows() > plan_.max_model_len) {
+      status = invalid_argument("a prompt of " + std::to_string(sequence.prompt_len) +
+                                " tokens and a probe of " + std::to_string(sequence.probe_len) +
+                                "; at most " + std::to_string(plan_.max_model_len) + " fit")
+                   .with_reason("context_length_exceeded");
       break;
     }
     if (sequence.prefill_len < sequence.prompt_len) {
@@ -176,12 +187,13 @@ Result<std::vector<GroupOutcome>> LocalGroupRunner::run(const GroupText& text,
       feed(INT32_MAX);
     }
     fed = num_forced + 1;
-    for (int32_t i = 0; i < text.max_tokens; ++i) {
+    for (int32_t i = 0; i < text.max_tokens && !is_nan_; ++i) {
       for (size_t s = 0; s < sequences_.size(); ++s) sequences_[s].tokens.push_back(next_[s]);
       if (i + 1 < text.max_tokens) feed(1);
     }
   }
   executor_.set_draw_observer(nullptr);
+  if (is_nan_) status = {StatusCode::kInternal, "the model's output is not a number"};
   for (size_t i = 0; i < sequences_.size(); ++i) {
     Sequence& sequence = sequences_[i];
     if (!sequence.memory) continue;

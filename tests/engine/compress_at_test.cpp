@@ -2,6 +2,7 @@
 // cache, token by token in effect, and a probe gives queries and nothing else.
 #include <gtest/gtest.h>
 
+#include "engine/group_run.h"
 #include "tests/engine/answer_collector.h"
 #include "tests/engine/tiny_model.h"
 
@@ -235,6 +236,28 @@ TEST(Probe, IsCheckedBeforeItRuns) {
   EXPECT_EQ(error_of(cache, 100).param(), "cache.probe");
   cache.probe = probe_of(std::vector<int32_t>(257, 5));
   EXPECT_EQ(resolve_cache_settings(cache, {}).status().param(), "cache.probe");
+}
+
+// What evaluation runs on has no engine before it that checks.
+TEST(GroupRun, SaysWhatItCannotRun) {
+  EngineOptions options = options_of(1, 64, 2);
+  options.max_model_len = 120;
+  const auto model = make_tiny_model({}, [](std::vector<float>& embedding) {
+    embedding[9 * 32] = std::numeric_limits<float>::quiet_NaN();  // token 9
+  });
+  const auto runner = GroupRunner::make(model, options, 2);
+  ASSERT_TRUE(runner.ok()) << runner.status().message();
+  CacheRequest cache = policy("restkv", 64);
+  cache.probe = probe_of(std::vector<int32_t>(20, 5));
+  const std::vector<CacheSettings> settings = {CacheSettings::full(), *resolve_cache_settings(cache, {})};
+  GroupText text = {.prompt = std::vector<int32_t>(110, 7), .forced = {8}, .max_tokens = 1};
+  EXPECT_EQ((*runner)->run(text, settings, nullptr).status().reason(), "context_length_exceeded");
+  text.prompt.resize(100);
+  EXPECT_TRUE((*runner)->run(text, settings, nullptr).ok());
+  text.forced = {9};
+  EXPECT_EQ((*runner)->run(text, settings, nullptr).status().code(), StatusCode::kInternal);
+  text.forced = {8};
+  EXPECT_TRUE((*runner)->run(text, settings, nullptr).ok());
 }
 
 }  // namespace
