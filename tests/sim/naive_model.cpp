@@ -91,6 +91,11 @@ Expected expected_answer(const Request& request, int32_t choice) {
 
   for (int32_t p = 0; p < prompt_len; ++p) append(p);
   cut_due(true);
+  // Also where no token is asked for: the log probabilities of the prompt would be no numbers.
+  if (request.max_tokens == 0 && draws_nan(request.sampling.seed, static_cast<uint32_t>(prompt_len))) {
+    expected.finish = FinishReason::kError;
+    expected.is_nan = true;
+  }
   while (static_cast<int32_t>(expected.tokens.size()) < request.max_tokens) {
     const auto position = static_cast<uint32_t>(state.size());
     if (draws_nan(request.sampling.seed, position)) {
