@@ -349,7 +349,10 @@ int32_t smallest_budget(const CacheSettings& settings) {
   const int64_t enough =
       2 * (int64_t{settings.sinks} + settings.window + settings.pin_head + settings.pin_tail +
            settings.pin.value_or(0) + settings.stride.value_or(64) + 4);
-  int64_t low = 1;
+  // Below this nothing is: what is protected and cut at C = 1 only grows with C. The rest of the way is short.
+  const int64_t pinned = int64_t{pin_rows(settings, 1)} + settings.pin_head + settings.pin_tail;
+  const int64_t cut = settings.decode == DecodeMode::kGrow ? 1 : stride_of(settings, 1);
+  int64_t low = std::max(2 * pinned, protected_rows(settings, 1) + cut);
   while (low < enough && !is_legal(settings, static_cast<int32_t>(low))) ++low;
   return static_cast<int32_t>(low);
 }
@@ -368,7 +371,10 @@ int32_t budget_for_prompt(const CacheSettings& settings, int64_t prompt_len) {
   if (!settings.fraction || settings.policy == PolicyKind::kFull) return settings.budget;
   const double rows = std::ceil(*settings.fraction * static_cast<double>(prompt_len));
   const int32_t smallest = std::min(smallest_budget(settings), settings.budget);
-  return static_cast<int32_t>(std::clamp<double>(rows, smallest, settings.budget));
+  auto budget = static_cast<int32_t>(std::clamp<double>(rows, smallest, settings.budget));
+  // h2o's half and stride can both grow from one C to the next: what is legal is not all in one piece.
+  while (budget < settings.budget && !is_legal(settings, budget)) ++budget;
+  return budget;
 }
 
 std::string_view policy_name(PolicyKind policy) {

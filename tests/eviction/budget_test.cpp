@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <numeric>
 #include <random>
 
@@ -124,6 +125,29 @@ TEST(Settings, FractionOfThePrompt) {
   EXPECT_EQ(budget_for_prompt(s, 10), smallest_budget(s));
   r.policy = "full";  // keeps everything all the same
   EXPECT_EQ(budget_for_prompt(resolved(r), 2001), 500);
+}
+
+TEST(Settings, AFractionIsLegalWhereverItFalls) {
+  CacheRequest r;
+  r.policy = "h2o";
+  r.pin_head = 15;
+  r.budget = 200;
+  r.fraction = 1.0;
+  const CacheSettings s = resolved(r);
+  for (int32_t prompt_len = 1; prompt_len < 300; ++prompt_len) {
+    const int32_t c = budget_for_prompt(s, prompt_len);
+    EXPECT_LE(protected_rows(s, c) + stride_of(s, c), c) << prompt_len;
+  }
+}
+
+// Requests ask for it, so it must not count up to pins of a million rows (200 times: minutes).
+TEST(Settings, TheSmallestBudgetIsFoundAtOnce) {
+  CacheSettings s = resolved({});
+  s.pin_head = s.pin_tail = 1 << 20;
+  s.pin = s.stride = 1 << 20;
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 200; ++i) EXPECT_EQ(smallest_budget(s), 3 << 21);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }
 
 // `grow` is legal with room for a single row, and its windowed layers are cut by the stride in decode.

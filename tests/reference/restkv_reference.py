@@ -53,15 +53,20 @@ class Plan:
         if s["fraction"]:
             smallest = next(c for c in range(1, s["budget"] + 1) if self.is_legal(c))
             self.budget = min(max(math.ceil(s["fraction"] * prompt_len), smallest), s["budget"])
+            while self.budget < s["budget"] and not self.is_legal(self.budget):
+                self.budget += 1
         self.stride = self.stride_at(self.budget)
         self.exact = s["policy"] == "full" or prompt_len + max_tokens <= self.budget
         self.c_lh = self.allocate(model, table, prompt_len)
 
     def stride_at(self, c):
-        if self.s["stride"]:
-            return self.s["stride"]
-        stride = max(1, min(64, c // 16))
-        return min(stride, self.s["window"]) if self.s["policy"] == "h2o" else stride
+        stride = self.s["stride"]
+        if not stride:
+            stride = max(1, min(64, c // 16))
+            stride = min(stride, self.s["window"]) if self.s["policy"] == "h2o" else stride
+        if self.s["decode"] == "grow":  # only windowed layers are cut by it
+            stride = max(1, min(stride, c - self.protected(c)))
+        return stride
 
     def recent(self, c):
         return {"tova": 1, "streamingllm": 1, "h2o": max(1, c // 2)}.get(self.s["policy"], self.s["window"])
