@@ -356,7 +356,7 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
     for (size_t h = 0; h < num_heads; ++h) numbers[kKeep * num_heads + h] = memory.budget.budget;
     cut.share = numbers + kShareOut * num_heads;
     cut.share_slack = slack;
-    cut.share_floor = share_floor(memory.settings, memory.budget.budget);
+    cut.share_floor = share_floor(memory.settings, memory.budget.budget, is_grow);
   }
   if (cut.share != nullptr || memory.trace) {
     cutter_.set_observer([&](const Cut& done, ConstTensor kept, ConstTensor scores) {

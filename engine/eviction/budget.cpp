@@ -49,8 +49,8 @@ int32_t calibrated_floor(const CacheSettings& settings, int32_t budget) {
   return std::min(budget, kCalibratedUnit * std::max(units, share));
 }
 
-int32_t share_floor(const CacheSettings& settings, int32_t budget) {
-  const int32_t cut = settings.decode == DecodeMode::kGrow ? 1 : stride_of(settings, budget);
+int32_t share_floor(const CacheSettings& settings, int32_t budget, bool is_grow) {
+  const int32_t cut = is_grow ? 1 : stride_of(settings, budget);
   return std::min(budget, std::max((budget + 4) / 5, protected_rows(settings, budget) + cut));
 }
 

@@ -45,8 +45,9 @@ int32_t calibrated_floor(const CacheSettings& settings, int32_t budget);
 SequenceBudget plan_budget(const CacheSettings& settings, const CacheDimensions& dims,
                            const AllocationTable* table, int64_t prompt_len, int64_t max_tokens);
 
-// Fewest rows of a head where the heads share their layer (ada): 0.2 C, and what is protected and cut must fit.
-int32_t share_floor(const CacheSettings& settings, int32_t budget);
+// Fewest rows of a head where the heads share their layer (ada): 0.2 C, and what is protected and cut must fit. is_grow: the
+// layer is not cut in decode (a windowed one is, whatever the mode).
+int32_t share_floor(const CacheSettings& settings, int32_t budget, bool is_grow);
 
 // Rows that a layer of the published pyramid keeps beside its window (b = C - w free rows, n the prompt's length).
 int32_t pyramid_rows(int32_t free_rows, int32_t window, int64_t prompt_len, int32_t layer,

@@ -257,6 +257,7 @@ TEST(EvictionEngine, RandomSettingsNeverBreakTheBudget) {
       if (random() % 4 == 0) cache.pin_head = static_cast<int64_t>(random() % 8);
       if (random() % 4 == 0) cache.pin_tail = static_cast<int64_t>(random() % 8);
       if (random() % 4 == 0) cache.fraction = 0.3;
+      if (random() % 4 == 0) cache.allocation = random() % 2 ? "ada" : "pyramid";
       CacheLimits limits;
       limits.max_model_len = kContext;
       if (!resolve_cache_settings(cache, limits).ok()) continue;

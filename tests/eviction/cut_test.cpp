@@ -89,7 +89,7 @@ class Layer {
     if (shares) {
       keep_.assign(kKvHeads, budget_.budget);
       cut.share = c_lh_.data();
-      cut.share_floor = share_floor(settings_, budget_.budget);
+      cut.share_floor = share_floor(settings_, budget_.budget, settings_.decode == DecodeMode::kGrow);
       cut.share_slack = budget_.stride - stagger();
     }
     cut.max_new_pins = pin_rows(settings_, budget_.budget);
