@@ -8,6 +8,7 @@
 #include "engine/executor.h"
 #include "engine/host_memory.h"
 #include "tests/engine/answer_collector.h"
+#include "tests/engine/random_settings.h"
 #include "tests/engine/tiny_model.h"
 
 namespace restkv {
@@ -243,21 +244,9 @@ TEST(EvictionEngine, RandomSettingsNeverBreakTheBudget) {
   for (const int64_t window : {0, 20}) {
     const auto engine = start_engine(make_tiny_model({.window = window}), options_of(2, 120));
     std::mt19937 random(11);
-    const char* names[] = {"restkv",    "snapkv", "streamingllm", "h2o",    "tova",
-                           "pyramidkv", "adakv",  "lacache",      "random", "full"};
     std::vector<Request> requests;
     while (requests.size() < 60) {
-      CacheRequest cache;
-      cache.policy = names[random() % 10];
-      cache.budget = 20 + static_cast<int64_t>(random() % 200);
-      cache.window = 1 + static_cast<int64_t>(random() % 24);
-      cache.sinks = static_cast<int64_t>(random() % 6);
-      if (random() % 3 == 0) cache.decode = "grow";
-      if (random() % 2) cache.stride = 1 + static_cast<int64_t>(random() % (cache.decode ? 300 : 16));
-      if (random() % 4 == 0) cache.pin_head = static_cast<int64_t>(random() % 8);
-      if (random() % 4 == 0) cache.pin_tail = static_cast<int64_t>(random() % 8);
-      if (random() % 4 == 0) cache.fraction = 0.3;
-      if (random() % 4 == 0) cache.allocation = random() % 2 ? "ada" : "pyramid";
+      const CacheRequest cache = testing::random_cache_request(random, 220);
       CacheLimits limits;
       limits.max_model_len = kContext;
       if (!resolve_cache_settings(cache, limits).ok()) continue;
