@@ -25,7 +25,10 @@ inline CacheRequest random_cache_request(std::mt19937& random, int64_t max_budge
   if (below(4) == 0) cache.pin_tail = below(8);
   if (below(4) == 0) cache.fraction = 0.3;
   if (below(4) == 0) cache.allocation = below(2) == 0 ? "ada" : "pyramid";
+  cache.probe = ProbeSpec{};  // the default one is a text, and here is no tokenizer
   if (below(4) == 0) cache.compress_at = 1 + below(60);
+  if (below(4) == 0)
+    cache.probe = ProbeSpec{.kind = ProbeSpec::Kind::kTokens, .text = {}, .tokens = {4, 8, 15}};
   return cache;
 }
 
