@@ -5,6 +5,7 @@
 #include <array>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/bind_cancellation_slot.hpp>
+#include <utility>
 
 #include "server/http/routes.h"
 
@@ -66,6 +67,7 @@ asio::awaitable<void> Connection::run() {
     co_await handle_request(*this);
     stop_watch();
     --server_.num_active;
+    if (!in_.empty()) co_await asio::post(socket_.get_executor(), asio::use_awaitable);
     if (!has_answered_) {  // the client went first
       log_answer(499);
       break;
@@ -93,7 +95,11 @@ asio::awaitable<bool> Connection::read_head(bool is_first) {
   deadline_ = Clock::now() + (is_first ? limits_.header_timeout : limits_.idle_timeout);
   for (;;) {
     // Empty lines before a request are skipped, as RFC 9112 asks.
-    while (phase_ == Phase::kIdle && in_.starts_with("\r\n")) in_.erase(0, 2);
+    if (phase_ == Phase::kIdle) {
+      size_t blank = 0;
+      while (in_.compare(blank, 2, "\r\n") == 0) blank += 2;
+      in_.erase(0, blank);
+    }
     if (!in_.empty()) {
       if (phase_ == Phase::kIdle && in_ != "\r") {
         phase_ = Phase::kHead;
@@ -165,14 +171,17 @@ void Connection::set_body_deadline() {
   deadline_ = body_begin_ + allowed;
 }
 
-// Tries first and waits only if nothing is there, so that no buffer belongs to a connection that waits.
+// Tries first and waits only if nothing is there, so that no buffer belongs to a connection that waits. Between two reads that
+// did not wait the thread goes round: a client that sends without a pause keeps neither the others nor the clock waiting.
 asio::awaitable<bool> Connection::read_some() {
   for (;;) {
+    if (std::exchange(has_read_, false)) co_await asio::post(socket_.get_executor(), asio::use_awaitable);
     if (is_gone_ || has_timed_out_) co_return false;
     error_code error;
     const size_t len = socket_.read_some(asio::buffer(thread_.scratch(), IoThread::kScratchSize), error);
     if (!error && len > 0) {
       in_.append(thread_.scratch(), len);
+      has_read_ = true;
       co_return true;
     }
     if (error != asio::error::would_block) co_return false;

@@ -97,7 +97,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Clock::time_point deadline_ = Clock::time_point::max();  // of the read or write that runs
   bool has_timed_out_ = false, is_gone_ = false, must_close_ = false;
 
-  std::string in_;  // read, not taken yet
+  std::string in_;         // read, not taken yet
+  bool has_read_ = false;  // and has not waited since
   size_t scanned_ = 0;
   RequestHead head_;
   BodyReader body_;

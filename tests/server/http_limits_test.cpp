@@ -1,4 +1,7 @@
 // Limits, slow and gone clients, the end of the HTTP server.
+#include <atomic>
+#include <thread>
+
 #include "tests/server/http_server_fixture.h"
 
 namespace restkv {
@@ -79,6 +82,46 @@ TEST_F(HttpServerTest, BodyBelowTheRate) {
     std::this_thread::sleep_for(100ms);
   }
   EXPECT_EQ(status_of(steady.receive_until("}")), 200);
+}
+
+// The only I/O thread is free for others and for its clock while a client sends as fast as the server reads.
+TEST_F(HttpServerTest, ClientThatSendsWithoutPauseKeepsNobodyWaiting) {
+  settings_.server.io_threads = 1;
+  settings_.server.header_timeout = 400ms;
+  settings_.server.idle_timeout = 400ms;
+  start();
+  std::string empty_lines, requests;
+  while (empty_lines.size() < 65536) empty_lines += "\r\n";
+  while (requests.size() < 65536) requests += get("/ping");
+  const struct {
+    const char* what;
+    std::string begin, again;
+    bool is_ended;  // by a deadline
+  } rows[] = {{"empty lines", "", empty_lines, true},
+              {"behind a refused request", "GET / HTTP/2.0\r\n\r\n", empty_lines, true},
+              {"requests", "", requests, false}};
+  for (const auto& row : rows) {
+    RawClient sender(server_->port());
+    sender.send(row.begin);
+    std::atomic<bool> stops{false}, has_ended{false};
+    std::thread sending([&] {
+      while (!stops && !has_ended) has_ended = !sender.send(row.again);
+    });
+    std::thread receiving([&] { sender.receive_all(10); });
+    std::this_thread::sleep_for(100ms);
+    for (int i = 0; i < 5; ++i) {
+      RawClient other(server_->port());
+      other.send(get("/health"));
+      EXPECT_EQ(status_of(other.receive_until("\"ok\"}", 2)), 200) << row.what;
+    }
+    if (row.is_ended) {
+      EXPECT_TRUE(becomes_true([&] { return has_ended.load(); })) << row.what;
+    }
+    stops = true;
+    sender.shut_down();
+    sending.join();
+    receiving.join();
+  }
 }
 
 TEST_F(HttpServerTest, PingsWhileNothingComes) {

@@ -27,12 +27,13 @@ RawClient::~RawClient() {
   if (socket_ >= 0) ::close(socket_);
 }
 
-void RawClient::send(std::string_view bytes) {
+bool RawClient::send(std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t len = ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (len <= 0) return;  // the server refused and closed
+    if (len <= 0) return false;  // the server refused and closed
     bytes.remove_prefix(static_cast<size_t>(len));
   }
+  return true;
 }
 
 std::string RawClient::receive_until(std::string_view end, double seconds) {
@@ -66,5 +67,7 @@ void RawClient::reset() {
 }
 
 void RawClient::shut_down_sending() { ::shutdown(socket_, SHUT_WR); }
+
+void RawClient::shut_down() { ::shutdown(socket_, SHUT_RDWR); }
 
 }  // namespace restkv

@@ -14,13 +14,14 @@ class RawClient {
   ~RawClient();
   RawClient(const RawClient&) = delete;
 
-  void send(std::string_view bytes);
+  bool send(std::string_view bytes);  // false: the server has closed
   // Until `end` was seen, the server closed, or `seconds` passed; all bytes so far.
   std::string receive_until(std::string_view end, double seconds = 5);
   std::string receive_all(double seconds = 5);  // until the server closes
   bool is_closed() const { return is_closed_; }
   void reset();  // closes with RST: a killed client
   void shut_down_sending();
+  void shut_down();  // both ways: a send or a receive that waits in another thread ends
 
  private:
   int socket_ = -1;
