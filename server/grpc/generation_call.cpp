@@ -10,6 +10,12 @@ namespace {
 
 // Of text in one message; the rest comes in the next.
 constexpr size_t kMessageBytes = 16 << 10;
+constexpr size_t kMaxLoggedBody = 64 << 10;  // bytes, with log_content
+
+// Tensors of bytes need not be UTF-8.
+std::string logged_body(const RequestJson& body) {
+  return body.dump(-1, ' ', false, RequestJson::error_handler_t::replace).substr(0, kMaxLoggedBody);
+}
 
 }  // namespace
 
@@ -37,7 +43,7 @@ void GenerationCall::start(CompletionApi api, Read read) {
   serving.post([self = shared_from_this(), &serving, api, caller = *caller_, read = std::move(read)] {
     Result<RequestJson> body = read();
     if (body.ok() && serving.settings.logging.log_content)
-      log_event(LogLevel::kInfo, "request body", {{"id", self->request_id_}, {"body", body->dump()}});
+      log_event(LogLevel::kInfo, "request body", {{"id", self->request_id_}, {"body", logged_body(*body)}});
     Result<CompletionJob> job = serving.time_job([&] {
       return body.ok() ? make_completion_job(*std::move(body), api, serving.completion_context(caller))
                        : Result<CompletionJob>(body.status());

@@ -397,6 +397,19 @@ def test_infer(server, kserve):
     assert output_of(by_group) == [expected]
 
 
+def test_logged_content_need_not_be_text(start_server, stories_model, stubs):
+    pb = stubs[2]
+    running = start_server(stories_model, "--log-content")
+    request = pb.ModelInferRequest()
+    request.inputs.add(name="text_input", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"\xff\xfe hi" + b"a" * 100_000)
+    with grpc.insecure_channel(running.grpc_address) as open_channel, pytest.raises(grpc.RpcError) as error:
+        stubs[3].GRPCInferenceServiceStub(open_channel).ModelInfer(request, timeout=30)
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT  # longer than the context
+    (line,) = [line for line in running.output().splitlines() if "request body" in line]
+    assert "\ufffd\ufffd hi" in line and len(line) < 70_000
+    assert running.request("GET", "/health")[0] == 200
+
+
 def test_infer_with_raw_tensors(server, kserve):
     pb, stub = kserve
     expected = server.complete(PROMPT, max_tokens=12)["choices"][0]["text"]
