@@ -59,12 +59,19 @@ asio::awaitable<void> Connection::run() {
   for (bool is_first = true; !must_close_ && !is_gone_; is_first = false) {
     reset_request();
     if (!co_await read_head(is_first)) break;
+    const Admission admission = admit(*this);
+    if (!admission.route && may_be_large()) {
+      must_close_ = true;
+      co_await respond_refused(*this, admission);
+      co_await linger();
+      break;
+    }
     if (!co_await read_body()) break;
     phase_ = Phase::kRunning;
     arrival_ = Clock::now();
     deadline_ = Clock::time_point::max();
     ++server_.num_active;
-    co_await handle_request(*this);
+    co_await handle_request(*this, admission);
     stop_watch();
     --server_.num_active;
     if (!in_.empty()) co_await asio::post(socket_.get_executor(), asio::use_awaitable);
@@ -111,6 +118,9 @@ asio::awaitable<bool> Connection::read_head(bool is_first) {
         bad = parse_head(std::string_view(in_).substr(0, head_len), limits_, head_);
         if (!bad) {
           in_.erase(0, head_len);
+          const std::string_view given_id = head_.header("x-request-id");
+          request_id_ = is_request_id(given_id) ? std::string(given_id) : server_.new_id("req-");
+          trace_ = parse_traceparent(head_.header("traceparent"));
           co_return true;
         }
       }
@@ -130,10 +140,13 @@ asio::awaitable<bool> Connection::read_head(bool is_first) {
   }
 }
 
+// A small one comes with the head, mostly; to take it keeps the connection.
+bool Connection::may_be_large() const {
+  return head_.is_chunked || head_.expects_continue ||
+         head_.content_length.value_or(0) > std::min(limits_.pipelined, limits_.body);
+}
+
 asio::awaitable<bool> Connection::read_body() {
-  const std::string_view given_id = head_.header("x-request-id");
-  request_id_ = is_request_id(given_id) ? std::string(given_id) : server_.new_id("req-");
-  trace_ = parse_traceparent(head_.header("traceparent"));
   phase_ = Phase::kBody;
   body_begin_ = Clock::now();
   if (std::optional<HttpFailure> bad = body_.start(head_, limits_)) {
@@ -235,8 +248,8 @@ asio::awaitable<void> Connection::respond(int status, std::string_view content_t
   co_await write(head, head_.method == "HEAD" ? std::string_view() : std::string_view(body));
 }
 
-asio::awaitable<void> Connection::respond_error(const ApiError& error, int64_t retry_after_s) {
-  HeaderList headers;
+asio::awaitable<void> Connection::respond_error(const ApiError& error, int64_t retry_after_s,
+                                                HeaderList headers) {
   if (error.http_status == 429 || error.http_status == 503)
     headers.emplace_back("Retry-After", std::to_string(retry_after_s));
   if (error.http_status == 401) headers.emplace_back("WWW-Authenticate", "Bearer");

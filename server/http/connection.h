@@ -46,7 +46,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   boost::asio::awaitable<void> respond(int status, std::string_view content_type, std::string body,
                                        HeaderList headers = {});
-  boost::asio::awaitable<void> respond_error(const ApiError& error, int64_t retry_after_s = 1);
+  boost::asio::awaitable<void> respond_error(const ApiError& error, int64_t retry_after_s = 1,
+                                             HeaderList headers = {});
 
   // Runs `work` on a worker thread and gives its result. The client may be gone afterwards.
   template <class Work>
@@ -75,6 +76,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::awaitable<bool> read_some();
   boost::asio::awaitable<bool> write(std::string_view head, std::string_view body);
   boost::asio::awaitable<void> refuse(const HttpFailure& failure);
+  bool may_be_large() const;  // the body
   boost::asio::awaitable<void> linger();
   void reset_request();
   void set_body_deadline();

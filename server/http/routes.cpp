@@ -299,39 +299,46 @@ std::string version_body() {
   return body + ",\"name\":\"restkv\"}";
 }
 
-asio::awaitable<void> handle_request(Connection& connection) {
+Admission admit(Connection& connection) {
   const RequestHead& head = connection.head();
   std::string allowed;
-  const Route* found = nullptr;
+  Admission admission;
   for (const std::span<const Route> routes :
        {std::span<const Route>(kRoutes), std::span<const Route>(kUnserved)}) {
     for (const Route& route : routes) {
       if (!matches_path(route.path, head.path)) continue;
-      if (matches_method(route.method, head.method)) found = &route;
+      if (matches_method(route.method, head.method)) admission.route = &route;
       allowed +=
           (allowed.empty() ? "" : ", ") + std::string(route.method == "GET" ? "GET, HEAD" : route.method);
     }
   }
-  if (found && !is_public(*found, connection.server().settings)) {
+  if (admission.route && !is_public(*admission.route, connection.server().settings)) {
     Result<Caller> caller = caller_of(connection, connection.server().serving->access);
-    if (!caller.ok()) {
-      co_await connection.respond_error(api_error(caller.status()));
-      co_return;
+    if (caller.ok()) {
+      connection.set_caller(*std::move(caller));
+    } else {
+      admission.route = nullptr;
+      admission.error = api_error(caller.status());
     }
-    connection.set_caller(*std::move(caller));
+  } else if (!admission.route && allowed.empty()) {
+    admission.error = http_error(404, "there is nothing at this path", "not_found");
+  } else if (!admission.route) {
+    admission.error = http_error(405, "this path takes " + allowed, "method_not_allowed");
+    admission.headers.emplace_back("Allow", allowed);
   }
-  if (found) {
-    co_await found->handle(connection);
-    co_return;
+  return admission;
+}
+
+asio::awaitable<void> respond_refused(Connection& connection, const Admission& admission) {
+  co_await connection.respond_error(admission.error, 1, admission.headers);
+}
+
+asio::awaitable<void> handle_request(Connection& connection, const Admission& admission) {
+  if (admission.route) {
+    co_await admission.route->handle(connection);
+  } else {
+    co_await respond_refused(connection, admission);
   }
-  if (allowed.empty()) {
-    co_await connection.respond_error(http_error(404, "there is nothing at this path", "not_found"));
-    co_return;
-  }
-  HeaderList headers;
-  headers.emplace_back("Allow", allowed);
-  const ApiError error = http_error(405, "this path takes " + allowed, "method_not_allowed");
-  co_await connection.respond(405, kJson, error_body(error), std::move(headers));
 }
 
 }  // namespace restkv

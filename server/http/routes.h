@@ -6,6 +6,9 @@
 #include <string>
 #include <string_view>
 
+#include "server/http/response_head.h"
+#include "server/openai/api_error.h"
+
 namespace restkv {
 
 class Connection;
@@ -27,7 +30,17 @@ struct Route {
 std::span<const Route> route_table();
 std::string version_body();  // of /version
 
+// What a request's head alone decides: where it goes, or why it goes nowhere.
+struct Admission {
+  const Route* route = nullptr;  // null: `error` is the answer
+  ApiError error = {};
+  HeaderList headers = {};
+};
+
+// Sets the connection's caller, too. What is refused is refused before anybody keeps memory for its body.
+Admission admit(Connection& connection);
+boost::asio::awaitable<void> respond_refused(Connection& connection, const Admission& admission);
 // Answers the request that `connection` holds.
-boost::asio::awaitable<void> handle_request(Connection& connection);
+boost::asio::awaitable<void> handle_request(Connection& connection, const Admission& admission);
 
 }  // namespace restkv

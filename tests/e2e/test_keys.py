@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import threading
 import time
 
@@ -51,6 +52,16 @@ def keyed(start_server, stories_model, tmp_path):
     path = tmp_path / "keys.yaml"
     path.write_text(KEYS)
     return Keyed(start_server(stories_model, "--api-key", path), path)
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 8000000", "Transfer-Encoding: chunked", "Content-Length: 90\r\nExpect: 100-continue"])
+def test_no_body_is_taken_from_who_may_not_send_it(keyed, framing):
+    with socket.create_connection(("127.0.0.1", keyed.server.port), timeout=3) as client:
+        client.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer sk-mallory\r\n{framing}\r\n\r\n".encode())
+        answer = client.makefile("rb").read()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 401 ") and b"\r\nConnection: close" in head and b"\r\nWWW-Authenticate: Bearer" in head
+    assert json.loads(body)["error"]["code"] == "invalid_api_key"
 
 
 def test_only_known_keys_are_let_in(keyed):

@@ -20,7 +20,7 @@ TEST_F(HttpServerTest, RefusedRequestsAreAnsweredAndClosed) {
       {"GET / HTTP/1.1\nHost: a\n\n", 400},
       {"GET / HTTP/1.1\r\nHost: a/v1/x?\r\n\r\n", 400},
       {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
-      {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n", 400},
+      {"POST /tokenize HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n", 400},
       {post("/tokenize", std::string(101, ' ')), 413},
       {"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\nExpect: 100-continue\r\n\r\n", 413},
       {"GET /" + std::string(9000, 'a') + " HTTP/1.1\r\n\r\n", 414},
@@ -38,6 +38,21 @@ TEST_F(HttpServerTest, RefusedRequestsAreAnsweredAndClosed) {
   EXPECT_EQ(status_of(exchange(
                 post("/tokenize", R"({"prompt":"a"})" + std::string(86, ' '), "Connection: close\r\n"))),
             200);
+}
+
+TEST_F(HttpServerTest, WhatItsHeadRefusesIsNotReadWhole) {
+  start();
+  const std::string large = "Host: a\r\nContent-Length: 8000000\r\n\r\n";
+  for (const auto& [line, status] : {std::pair("POST /nothing", 404), std::pair("POST /v1/models", 405)}) {
+    RawClient client(server_->port());
+    client.send(std::string(line) + " HTTP/1.1\r\n" + large);
+    EXPECT_EQ(status_of(client.receive_all(1)), status);
+    EXPECT_TRUE(client.is_closed());
+  }
+  // A small body is taken, and the connection goes on.
+  RawClient client(server_->port());
+  client.send(post("/nothing", "{}") + get("/ping"));
+  EXPECT_NE(client.receive_until("\"ok\"}").find("HTTP/1.1 200 OK"), std::string::npos);
 }
 
 TEST_F(HttpServerTest, SlowHeadersAndIdleConnections) {
