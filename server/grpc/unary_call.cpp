@@ -22,7 +22,8 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     const Result<Caller> caller = caller_of(context_, serving);
     if (!caller.ok()) return end(caller.status());
     caller_ = caller->name();
-    if (const Status busy = serving.check_room(); !busy.ok()) return end(busy);
+    const Status busy = serving.is_draining ? serving.check_room() : serving.check_workers();
+    if (!busy.ok()) return end(busy);
     serving.post([this, caller = *caller, work = std::move(work)] {
       const Status status = work(caller);
       end(status);

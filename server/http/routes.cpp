@@ -66,6 +66,10 @@ asio::awaitable<void> respond_result(Connection& c, Result<std::string> body) {
 asio::awaitable<void> handle_text(Connection& c,
                                   Result<std::string> (*make_body)(RequestJson, const TokenizeContext&)) {
   const ServerState& server = c.server();
+  if (const Status busy = server.serving->check_workers(); !busy.ok()) {
+    co_await c.respond_error(api_error(busy));
+    co_return;
+  }
   std::vector<std::string> unknown;
   const TokenizeContext context{
       .tokenizer = server.model.tokenizer.get(),

@@ -42,6 +42,11 @@ uint64_t mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
+Status queue_full() {
+  return Status(StatusCode::kResourceExhausted, "the queue is full; try again later")
+      .with_reason("queue_full");
+}
+
 int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
       .count();
@@ -98,10 +103,12 @@ void Serving::drain() {
 Status Serving::check_room() const {
   if (is_draining)
     return Status(StatusCode::kUnavailable, "the server is shutting down").with_reason("draining");
-  const int32_t most = model.engine->options().max_queue_requests;
-  if (model.engine->stats().waiting < most && num_jobs < most) return {};
-  return Status(StatusCode::kResourceExhausted, "the queue is full; try again later")
-      .with_reason("queue_full");
+  if (model.engine->stats().waiting < model.engine->options().max_queue_requests) return check_workers();
+  return queue_full();
+}
+
+Status Serving::check_workers() const {
+  return num_jobs < model.engine->options().max_queue_requests ? Status() : queue_full();
 }
 
 CompletionContext Serving::completion_context(const Caller& caller) const {

@@ -36,6 +36,8 @@ struct Serving {
   void drain();
   // Why new work is refused before it is read: shutting down, or the queue is full.
   Status check_room() const;
+  // The same for what needs a worker and not the engine: as many may wait for one as for the engine.
+  Status check_workers() const;
   bool is_ready() const { return !is_draining && model.engine->is_healthy(); }
   CompletionContext completion_context(const Caller& caller) const;
   // API keys and cache.profiles, both or neither: with errors what was in force stays. Requests that run go on with what they

@@ -102,6 +102,21 @@ TEST_F(GrpcServerTest, TextAndUsage) {
   EXPECT_TRUE(becomes_true([&] { return server_->is_idle(); }));
 }
 
+// What needs no place in the engine's queue is answered while that is full.
+TEST_F(GrpcServerTest, FullQueueRefusesNoList) {
+  start({.max_queue = 1});
+  engine_->hold(true);
+  grpc::ClientContext waiting;
+  const auto reader = stub_->Generate(&waiting, request("a"));
+  ASSERT_TRUE(becomes_true([&] { return engine_->stats().waiting == 1; }));
+  EXPECT_EQ(generate(request("b")).status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  grpc::ClientContext context;
+  v1::ListModelsResponse models;
+  EXPECT_TRUE(stub_->ListModels(&context, {}, &models).ok());
+  EXPECT_EQ(models.models_size(), 1);
+  engine_->hold(false);
+}
+
 TEST_F(GrpcServerTest, SeveralTokensAMessageWhenTheyAreThere) {
   start({.answer = std::string(1000, 'x'), .max_model_len = 10'000});
   const Answer answer = generate(request("a", 1000));

@@ -55,6 +55,25 @@ TEST_F(HttpServerTest, WhatItsHeadRefusesIsNotReadWhole) {
   EXPECT_NE(client.receive_until("\"ok\"}").find("HTTP/1.1 200 OK"), std::string::npos);
 }
 
+TEST_F(HttpServerTest, WorkersHaveABoundedQueue) {
+  start({.max_queue = 1});
+  const std::string body = R"({"content":")" + std::string(4'000'000, 'a') + R"("})";
+  std::vector<std::unique_ptr<RawClient>> clients;
+  for (int i = 0; i < 6; ++i) {
+    clients.push_back(std::make_unique<RawClient>(server_->port()));
+    clients.back()->send(post("/tokenize", body));
+  }
+  int num_done = 0, num_refused = 0;
+  for (const auto& client : clients) {
+    const int status = status_of(client->receive_until("\r\n\r\n"));
+    num_done += status == 200;
+    num_refused += status == 429;
+  }
+  EXPECT_EQ(num_done + num_refused, 6);
+  EXPECT_GE(num_done, 1);
+  EXPECT_GE(num_refused, 1);
+}
+
 TEST_F(HttpServerTest, SlowHeadersAndIdleConnections) {
   settings_.server.header_timeout = 200ms;
   settings_.server.idle_timeout = 300ms;
