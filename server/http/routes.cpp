@@ -154,9 +154,13 @@ asio::awaitable<void> handle_metrics(Connection& c) {
 }
 
 asio::awaitable<void> handle_openapi(Connection& c) {
-  const ServedModel& model = c.server().model;
-  std::string document = co_await c.offload([&model] {
-    return openapi_document(build_version(), {model.name, model.tokenizer->vocab_size()});
+  ServerState& server = c.server();
+  std::string document = co_await c.offload([&server] {
+    std::call_once(server.openapi_once, [&server] {
+      server.openapi =
+          openapi_document(build_version(), {server.model.name, server.model.tokenizer->vocab_size()});
+    });
+    return server.openapi;
   });
   co_await c.respond(200, kJson, std::move(document));
 }

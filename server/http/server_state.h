@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
+#include <string>
 
 #include "server/http/limits.h"
 #include "server/serving/serving.h"
@@ -24,6 +26,8 @@ struct ServerState {
   const HttpLimits limits;
   std::atomic<int64_t> num_connections{0};
   std::atomic<int64_t> num_active{0};  // requests between their last byte and the end of their answer
+  std::once_flag openapi_once;
+  std::string openapi;  // of /openapi.json, when it was asked for once
 };
 
 }  // namespace restkv
