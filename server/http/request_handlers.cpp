@@ -44,7 +44,25 @@ void append_request(std::string& out, const RequestInfo& info) {
   out += "}";
 }
 
+int hex_digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
 }  // namespace
+
+std::string path_id(const Connection& connection, std::string_view prefix) {
+  std::string_view text = std::string_view(connection.head().path).substr(prefix.size());
+  std::string id;
+  while (!text.empty()) {
+    const int high = text.size() > 2 && text[0] == '%' ? hex_digit(text[1]) : -1;
+    const int low = high >= 0 ? hex_digit(text[2]) : -1;
+    id += low >= 0 ? static_cast<char>(high << 4 | low) : text.front();
+    text.remove_prefix(low >= 0 ? 3 : 1);
+  }
+  return id;
+}
 
 asio::awaitable<void> handle_requests(Connection& c) {
   std::string body = "{\"object\":\"list\",\"data\":[";
@@ -97,7 +115,7 @@ asio::awaitable<void> handle_slots(Connection& c) {
 }
 
 asio::awaitable<void> handle_cancel_request(Connection& c) {
-  const std::string id = c.head().path.substr(kRequestPath.size());
+  const std::string id = path_id(c, kRequestPath);
   if (!c.server().model.engine->cancel(id, c.caller().name())) {
     const ApiError error = http_error(404, "there is no request of this id in flight", "not_found");
     co_await c.respond_error(error);

@@ -2,11 +2,15 @@
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
+#include <string>
 #include <string_view>
 
 namespace restkv {
 
 class Connection;
+
+// The {id} of a request's path: what is behind `prefix`, with its escapes (%2F, %3A) read. What is no escape stays as it is.
+std::string path_id(const Connection& connection, std::string_view prefix);
 
 inline constexpr std::string_view kRequestPath = "/v1/requests/";
 

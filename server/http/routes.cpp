@@ -35,17 +35,8 @@ asio::awaitable<void> handle_models(Connection& c) {
   co_await c.respond(200, kJson, model_list_body(model_card(c.server())));
 }
 
-// Ids may hold '/' (org/name), plain or as %2F.
-std::string plain_id(std::string id) {
-  for (const std::string_view slash : {"%2F", "%2f"}) {
-    for (size_t at = id.find(slash); at != std::string::npos; at = id.find(slash))
-      id.replace(at, slash.size(), "/");
-  }
-  return id;
-}
-
 asio::awaitable<void> handle_model(Connection& c) {
-  const std::string id = plain_id(c.head().path.substr(kModelPath.size()));
+  const std::string id = path_id(c, kModelPath);
   const Status status = check_model_name(id, c.server().model.name);
   if (!status.ok()) {
     co_await c.respond_error(api_error(status));
@@ -122,7 +113,7 @@ asio::awaitable<void> handle_unserved(Connection& c) {
 }
 
 asio::awaitable<void> handle_cache_trace(Connection& c) {
-  const std::string id = c.head().path.substr(kTracePath.size());
+  const std::string id = path_id(c, kTracePath);
   const Result<TraceQuery> query = parse_trace_query(c.head().query);
   if (!query.ok()) {
     co_await c.respond_error(api_error(query.status()));
@@ -206,7 +197,7 @@ asio::awaitable<void> handle_v2(Connection& c) {
 asio::awaitable<void> handle_v2_model(Connection& c) {
   constexpr std::string_view kReady = "/ready", kVersion = "/versions/1";
   const ServerState& server = c.server();
-  std::string id = plain_id(c.head().path.substr(kV2ModelPath.size()));
+  std::string id = path_id(c, kV2ModelPath);
   const bool asks_ready = id.ends_with(kReady);
   if (asks_ready) id.erase(id.size() - kReady.size());
   if (id.ends_with(kVersion)) id.erase(id.size() - kVersion.size());  // the only one there is

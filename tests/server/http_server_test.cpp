@@ -325,7 +325,12 @@ TEST_F(HttpServerTest, RoutesAndErrors) {
             "context_length_exceeded");
   const json models = json::parse(body_of(exchange(get("/v1/models", close))));
   EXPECT_EQ(models["data"][0]["id"], "test-model");
-  EXPECT_EQ(json::parse(body_of(exchange(get("/v1/models/test-model", close))))["object"], "model");
+  // Clients escape what may stand in an id: '/' and ':' of org/repo:quant.
+  for (const char* id : {"test-model", "t%65st%2Dmodel", "test%2dmodel"})
+    EXPECT_EQ(json::parse(body_of(exchange(get(std::string("/v1/models/") + id, close))))["object"], "model")
+        << id;
+  for (const char* id : {"test%model", "test-model%", "test-model%2", "test%252Dmodel", "test-model%00"})
+    EXPECT_EQ(error_of(get(std::string("/v1/models/") + id, close), 404)["code"], "model_not_found") << id;
 }
 
 TEST_F(HttpServerTest, NanEndsARequestAsAnError) {
