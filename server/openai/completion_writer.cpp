@@ -48,11 +48,17 @@ void append_top(std::string& out, const Tokenizer& tokenizer, const TokenOutput&
   }
   out += '{';
   const size_t begin = out.size();
+  const auto has = [&](const std::string& key) {
+    size_t at = out.find(key, begin);
+    while (at != std::string::npos && out[at - 1] == '\\')
+      at = out.find(key, at + 1);  // the end of a longer one
+    return at != std::string::npos;
+  };
   const auto append = [&](int32_t id, float logprob) {
     std::string key;
     append_token_text(key, tokenizer, id, as_id);
     key += ':';
-    if (out.find(key, begin) != std::string::npos) return;
+    if (has(key)) return;
     if (out.size() > begin) out += ',';
     out += key;
     append_json_number(out, static_cast<double>(logprob));

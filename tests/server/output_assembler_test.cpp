@@ -180,5 +180,18 @@ TEST_F(OutputAssemblerTest, ChunksAreTheShapeOfOpenAi) {
                 "\"usage\":null}\n\n");
 }
 
+// `")` ends as `)` does when both are written as JSON, and is another token.
+TEST_F(OutputAssemblerTest, TopLogprobsOfTokensThatEndAlike) {
+  const ByteTokenizer tokenizer({"\")", ")"});
+  constexpr int32_t kQuoted = ByteTokenizer::kFirstPiece, kPlain = kQuoted + 1;
+  CompletionEvents events({CompletionApi::kText, "cmpl-1", "m", 7}, tokenizer, false);
+  OutputDelta delta;
+  delta.tokens = {{.token = kPlain, .logprob = -2, .top = {{kQuoted, -1}, {kPlain, -2}, {')', -3}}}};
+  std::string out;
+  const OutputOptions with_logprobs{.logprobs = 3};
+  events.append_chunk(out, 0, delta, with_logprobs);
+  EXPECT_NE(out.find(R"x("top_logprobs":[{"\")":-1,")":-2}])x"), std::string::npos) << out;
+}
+
 }  // namespace
 }  // namespace restkv
