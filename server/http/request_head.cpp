@@ -89,12 +89,13 @@ std::optional<HttpFailure> check_header_line(std::string_view line) {
 
 std::optional<HttpFailure> read_framing(const RequestHead& head, RequestHead& out) {
   size_t lengths = 0, codings = 0, hosts = 0;
-  std::string_view length, coding, host, expect;
+  std::string_view length, coding, host, expect, encoding;
   for (const auto& [name, value] : head.headers) {
     if (name == "content-length") ++lengths, length = value;
     if (name == "transfer-encoding") ++codings, coding = value;
     if (name == "host") ++hosts, host = value;
     if (name == "expect") expect = value;
+    if (name == "content-encoding" && !value.empty() && lower(value) != "identity") encoding = value;
   }
   if (lengths > 1) return failure(400, "more than one Content-Length");
   if (codings > 1) return failure(400, "more than one Transfer-Encoding");
@@ -114,6 +115,7 @@ std::optional<HttpFailure> read_framing(const RequestHead& head, RequestHead& ou
   if (hosts > 1) return failure(400, "more than one Host");
   if (hosts == 0 && head.version >= 11) return failure(400, "Host is missing");
   if (!is_host(host)) return failure(400, "malformed Host");
+  if (!encoding.empty()) return failure(415, "Content-Encoding: bodies are taken uncompressed (identity)");
   if (!expect.empty()) {
     if (lower(expect) != "100-continue") return failure(417, "no expectation but 100-continue is met");
     out.expects_continue = head.version >= 11;

@@ -83,6 +83,11 @@ TEST(RequestHead, Framing) {
     EXPECT_EQ(status_of(get(std::string("Content-Length: ") + length + "\r\n")), 400) << length;
   }
   EXPECT_EQ(status_of(get("Content-Length: 9999999999999999999\r\n")), 413);
+  for (const char* encoding : {"gzip", "deflate", "br", "identity, gzip"}) {
+    EXPECT_EQ(status_of(get(std::string("Content-Encoding: ") + encoding + "\r\n")), 415) << encoding;
+  }
+  EXPECT_EQ(status_of(get("Content-Encoding: Identity\r\n")), 0);
+  EXPECT_EQ(status_of(get("Content-Encoding: gzip\r\nContent-Encoding: identity\r\n")), 415);
 }
 
 TEST(RequestHead, Lines) {
