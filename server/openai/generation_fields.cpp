@@ -69,15 +69,17 @@ Status set_stream_options(json& value, CompletionRequest& r) {
   r.has_stream_options = true;
   for (const auto& [key, option] : value.items()) {
     const std::string path = "stream_options." + key;
-    if (key == "include_usage") {
-      if (!option.is_boolean() && !option.is_null())
-        return invalid_field("'" + path + "' must be true or false", path);
-      r.include_usage = option.is_boolean() && option.get<bool>();
-    } else if (key == "continuous_usage_stats") {
-      if (!option.is_boolean() && !option.is_null())
-        return invalid_field("'" + path + "' must be true or false", path);
-      r.continuous_usage = option.is_boolean() && option.get<bool>();
+    bool* target = key == "include_usage"            ? &r.include_usage
+                   : key == "continuous_usage_stats" ? &r.continuous_usage
+                                                     : nullptr;
+    if (!target) {
+      if (r.field_options.strict) return unknown_field(path);
+      if (r.field_options.unknown) r.field_options.unknown->push_back(path);
+      continue;
     }
+    if (!option.is_boolean() && !option.is_null())
+      return invalid_field("'" + path + "' must be true or false", path);
+    *target = option.is_boolean() && option.get<bool>();
   }
   return {};
 }

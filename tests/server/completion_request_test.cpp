@@ -171,6 +171,9 @@ TEST(CompletionRequest, KnownButNotServed) {
 TEST(CompletionRequest, UnknownFields) {
   EXPECT_EQ(param_of(R"("colour":1)"), "ok");
   EXPECT_EQ(parse(R"({"prompt":"x","colour":1})", true).status().param(), "colour");
+  EXPECT_EQ(param_of(R"("stream":true,"stream_options":{"colour":1})"), "ok");
+  EXPECT_EQ(parse(R"({"prompt":"x","stream":true,"stream_options":{"colour":1}})", true).status().param(),
+            "stream_options.colour");
 }
 
 TEST(CompletionRequest, HostileJson) {
