@@ -305,6 +305,11 @@ std::string key_source(const std::string& value, const std::string& name) {
   return is_source ? value : "env:" + name;
 }
 
+// What Kubernetes puts into every pod beside a Service called restkv: RESTKV_PORT=tcp://10.96.0.7:8000. No setting of anybody's.
+bool is_service_link(const Option& option, const std::string& value) {
+  return option.flag == "port" && value.starts_with("tcp://");
+}
+
 }  // namespace
 
 LoadedSettings load_settings(Verb verb, const std::vector<FlagValue>& flags, const Environment& environment) {
@@ -331,7 +336,7 @@ LoadedSettings load_settings(Verb verb, const std::vector<FlagValue>& flags, con
     const bool is_taken = (option.verbs & verb) != 0 || (verb == kConfig && !option.section.empty());
     const std::string name = environment_name(option);
     if (!is_taken) continue;
-    if (const auto value = environment(name)) {
+    if (const auto value = environment(name); value && !is_service_link(option, *value)) {
       set(option, name, option.flag == "api-key" ? key_source(*value, name) : *value,
           SettingSource::kEnvironment);
     }

@@ -168,6 +168,15 @@ TEST(SettingsLoader, FlagsOverEnvironmentOverFileOverDefaults) {
   EXPECT_EQ(source("host"), SettingSource::kDefault);
 }
 
+TEST(SettingsLoader, VariablesOfAKubernetesServiceAreNoSettings) {
+  const Environment links = environment_of({{"RESTKV_PORT", "tcp://10.96.0.7:8000"},
+                                            {"RESTKV_PORT_8000_TCP", "tcp://10.96.0.7:8000"},
+                                            {"RESTKV_SERVICE_HOST", "10.96.0.7"}});
+  const LoadedSettings loaded = load_settings(kServe, {}, links);
+  EXPECT_THAT(loaded.errors, IsEmpty());
+  EXPECT_EQ(loaded.settings.server.port, 8000);
+}
+
 TEST(SettingsLoader, FileFromTheEnvironmentAndErrorsOfAllSources) {
   const TemporaryFile file("version: 1\nserver:\n  port: x\n");
   const Environment environment = environment_of(

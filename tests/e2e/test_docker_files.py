@@ -298,6 +298,7 @@ def test_manifests_fit_together():
     assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
     drain = [variable["value"] for variable in container["env"] if variable["name"] == "RESTKV_DRAIN_TIMEOUT"]
     assert int(drain[0].removesuffix("s")) < pod["terminationGracePeriodSeconds"]
+    assert pod["enableServiceLinks"] is False  # the Service's would be RESTKV_PORT=tcp://...
     assert found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == found["Deployment"]["metadata"]["name"]
 
 
