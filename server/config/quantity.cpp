@@ -83,7 +83,9 @@ std::optional<int64_t> parse_with_unit(std::string_view text,
                                        std::optional<int64_t> (*unit_of)(std::string_view)) {
   const std::optional<Decimal> number = take_decimal(text);
   if (!number) return std::nullopt;
-  while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
+  const bool has_space = text.starts_with(' ');
+  while (text.starts_with(' ')) text.remove_prefix(1);
+  if (has_space && text.empty()) return std::nullopt;  // a space stands before a unit alone
   const std::optional<int64_t> unit = unit_of(text);
   return unit ? scaled(*number, *unit) : std::nullopt;
 }

@@ -33,6 +33,7 @@ TEST(Quantity, SizesAreExact) {
   EXPECT_EQ(*parse_size("16G"), int64_t{16} << 30);
   EXPECT_EQ(*parse_size("16GB"), 16'000'000'000);
   EXPECT_EQ(*parse_size("16 GiB"), int64_t{16} << 30);
+  EXPECT_FALSE(parse_size("16 ").ok());
   EXPECT_EQ(*parse_size("1.5KiB"), 1536);
   EXPECT_EQ(*parse_size("10kB"), 10'000);
   EXPECT_EQ(*parse_size("7B"), 7);
