@@ -16,8 +16,23 @@ Generation::~Generation() {
   if (!running_.empty()) caller_.rate().charge_tokens(usage().completion_tokens, Clock::now());
 }
 
+// One request waits in an empty queue however many choices it has; of a list the first ones would be in the way of the others.
+Status Generation::check_list() const {
+  const auto num_prompts = static_cast<int64_t>(job_.requests.size());
+  const int64_t num_choices = num_prompts > 0 ? num_prompts * job_.requests[0].num_choices : 0;
+  const int32_t most = serving_.model.engine->options().max_queue_requests;
+  if (num_prompts <= 1 || num_choices <= most) return {};
+  return invalid_argument("'prompt' asks for " + std::to_string(num_choices) + " answers (" +
+                          std::to_string(num_prompts) + " prompts, 'n' is " +
+                          std::to_string(job_.requests[0].num_choices) +
+                          "); the queue of this server takes at most " + std::to_string(most))
+      .with_param("prompt")
+      .with_reason("invalid_value");
+}
+
 Refusal Generation::submit(Clock::time_point arrival, std::chrono::nanoseconds timeout,
                            const std::function<void()>& wake) {
+  if (Status status = check_list(); !status.ok()) return {std::move(status)};
   int64_t prompt_tokens = 0;
   for (const Request& request : job_.requests) prompt_tokens += static_cast<int64_t>(request.prompt.size());
   if (const int64_t wait = caller_.rate().try_take(prompt_tokens, arrival); wait > 0) {
@@ -37,7 +52,8 @@ Refusal Generation::submit(Clock::time_point arrival, std::chrono::nanoseconds t
     request.max_owner_requests = caller_.key().max_concurrent;
     if (caller_.key().priority) request.priority = *caller_.key().priority;
     const std::optional<int64_t>& seed = serving_.settings.answer.seed;
-    if (!job_.has_seed) request.sampling.seed = seed ? static_cast<uint64_t>(*seed) : serving_.new_seed();
+    if (!job_.has_seed)
+      request.sampling.seed = seed ? static_cast<uint64_t>(*seed) : serving_.new_seed();
     auto handle = std::make_shared<RequestHandle>(std::move(request), wake);
     if (Status status = serving_.model.engine->submit(handle); !status.ok()) {
       const bool is_prompt = status.param() == "prompt" && job_.api == CompletionApi::kChat;

@@ -47,6 +47,8 @@ class Generation {
   }  // submitted
 
  private:
+  Status check_list() const;  // whether all of it can be in the queue
+
   struct Running {
     std::shared_ptr<RequestHandle> handle;
     std::unique_ptr<OutputAssembler> assembler;

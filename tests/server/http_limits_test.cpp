@@ -188,11 +188,28 @@ TEST_F(HttpServerTest, FullQueueAnswersAtOnce) {
 }
 
 TEST_F(HttpServerTest, ListThatDoesNotFitTheQueueLeavesNothingBehind) {
-  start({.max_queue = 2});
+  start({.max_queue = 3});
   engine_->hold(true);
+  RawClient first(server_->port());
+  first.send(post("/v1/completions", R"({"prompt":"a"})"));
+  ASSERT_TRUE(becomes_true([&] { return engine_->stats().waiting == 1; }));
   EXPECT_EQ(status_of(complete(R"({"prompt":["a","b","c"]})")), 429);
-  EXPECT_TRUE(becomes_true([&] { return engine_->is_idle(); }));
+  EXPECT_TRUE(becomes_true([&] { return engine_->stats().waiting == 1; }));
   EXPECT_EQ(engine_->num_cancelled(), 2);
+  engine_->hold(false);
+  EXPECT_EQ(status_of(first.receive_until("timings")), 200);
+}
+
+// No later try would help: 400 with the numbers, and not the 429 that clients send again.
+TEST_F(HttpServerTest, ListLongerThanTheQueueIsRefused) {
+  start({.max_queue = 4});
+  for (const char* body : {R"({"prompt":["a","b","c","d","e"]})", R"({"prompt":["a","b","c"],"n":2})"}) {
+    const std::string response = complete(body);
+    EXPECT_EQ(status_of(response), 400) << response;
+    EXPECT_EQ(json::parse(body_of(response))["error"]["param"], "prompt");
+    EXPECT_NE(response.find("at most 4"), std::string::npos) << response;
+  }
+  EXPECT_EQ(status_of(complete(R"({"prompt":["a","b"],"n":2})")), 200);
 }
 
 TEST_F(HttpServerTest, GoneClientsCancel) {
