@@ -7,6 +7,8 @@
 
 namespace restkv {
 
+constexpr int kSeedShift = 11;  // 53 bits: a number that every JSON reader keeps, and that may be sent again
+
 Generation::Generation(Serving& serving, Caller caller, CompletionJob job, std::string id)
     : serving_(serving), caller_(std::move(caller)), job_(std::move(job)), id_(std::move(id)) {}
 
@@ -53,7 +55,7 @@ Refusal Generation::submit(Clock::time_point arrival, std::chrono::nanoseconds t
     if (caller_.key().priority) request.priority = *caller_.key().priority;
     const std::optional<int64_t>& seed = serving_.settings.answer.seed;
     if (!job_.has_seed)
-      request.sampling.seed = seed ? static_cast<uint64_t>(*seed) : serving_.new_seed();
+      request.sampling.seed = seed ? static_cast<uint64_t>(*seed) : serving_.new_seed() >> kSeedShift;
     auto handle = std::make_shared<RequestHandle>(std::move(request), wake);
     if (Status status = serving_.model.engine->submit(handle); !status.ok()) {
       const bool is_prompt = status.param() == "prompt" && job_.api == CompletionApi::kChat;
