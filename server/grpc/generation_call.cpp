@@ -83,7 +83,7 @@ void GenerationCall::pump_locked() {
   size_t size = 0;
   bool has_some = false;
   while ((size < kMessageBytes || !sends_parts()) && generation_->take(index, delta)) {
-    if (const Status error = Generation::fatal_error(delta); !error.ok()) {
+    if (const Status error = generation_->fatal_error(delta); !error.ok()) {
       usage_ = generation_->usage();
       generation_.reset();
       return fail(error);

@@ -116,7 +116,7 @@ Status Completion::stream_records() {
   int32_t index = 0;
   append_progress();
   while (!connection_.is_full() && generation_.take(index, delta)) {
-    if (Status error = Generation::fatal_error(delta); !error.ok()) return error;
+    if (Status error = generation_.fatal_error(delta); !error.ok()) return error;
     append_progress();  // what was done before this token
     if (holds_back(index, delta)) continue;
     if (header_.api == CompletionApi::kLlama) {
@@ -169,7 +169,7 @@ asio::awaitable<void> Completion::answer() {
       co_return;
     }
     while (generation_.take(index, delta)) {
-      const Status error = Generation::fatal_error(delta);
+      const Status error = generation_.fatal_error(delta);
       choices[static_cast<size_t>(index)].output.append(std::move(delta));
       if (error.ok()) continue;
       generation_.cancel();

@@ -105,10 +105,13 @@ bool Generation::take_progress(int32_t& index, PromptProgress& progress) {
   return false;
 }
 
-Status Generation::fatal_error(const OutputDelta& delta) {
+// A cancel is no 503: clients send such a request again by themselves.
+Status Generation::fatal_error(const OutputDelta& delta) const {
   if (delta.finish == FinishReason::kError) return delta.error;
   if (delta.finish == FinishReason::kCancelled)
-    return {StatusCode::kUnavailable, "the request was cancelled, or the server is shutting down"};
+    return serving_.is_draining
+               ? Status(StatusCode::kUnavailable, "the server is shutting down").with_reason("draining")
+               : Status(StatusCode::kCancelled, "the request was cancelled").with_reason("cancelled");
   return {};
 }
 

@@ -34,8 +34,8 @@ class Generation {
   bool take(int32_t& index, OutputDelta& delta);
   // How far a prompt is that asked for it, each time this has changed; false: it has not.
   bool take_progress(int32_t& index, PromptProgress& progress);
-  // What ends the whole answer: an error of the model or the engine's end.
-  static Status fatal_error(const OutputDelta& delta);
+  // What ends the whole answer: an error of the model, a cancel by id, the engine's end.
+  Status fatal_error(const OutputDelta& delta) const;
 
   bool is_finished() const;
   void cancel();

@@ -37,6 +37,8 @@ Status FakeEngine::submit(const std::shared_ptr<RequestHandle>& handle) {
     }
     for (int32_t choice = 0; choice < request.num_choices; ++choice) queue_.push_back({handle, choice, 0});
     num_open_ += request.num_choices;
+    std::erase_if(handles_, [](const auto& weak) { return weak.expired(); });
+    handles_.push_back(handle);
   }
   work_.notify_one();
   return {};
@@ -64,9 +66,10 @@ std::vector<RequestInfo> FakeEngine::requests(std::string_view owner) const {
 bool FakeEngine::cancel(std::string_view id, std::string_view owner) {
   const std::lock_guard lock(mutex_);
   bool found = false;
-  for (const Running& running : queue_) {
-    if (running.handle->request.id != id || running.handle->request.owner != owner) continue;
-    running.handle->cancel();
+  for (const std::weak_ptr<RequestHandle>& weak : handles_) {
+    const std::shared_ptr<RequestHandle> handle = weak.lock();
+    if (!handle || handle->request.id != id || handle->request.owner != owner) continue;
+    handle->cancel();
     found = true;
   }
   return found;

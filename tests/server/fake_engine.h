@@ -66,7 +66,8 @@ class FakeEngine final : public Engine {
   mutable std::mutex mutex_;
   std::condition_variable work_;
   std::deque<Running> queue_;
-  int64_t num_open_ = 0;  // choices queued or running
+  std::vector<std::weak_ptr<RequestHandle>> handles_;  // of all that was submitted and is held by somebody
+  int64_t num_open_ = 0;                               // choices queued or running
   Request last_request_;
   bool is_stopping_ = false, is_held_ = false;
   std::atomic<bool> is_draining_{false}, is_healthy_{true};

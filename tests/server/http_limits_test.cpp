@@ -212,6 +212,24 @@ TEST_F(HttpServerTest, ListLongerThanTheQueueIsRefused) {
   EXPECT_EQ(status_of(complete(R"({"prompt":["a","b"],"n":2})")), 200);
 }
 
+// Who is cancelled by id is not told to try again, which clients do by themselves after a 503.
+TEST_F(HttpServerTest, CancelByIdIsNoReasonToTryAgain) {
+  start({.answer = "x", .step = 1ms, .max_model_len = 1'000'000});
+  const std::string fields = R"({"prompt":"a","ignore_eos":true,"max_tokens":900000,"request_id":"one")";
+  RawClient whole(server_->port());
+  whole.send(post("/v1/completions", fields + "}"));
+  ASSERT_TRUE(becomes_true([&] { return engine_->cancel("cmpl-one", ""); }));
+  const std::string answer = whole.receive_until("\"code\":");
+  EXPECT_EQ(status_of(answer), 499) << answer;
+  EXPECT_EQ(answer.find("Retry-After"), std::string::npos);
+  RawClient streamed(server_->port());
+  streamed.send(post("/v1/completions", fields + ",\"stream\":true}", "Connection: close\r\n"));
+  streamed.receive_until("data: ");
+  ASSERT_TRUE(engine_->cancel("cmpl-one", ""));
+  const std::string rest = streamed.receive_all();
+  EXPECT_NE(rest.find(R"("code":"cancelled")"), std::string::npos) << rest;
+}
+
 TEST_F(HttpServerTest, GoneClientsCancel) {
   start({.answer = "x", .step = 1ms, .max_model_len = 1'000'000});
   const std::string fields = R"("prompt":"a","ignore_eos":true,"max_tokens":900000,"n":2)";
