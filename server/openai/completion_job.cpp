@@ -158,6 +158,8 @@ Result<CompletionJob> make_completion_job(RequestJson body, CompletionApi api,
   if (!status.ok()) return status;
   job.prompt_texts.resize(prompts.size());
 
+  if (api == CompletionApi::kLlama) job.limit_field = "n_predict";
+  if (r.max_completion_tokens) job.limit_field = "max_completion_tokens";
   job.stream = r.stream;
   job.include_usage = r.include_usage;
   job.continuous_usage = r.continuous_usage;

@@ -46,6 +46,7 @@ struct CompletionJob {
   std::vector<Request> requests;  // one a prompt, without id, arrival and timeout
   std::vector<std::string>
       prompt_texts;  // [requests], with echo or return_prompt_text: what is shown of the prompt
+  std::string limit_field = "max_tokens";   // what the client called it
   std::vector<std::string> unknown_fields;  // that were ignored
 };
 

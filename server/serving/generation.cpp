@@ -59,7 +59,9 @@ Refusal Generation::submit(Clock::time_point arrival, std::chrono::nanoseconds t
     auto handle = std::make_shared<RequestHandle>(std::move(request), wake);
     if (Status status = serving_.model.engine->submit(handle); !status.ok()) {
       const bool is_prompt = status.param() == "prompt" && job_.api == CompletionApi::kChat;
-      return {is_prompt ? std::move(status).with_param("messages") : std::move(status)};
+      if (is_prompt) return {std::move(status).with_param("messages")};
+      if (status.param() == "max_tokens") return {std::move(status).with_param(job_.limit_field)};
+      return {std::move(status)};
     }
     Running& r = running_.emplace_back();
     r.assembler = std::make_unique<OutputAssembler>(*serving_.model.tokenizer, job_.output, *handle,

@@ -230,6 +230,8 @@ def test_llama_stream_has_no_done(server):
 
 def test_llama_end_of_context_and_props(server):
     assert llama(server, n_predict=-1, ignore_eos=True)["tokens_predicted"] == 512 - len(server.post_json("/tokenize", {"prompt": PROMPT})["tokens"])
+    too_many = server.post_json("/completion", {"prompt": PROMPT, "n_predict": 600}, 400)["error"]
+    assert (too_many["param"], too_many["code"]) == ("n_predict", "context_length_exceeded")
     props = server.get_json("/props")
     assert props["default_generation_settings"]["n_ctx"] == 512 and "/" not in props["model_alias"]
 
