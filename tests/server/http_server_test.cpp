@@ -305,6 +305,15 @@ TEST_F(HttpServerTest, HeadAndHeaders) {
   EXPECT_NE(bad_id.find("X-Request-Id: req-"), std::string::npos);
 }
 
+// A seed that was drawn is reported as a JSON number, and readers of JSON keep 53 bits of one.
+TEST_F(HttpServerTest, DrawnSeedsAreNumbersThatJsonKeeps) {
+  start();
+  for (int i = 0; i < 8; ++i) {
+    complete_json(R"({"prompt":"a"})");
+    EXPECT_LT(engine_->last_request().sampling.seed, uint64_t{1} << 53);
+  }
+}
+
 TEST_F(HttpServerTest, RoutesAndErrors) {
   start();
   const auto error_of = [&](const std::string& request, int status) {
