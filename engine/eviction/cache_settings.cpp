@@ -310,7 +310,16 @@ Result<CacheSettings> resolve_cache_settings(const CacheRequest& request, const 
     return s;
   }
   const int32_t smallest = smallest_budget(s);
-  if (budget < smallest || budget > limits.max_budget || !is_legal(s, static_cast<int32_t>(budget))) {
+  if (smallest > limits.max_budget) {
+    return bad_field("budget",
+                     "must be at least " + std::to_string(smallest) + " (" + parts_of_budget(s, smallest) +
+                         ") for these settings; this server allows " + std::to_string(limits.max_budget));
+  }
+  if (budget >= smallest && budget <= limits.max_budget && !is_legal(s, static_cast<int32_t>(budget))) {
+    return bad_field("budget", "is " + std::to_string(budget) + ", has no room for " +
+                                   parts_of_budget(s, static_cast<int32_t>(budget)) + "; one more has");
+  }
+  if (budget < smallest || budget > limits.max_budget) {
     return bad_field("budget", "is " + std::to_string(budget) + ", must be between " +
                                    std::to_string(smallest) + " (" + parts_of_budget(s, smallest) + ") and " +
                                    std::to_string(limits.max_budget));

@@ -134,6 +134,12 @@ TEST(Settings, AFractionIsLegalWhereverItFalls) {
   r.budget = 200;
   r.fraction = 1.0;
   const CacheSettings s = resolved(r);
+  ASSERT_EQ(smallest_budget(s), 31);
+  r.budget = 32;
+  EXPECT_THAT(resolve_cache_settings(r, {}).status().message(),
+              HasSubstr("is 32, has no room for 0 sinks + 16 window"));
+  r.budget = 33;
+  EXPECT_TRUE(resolve_cache_settings(r, {}).ok());
   for (int32_t prompt_len = 1; prompt_len < 300; ++prompt_len) {
     const int32_t c = budget_for_prompt(s, prompt_len);
     EXPECT_LE(protected_rows(s, c) + stride_of(s, c), c) << prompt_len;
@@ -148,6 +154,9 @@ TEST(Settings, TheSmallestBudgetIsFoundAtOnce) {
   const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < 200; ++i) EXPECT_EQ(smallest_budget(s), 3 << 21);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+  CacheRequest r;
+  r.pin_head = 1 << 20;
+  EXPECT_THAT(resolve_cache_settings(r, {}).status().message(), HasSubstr("at least 2097152"));
 }
 
 // `grow` is legal with room for a single row, and its windowed layers are cut by the stride in decode.
