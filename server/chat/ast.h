@@ -100,6 +100,7 @@ struct ForStatement {
   ExpressionPtr iterable;
   ExpressionPtr filter;  // may be null
   bool is_recursive = false;
+  bool uses_loop = false;  // the body names `loop`, or it is recursive
   Body body, otherwise;
 };
 

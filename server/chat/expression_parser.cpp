@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "server/chat/context.h"
 #include "server/chat/parser.h"
 #include "server/chat/template_error.h"
 
@@ -115,6 +116,7 @@ ExpressionPtr ExpressionParser::parse_expression(bool with_condition) {
   Level level(*this);
   if (!with_condition) return parse_or();
   size_t offset = current().offset;
+  size_t num_unknown = unknown_names_.size();
   ExpressionPtr result = parse_or();
   int links = 0;
   while (current().is_name("if")) {
@@ -125,6 +127,7 @@ ExpressionPtr ExpressionParser::parse_expression(bool with_condition) {
     condition->items.push_back(parse_or());
     condition->items.push_back(std::move(result));
     condition->items.push_back(skip_name("else") ? parse_expression() : nullptr);
+    unknown_names_.resize(num_unknown);
     result = std::move(condition);
   }
   return result;
@@ -319,6 +322,7 @@ ExpressionPtr ExpressionParser::parse_name() {
   } else if (name != "none" && name != "None") {
     expression->kind = ExprKind::kName;
     expression->symbol = symbol_of(name);
+    uses_loop_ |= expression->symbol == kLoopSymbol;
     for (MacroDefinition* macro : macros_) {
       macro->uses_caller |= expression->symbol == kCallerSymbol;
       macro->uses_varargs |= expression->symbol == kVarargsSymbol;
@@ -406,6 +410,9 @@ Arguments ExpressionParser::parse_arguments() {
       std::string name = take().text;
       ++at_;
       in_order = !arguments.star_star;
+      for (const auto& [other, value] : arguments.keyword) {
+        if (other == name) fail("keyword argument repeated: " + name, offset);
+      }
       arguments.keyword.emplace_back(name, parse_expression());
     } else {
       in_order = !arguments.star && !arguments.star_star && arguments.keyword.empty();
@@ -428,8 +435,13 @@ std::string ExpressionParser::parse_dotted_name() {
 Step ExpressionParser::parse_filter() {
   Step step = make_step(Step::Kind::kFilter);
   step.name = parse_dotted_name();
+  if (!find_filter(step.name)) note_unknown("No filter named '" + step.name + "'.", step.offset);
   if (current().is_operator("(")) step.arguments = parse_arguments();
   return step;
+}
+
+void ExpressionParser::note_unknown(std::string message, size_t offset) {
+  if (!is_conditional_) unknown_names_.push_back({std::move(message), offset});
 }
 
 void ExpressionParser::parse_filters_and_tests(std::vector<Step>& steps) {
@@ -451,6 +463,7 @@ Step ExpressionParser::parse_test() {
   ++at_;
   step.is_negated = skip_name("not");
   step.name = parse_dotted_name();
+  if (!has_test(step.name)) note_unknown("No test named '" + step.name + "'.", step.offset);
   const Token& token = current();
   if (token.is_operator("(")) {
     step.arguments = parse_arguments();

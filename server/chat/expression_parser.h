@@ -49,7 +49,17 @@ class ExpressionParser {
   // Behind "|".
   Step parse_filter();
 
+  // A filter or test that does not exist fails the whole template, as in Jinja2, but for those below a condition: they
+  // fail where they run.
+  struct UnknownName {
+    std::string message;
+    size_t offset;
+  };
+
   std::vector<MacroDefinition*> macros_;  // around the current token
+  bool is_conditional_ = false;  // the current token is directly in an if block, or in what its head says
+  std::vector<UnknownName> unknown_names_;
+  bool uses_loop_ = false;  // since the body of the innermost loop began
   std::vector<std::string> symbols_;
   size_t at_ = 0;
 
@@ -82,6 +92,7 @@ class ExpressionParser {
   std::string parse_dotted_name();
   void parse_filters_and_tests(std::vector<Step>& steps);
   Step parse_test();
+  void note_unknown(std::string message, size_t offset);
 
   std::vector<Token> tokens_;
   int depth_ = 0;

@@ -159,14 +159,14 @@ Value truncate(Context& context, const Value& subject, CallArguments& arguments)
   Value end = reader.take("end", Value("..."));
   Value leeway = reader.take("leeway", Value());
   reader.finish();
-  context.require_defined(subject);
-  if (!subject.is_string() || !end.is_string()) context.fail("truncate() needs strings");
+  if (!end.is_string()) context.fail("truncate() needs a string as end");
   int64_t end_length = static_cast<int64_t>(end.as_string()->length);
   int64_t slack = leeway.is_integral() ? leeway.as_int() : 5;
   if (length < end_length) context.fail("truncate(): expected length >= " + std::to_string(end_length));
   if (slack < 0) context.fail("truncate(): expected leeway >= 0");
-  int64_t size = static_cast<int64_t>(subject.as_string()->length);
+  int64_t size = context.length(subject);
   if (size <= slack || size - slack <= length) return subject;
+  if (!subject.is_string()) context.fail("truncate() needs a string");
   Value cut = context.get_slice(subject, Value(), Value(length - end_length), Value());
   if (!kill_words) {
     Text blank(" ");

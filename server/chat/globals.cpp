@@ -43,6 +43,7 @@ Dict read_dict(Context& context, const char* function, CallArguments& arguments)
     context.fail(std::string(function) + "() takes at most 1 positional argument");
   if (!arguments.positional.empty()) {
     const Value& source = arguments.positional[0];
+    context.require_defined(source);
     if (source.is_dict()) {
       context.charge(static_cast<int64_t>(source.as_dict()->size()));
       dict = *source.as_dict();
@@ -67,6 +68,7 @@ Value make_namespace(Context& context, CallArguments& arguments) {
 }
 
 Value make_cycler(Context& context, CallArguments& arguments) {
+  if (!arguments.keyword.empty()) context.fail("cycler() takes no keyword arguments");
   if (arguments.positional.empty()) context.fail("at least one item has to be provided");
   return ObjectRef(
       std::make_shared<CyclerObject>(context.make_tuple(std::move(arguments.positional)).as_sequence()));

@@ -69,6 +69,11 @@ void Interpreter::write(const Value& value, Text& out) {
   check_size(out.size());
 }
 
+void Interpreter::write_string(const Value& value, Text& out) {
+  if (!value.is_string()) fail("expected a string from the block, " + value.type_name() + " found");
+  write(value, out);
+}
+
 Interpreter::Flow Interpreter::execute(const Statement& statement, const ScopeRef& scope, Text& out) {
   Frame frame(*this);
   offset = statement.offset;
@@ -119,12 +124,18 @@ Interpreter::Flow Interpreter::execute_if(const Statement& statement, const Scop
 void Interpreter::execute_for(const ForStatement& loop, const Value& iterable, int64_t depth0,
                               const ScopeRef& scope, Text& out) {
   SequenceRef sequence = iterate(iterable);
-  if (loop.filter) {
+  auto passes = [&](const Value& item) {
+    auto inner = std::make_shared<Scope>(scope);
+    assign(loop.target, item, inner);
+    return truth(evaluate(*loop.filter, inner));
+  };
+  // As in Jinja2 the filter of an element runs after the turns before it, and sees what they set in a namespace; but
+  // `loop` numbers the elements, which needs all of them first.
+  bool filters_by_turn = loop.filter && !loop.uses_loop;
+  if (loop.filter && !filters_by_turn) {
     std::vector<Value> kept;
     for (const Value& item : sequence->items) {
-      auto inner = std::make_shared<Scope>(scope);
-      assign(loop.target, item, inner);
-      if (truth(evaluate(*loop.filter, inner))) kept.push_back(item);
+      if (passes(item)) kept.push_back(item);
     }
     sequence = make_list(std::move(kept)).as_sequence();
   }
@@ -134,15 +145,19 @@ void Interpreter::execute_for(const ForStatement& loop, const Value& iterable, i
     state->scope = scope;
   }
   if (state->nesting > kMaxNesting) fail("values nested too deep");
+  bool has_completed = false;  // a turn that break or continue ended does not keep "else" from running
   for (const Value& item : sequence->items) {
     charge(1);
+    if (filters_by_turn && !passes(item)) continue;
     auto inner = std::make_shared<Scope>(scope);
     set(*inner, kLoopSymbol, Value(ObjectRef(state)));
     assign(loop.target, item, inner);
-    if (execute(loop.body, inner, out) == Flow::kBreak) break;
+    Flow flow = execute(loop.body, inner, out);
+    if (flow == Flow::kBreak) break;
+    has_completed |= flow == Flow::kNext;
     ++state->index0;
   }
-  if (sequence->items.empty()) execute(loop.otherwise, std::make_shared<Scope>(scope), out);
+  if (!has_completed) execute(loop.otherwise, std::make_shared<Scope>(scope), out);
 }
 
 Interpreter::Flow Interpreter::execute_block(const Statement& statement, const ScopeRef& scope, Text& out) {
@@ -160,7 +175,7 @@ Interpreter::Flow Interpreter::execute_block(const Statement& statement, const S
       Text text;
       Flow flow = execute(statement.bodies[0], inner, text);
       if (flow != Flow::kNext) return flow;
-      write(apply_filters(statement.filters, make_string(std::move(text)), scope), out);
+      write_string(apply_filters(statement.filters, make_string(std::move(text)), scope), out);
       return Flow::kNext;
     }
     case StmtKind::kWith:
@@ -179,7 +194,7 @@ Interpreter::Flow Interpreter::execute_block(const Statement& statement, const S
   CallArguments arguments = evaluate_arguments(call_expression.steps.back().arguments, scope);
   arguments.keyword.emplace_back("caller", make_macro(*statement.macro, scope));
   offset = statement.offset;
-  write(call(callee, arguments), out);
+  write_string(call(callee, arguments), out);
   return Flow::kNext;
 }
 

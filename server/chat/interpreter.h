@@ -43,6 +43,7 @@ class Interpreter : public Context {
                    Text& out);
   Flow execute_block(const Statement& statement, const ScopeRef& scope, Text& out);
   void write(const Value& value, Text& out);
+  void write_string(const Value& value, Text& out);  // what a block gave: an error for another kind
 
   Value evaluate(const Expression& expression, const ScopeRef& scope);
   Value evaluate_chain(const Expression& chain, const ScopeRef& scope);

@@ -17,6 +17,7 @@ class Parser : private ExpressionParser {
 
   TemplateTree run() {
     Body body = parse_until({});
+    if (!unknown_names_.empty()) fail(unknown_names_[0].message, unknown_names_[0].offset);
     return {std::move(body), std::move(symbols_)};
   }
 
@@ -65,6 +66,26 @@ class Parser : private ExpressionParser {
     return body;
   }
 
+  // The body of a block with a scope of its own: a condition around it no longer counts.
+  Body parse_scope(Names ends) {
+    bool outer = std::exchange(is_conditional_, false);
+    Body body = parse_body(ends);
+    is_conditional_ = outer;
+    return body;
+  }
+  Body parse_last_scope(std::string_view end) {
+    Body body = parse_scope({end});
+    ++at_;
+    return body;
+  }
+  // A filter of a filter or set block, which runs in the block's scope.
+  Step parse_filter_of_scope() {
+    bool outer = std::exchange(is_conditional_, false);
+    Step filter = parse_filter();
+    is_conditional_ = outer;
+    return filter;
+  }
+
   std::unique_ptr<Statement> make_statement(StmtKind kind) const {
     auto statement = std::make_unique<Statement>();
     statement->kind = kind;
@@ -97,9 +118,9 @@ class Parser : private ExpressionParser {
     if (tag == "filter") {
       auto statement = make_statement(StmtKind::kFilterBlock);
       ++at_;
-      statement->filters.push_back(parse_filter());
-      while (skip_operator("|")) statement->filters.push_back(parse_filter());
-      statement->bodies.push_back(parse_last_body("endfilter"));
+      statement->filters.push_back(parse_filter_of_scope());
+      while (skip_operator("|")) statement->filters.push_back(parse_filter_of_scope());
+      statement->bodies.push_back(parse_last_scope("endfilter"));
       return statement;
     }
     if (tag == "with") return parse_with();
@@ -107,7 +128,8 @@ class Parser : private ExpressionParser {
       auto statement = make_statement(StmtKind::kScope);
       ++at_;
       std::string name = tag == "block" ? take_name() : "";
-      statement->bodies.push_back(parse_last_body("end" + tag));
+      if (tag == "block") skip_name("scoped");
+      statement->bodies.push_back(parse_last_scope("end" + tag));
       if (tag == "block") skip_name(name);
       return statement;
     }
@@ -119,6 +141,7 @@ class Parser : private ExpressionParser {
 
   std::unique_ptr<const Statement> parse_if() {
     auto statement = make_statement(StmtKind::kIf);
+    bool outer = std::exchange(is_conditional_, true);
     while (true) {
       ++at_;  // if, elif
       statement->expressions.push_back(parse_tuple(false));
@@ -129,6 +152,7 @@ class Parser : private ExpressionParser {
       } else {
         ++at_;
       }
+      is_conditional_ = outer;
       return statement;
     }
   }
@@ -137,19 +161,26 @@ class Parser : private ExpressionParser {
     auto statement = make_statement(StmtKind::kFor);
     ++at_;
     auto loop = std::make_unique<ForStatement>();
+    ++for_depth_;
     loop->target = parse_target(false, "in");
     expect_name("in");
     loop->iterable = parse_tuple(false, "recursive");
+    bool outer_condition = std::exchange(is_conditional_, false);
     if (skip_name("if")) loop->filter = parse_expression();
     loop->is_recursive = skip_name("recursive");
+    bool outer_uses_loop = std::exchange(uses_loop_, false);
     ++loop_depth_;
     loop->body = parse_body({"else", "endfor"});
     --loop_depth_;
+    loop->uses_loop = uses_loop_ || loop->is_recursive;
+    uses_loop_ |= outer_uses_loop;
     if (skip_name("else")) {
       loop->otherwise = parse_last_body("endfor");
     } else {
       ++at_;
     }
+    is_conditional_ = outer_condition;
+    --for_depth_;
     statement->loop = std::move(loop);
     return statement;
   }
@@ -163,8 +194,8 @@ class Parser : private ExpressionParser {
       return statement;
     }
     statement->kind = StmtKind::kSetBlock;
-    while (skip_operator("|")) statement->filters.push_back(parse_filter());
-    statement->bodies.push_back(parse_last_body("endset"));
+    while (skip_operator("|")) statement->filters.push_back(parse_filter_of_scope());
+    statement->bodies.push_back(parse_last_scope("endset"));
     return statement;
   }
 
@@ -177,7 +208,7 @@ class Parser : private ExpressionParser {
       expect_operator("=");
       statement->expressions.push_back(parse_expression());
     }
-    statement->bodies.push_back(parse_last_body("endwith"));
+    statement->bodies.push_back(parse_last_scope("endwith"));
     return statement;
   }
 
@@ -192,6 +223,9 @@ class Parser : private ExpressionParser {
       } else if (!macro.defaults.empty()) {
         fail("non-default argument follows default argument", offset);
       }
+      for (const auto& [symbol, other] : macro.parameters) {
+        if (other == name) fail("duplicate argument '" + name + "'", offset);
+      }
       macro.parameters.emplace_back(symbol_of(name), name);
     }
     expect_operator(")");
@@ -199,11 +233,17 @@ class Parser : private ExpressionParser {
 
   // A macro's body stands alone: no break into a loop around it.
   void parse_macro_body(MacroDefinition& macro, std::string_view end) {
+    size_t offset = current().offset;
     macros_.push_back(&macro);
     int outer_loops = std::exchange(loop_depth_, 0);
-    macro.body = parse_last_body(end);
+    macro.body = parse_last_scope(end);
     loop_depth_ = outer_loops;
     macros_.pop_back();
+    size_t num_required = macro.parameters.size() - macro.defaults.size();
+    for (size_t i = 0; i < num_required && macro.uses_caller; ++i) {
+      if (macro.parameters[i].first == kCallerSymbol)
+        fail("the special argument 'caller' must be omitted or have a default", offset);
+    }
   }
 
   std::unique_ptr<const Statement> parse_macro() {
@@ -268,11 +308,14 @@ class Parser : private ExpressionParser {
       if (name == fixed) fail("can't assign to '" + name + "'", target.offset);
     }
     target.symbol = symbol_of(name);
+    if (target.symbol == kLoopSymbol && for_depth_ > 0)
+      fail("can't assign to special loop variable in a for loop", target.offset);
     if (with_namespace && skip_operator(".")) target.attribute = take_name();
     return target;
   }
 
-  int loop_depth_ = 0;
+  int loop_depth_ = 0;  // loops that break would end; a macro begins anew
+  int for_depth_ = 0;   // loops around the current token
 };
 
 }  // namespace

@@ -209,6 +209,21 @@ TEST(JinjaLanguage, Loops) {
       "-1a 3-2b 1-a ");
 }
 
+// "else" belongs to a loop of which no turn came to its end.
+TEST(JinjaLanguage, ElseOfALoopThatWasCutShort) {
+  EXPECT_EQ(render("{% for x in l %}{{ x }}{% continue %}{% else %}none{% endfor %}"), "312none");
+  EXPECT_EQ(render("{% for x in l %}{{ x }}{% break %}{% else %}none{% endfor %}"), "3none");
+  EXPECT_EQ(render("{% for x in l %}{{ x }}{% if x == 1 %}{% break %}{% endif %}{% else %}none{% endfor %}"),
+            "31");
+}
+
+TEST(JinjaLanguage, TheFilterOfALoopSeesTheTurnsBefore) {
+  EXPECT_EQ(render("{% set ns = namespace(n=0) %}{% for x in l if ns.n < 2 %}{% set ns.n = ns.n + 1 %}{{ x "
+                   "}}{% endfor %}"),
+            "31");
+  EXPECT_EQ(render("{% for x in l if x > 1 %}{{ loop.index }}/{{ loop.length }} {% endfor %}"), "1/2 2/2 ");
+}
+
 TEST(JinjaLanguage, Scopes) {
   EXPECT_EQ(render("{% set x = 0 %}{% for y in l %}{% set x = y %}{% endfor %}{{ x }}"), "0");
   EXPECT_EQ(
@@ -220,6 +235,20 @@ TEST(JinjaLanguage, Scopes) {
   EXPECT_EQ(render("{% with x = 1 %}{{ x }}{% endwith %}{{ x }}"), "1");
   EXPECT_EQ(render("{% filter upper %}ab{% endfilter %}"), "AB");
   EXPECT_EQ(render("{% generation %}{{ s }}{% endgeneration %}"), "Hello, World");
+}
+
+// A name that does not exist fails where it runs if a condition stands around it, and otherwise the whole template.
+TEST(JinjaLanguage, UnknownFiltersAndTests) {
+  EXPECT_EQ(render("{% if f %}{{ s|nosuch }}{{ s is nosuch }}{% endif %}ok"), "ok");
+  EXPECT_EQ(render("{{ s|nosuch if f else 'ok' }}{{ 'ok' if t else s is nosuch }}"), "okok");
+  for (const char* source :
+       {"{% for x in [] %}{{ x|nosuch }}{% endfor %}", "{% macro m() %}{{ s|nosuch }}{% endmacro %}",
+        "{% if f %}{% for x in l %}{{ x|nosuch }}{% endfor %}{% endif %}",
+        "{% if f %}{% set x %}{{ s|nosuch }}{% endset %}{% endif %}", "{{ t or s|nosuch }}"}) {
+    EXPECT_NE(render(source).find("No filter named 'nosuch'."), std::string::npos) << source;
+  }
+  EXPECT_NE(render("{% macro m() %}{{ s is nosuch }}{% endmacro %}").find("No test named 'nosuch'."),
+            std::string::npos);
 }
 
 TEST(JinjaLanguage, Macros) {
@@ -258,6 +287,13 @@ TEST(JinjaLanguage, ErrorsNameLineAndColumn) {
       {"{{ 9223372036854775807 + 1 }}", "integer out of range"},
       {"{{ l|map('string')|tojson }}", "Object of type generator is not JSON serializable"},
       {"{{ '{:d}'.format('x') }}", "Unknown format code 'd'"},
+      {"{% for loop in l %}{% endfor %}", "can't assign to special loop variable"},
+      {"{% for x in l %}{% set loop = 1 %}{% endfor %}", "can't assign to special loop variable"},
+      {"{% macro m(a, a) %}{% endmacro %}", "duplicate argument 'a'"},
+      {"{% macro m(caller) %}{{ caller() }}{% endmacro %}", "the special argument 'caller' must be omitted"},
+      {"{{ dict(a=1, a=2) }}", "keyword argument repeated: a"},
+      {"{% filter length %}x{% endfilter %}", "expected a string from the block, int found"},
+      {"{{ dict(missing) }}", "'missing' is undefined"},
   };
   for (const auto& [source, message] : kRows) {
     const std::string text = render(source);
