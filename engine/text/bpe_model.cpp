@@ -109,18 +109,20 @@ void BpeModel::encode_symbols(std::string_view word, std::vector<int32_t>* ids) 
       long_symbols.push_back(id);
     }
   };
-  bool last_unknown = false;
-  const auto push_unknown = [&] {
-    if (options_.unknown_id >= 0 && !(last_unknown && options_.fuse_unknown)) push(options_.unknown_id);
-    last_unknown = true;
+  // As in `tokenizers`: a character that is no token waits, so that further ones can join it, and the bytes of others
+  // that fall back go before it.
+  bool has_unknown = false;
+  const auto flush_unknown = [&] {
+    if (has_unknown) push(options_.unknown_id);
+    has_unknown = false;
   };
   for (size_t pos = 0; pos < word.size();) {
     const size_t length = options_.byte_symbols ? 1 : utf8_step(word, pos);
     int32_t id = options_.byte_symbols ? byte_ids_[static_cast<unsigned char>(word[pos])]
                                        : pieces_.find(word.substr(pos, length));
     if (id >= 0) {
+      flush_unknown();
       push(id);
-      last_unknown = false;
     } else {
       bool has_bytes = options_.byte_fallback;
       for (size_t i = 0; i < length && has_bytes; ++i) {
@@ -128,13 +130,14 @@ void BpeModel::encode_symbols(std::string_view word, std::vector<int32_t>* ids) 
       }
       if (has_bytes) {
         for (size_t i = 0; i < length; ++i) push(byte_ids_[static_cast<unsigned char>(word[pos + i])]);
-        last_unknown = false;
-      } else {
-        push_unknown();
+      } else if (options_.unknown_id >= 0) {
+        if (!options_.fuse_unknown) flush_unknown();
+        has_unknown = true;
       }
     }
     pos += length;
   }
+  flush_unknown();
   if (is_short) {
     merge_short(short_symbols, &count);
     ids->insert(ids->end(), short_symbols, short_symbols + count);

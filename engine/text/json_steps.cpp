@@ -31,7 +31,7 @@ Result<Pattern> read_pattern(const json& spec, const std::string& owner) {
   if (!pattern.literal.empty()) return pattern;
   const std::string source = json_text(spec, "Regex");
   if (source.empty()) return malformed(owner + " has no pattern");
-  Result<Regex> regex = Regex::compile(source);
+  Result<Regex> regex = Regex::compile(source, RegexDialect::kOniguruma);
   if (!regex.ok()) return regex.status();
   pattern.regex = std::move(regex).value();
   return pattern;
@@ -182,7 +182,7 @@ Status add_pre_tokenizer(const json& spec, PreTokenizer* pre_tokenizer, bool* by
   } else if (type == "WhitespaceSplit") {
     pre_tokenizer->add_white_space(SplitBehavior::kRemoved);
   } else if (type == "Whitespace") {
-    Result<Regex> regex = Regex::compile("\\w+|[^\\w\\s]+");
+    Result<Regex> regex = Regex::compile("\\w+|[^\\w\\s]+", RegexDialect::kRust);
     if (!regex.ok()) return regex.status();
     pre_tokenizer->add_pattern(std::move(regex).value(), SplitBehavior::kRemoved, true);
   } else if (type == "Metaspace") {

@@ -29,6 +29,7 @@ struct DecoderSteps {
   bool byte_level = false;
   bool byte_fallback = false;
   bool strips_leading_space = false;
+  bool puts_spaces_between = false;  // a file without a decoder: tokens are words
   std::vector<std::pair<std::string, std::string>> replacements;  // from, to
 
   std::string bytes_of(std::string_view text) const;

@@ -116,7 +116,8 @@ Status JsonTokenizerReader::build_vocabularies(const DecoderSteps& decoder) {
     if (!entry.added && !entry.in_model) type = TokenType::kUnused;
     // A normalised added token is found, and decoded, as the normaliser leaves it.
     const std::string added = entry.normalized ? decoder.replaced(parts_.normalizer.apply(text)) : text;
-    shown->add(text, entry.added ? added : decoder.bytes_of(text), type);
+    const std::string decoded = entry.added ? added : decoder.bytes_of(text);
+    shown->add(text, decoder.puts_spaces_between ? " " + decoded : decoded, type);
     std::string bytes = text;
     TokenType model_type = entry.in_model && !entry.special ? TokenType::kNormal : TokenType::kUnused;
     if (byte_level_) {
@@ -215,7 +216,10 @@ Status JsonTokenizerReader::build_bpe() {
   }
   parts_.model = std::move(model);
   parts_.kind = byte_level_ ? "byte-level BPE (tokenizer.json)" : "BPE (tokenizer.json)";
-  if (!byte_level_ && can_cut_before(vocabulary, kSpaceMark)) parts_.pre_tokenizer.add_cut_before(kSpaceMark);
+  // Where unknown characters are dropped, a merge may cross the gap and so the cut.
+  const bool drops_characters = *unknown < 0 && !byte_fallback_;
+  if (!byte_level_ && !drops_characters && can_cut_before(vocabulary, kSpaceMark))
+    parts_.pre_tokenizer.add_cut_before(kSpaceMark);
   return {};
 }
 
@@ -284,7 +288,9 @@ Result<std::shared_ptr<const Tokenizer>> JsonTokenizerReader::read(const Tokeniz
     return status;
   }
   DecoderSteps decoder;
-  if (Status status = add_decoder(json_member(root_, "decoder"), &decoder); !status.ok()) return status;
+  const json& decoder_spec = json_member(root_, "decoder");
+  if (Status status = add_decoder(decoder_spec, &decoder); !status.ok()) return status;
+  if (decoder_spec.is_null()) decoder.puts_spaces_between = decoder.strips_leading_space = true;
   parts_.strips_leading_space = decoder.strips_leading_space;
   if (Status status = build_vocabularies(decoder); !status.ok()) return status;
   if (Status status = read_added_tokens(); !status.ok()) return status;

@@ -2,6 +2,7 @@
 // become words of their own. Rewriting steps (metaspace, prefix) put the new bytes into WordList::rewritten.
 #include "engine/text/pre_tokenizer.h"
 
+#include <array>
 #include <utility>
 
 #include "engine/text/utf8.h"
@@ -15,10 +16,10 @@ class StretchSink {
   StretchSink(std::string_view word, SplitBehavior behavior, bool invert, std::vector<std::string_view>* out)
       : word_(word), behavior_(behavior), invert_(invert), out_(out) {}
 
-  // [begin, end) is a match; what lies between it and the one before is not.
+  // [begin, end) is a match, maybe an empty one, which still cuts; what lies between it and the one before is not.
   void match(size_t begin, size_t end) {
     if (begin > pos_) stretch(pos_, begin, invert_);
-    if (end > begin) stretch(begin, end, !invert_);
+    stretch(begin, end, !invert_);
     pos_ = end;
   }
   void finish() {
@@ -48,7 +49,7 @@ class StretchSink {
     last_is_match_ = is_match;
   }
   void flush() {
-    if (open_) out_->push_back(word_.substr(begin_, end_ - begin_));
+    if (open_ && end_ > begin_) out_->push_back(word_.substr(begin_, end_ - begin_));
     open_ = false;
   }
 
@@ -250,33 +251,50 @@ constexpr const char* kTekken =
     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"
     "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 constexpr const char* kDigit = "\\p{N}";
+constexpr const char* kThreeDigits = "\\p{N}{1,3}";
+constexpr const char* kDeepSeek3 =
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+    " ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
 struct NamedPattern {
   const char* name;
-  const char* first;
-  const char* second;  // may be null
+  std::array<const char*, 5> patterns;  // one after the other; null behind the last
   bool ignore_merges;
   bool adds_bos;
 };
 
 constexpr NamedPattern kNamedPatterns[] = {
-    {"default", kGpt2, nullptr, false, false},
-    {"gpt-2", kGpt2, nullptr, false, false},
-    {"smollm", kDigit, kGpt2, false, false},
-    {"starcoder", kDigit, kGpt2, false, false},
-    {"llama-bpe", kLlama3, nullptr, true, true},
-    {"llama3", kLlama3, nullptr, true, true},
-    {"llama-v3", kLlama3, nullptr, true, true},
-    {"falcon3", kLlama3, nullptr, true, true},  // LlamaForCausalLM
-    {"pixtral", kLlama3, nullptr, true, true},  // Mistral's, as llama.cpp's converter names some of them
-    {"qwen2", kQwen2, nullptr, false, false},
-    {"deepseek-r1-qwen", kQwen2, nullptr, false, false},
-    {"tekken", kTekken, nullptr, true, true},
+    {"default", {kGpt2}, false, false},
+    {"gpt-2", {kGpt2}, false, false},
+    {"mpt", {kGpt2}, false, false},
+    {"olmo", {kGpt2}, false, false},
+    {"smollm", {kDigit, kGpt2}, false, false},
+    {"starcoder", {kDigit, kGpt2}, false, false},
+    {"refact", {kDigit, kGpt2}, false, false},
+    {"command-r", {kDigit, kGpt2}, false, false},
+    {"falcon", {"[\\p{P}\\$\\+<=>\\^~\\|`]+", kGpt2, "[0-9][0-9][0-9]"}, false, false},
+    {"llama-bpe", {kLlama3}, true, true},
+    {"llama3", {kLlama3}, true, true},
+    {"llama-v3", {kLlama3}, true, true},
+    {"falcon3", {kLlama3}, true, true},  // LlamaForCausalLM
+    {"pixtral", {kLlama3}, true, true},  // Mistral's, as llama.cpp's converter names some of them
+    {"smaug-bpe", {kLlama3}, false, false},
+    {"dbrx", {kLlama3}, false, false},
+    {"qwen2", {kQwen2}, false, false},
+    {"deepseek-r1-qwen", {kQwen2}, false, false},
+    {"stablelm2", {kQwen2}, false, false},
+    {"megrez", {kQwen2}, false, false},
+    {"deepseek-coder",
+     {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "[一-龥ࠀ-一가-퟿]+", kDigit},
+     false,
+     false},
+    {"deepseek-v3", {kThreeDigits, "[一-龥぀-ゟ゠-ヿ]+", kDeepSeek3}, false, false},
+    {"tekken", {kTekken}, true, true},
 };
 
 }  // namespace
 
-Result<Regex> gpt2_pattern() { return Regex::compile(kGpt2); }
+Result<Regex> gpt2_pattern() { return Regex::compile(kGpt2, RegexDialect::kRust); }
 
 Result<NamedPreTokenizer> named_pre_tokenizer(std::string_view name) {
   std::string known;
@@ -286,9 +304,9 @@ Result<NamedPreTokenizer> named_pre_tokenizer(std::string_view name) {
       continue;
     }
     NamedPreTokenizer named;
-    for (const char* pattern : {entry.first, entry.second}) {
+    for (const char* pattern : entry.patterns) {
       if (pattern == nullptr) continue;
-      Result<Regex> regex = Regex::compile(pattern);
+      Result<Regex> regex = Regex::compile(pattern, RegexDialect::kRust);
       if (!regex.ok()) return regex.status();
       named.pre_tokenizer.add_pattern(std::move(regex).value(), SplitBehavior::kIsolated, false);
     }

@@ -213,7 +213,7 @@ Result<std::shared_ptr<const Tokenizer>> load_tekken_tokenizer(std::string_view 
     ranked.types.push_back(TokenType::kNormal);
   }
   TokenizerParts parts;
-  Result<Regex> regex = Regex::compile(pattern.get<std::string>());
+  Result<Regex> regex = Regex::compile(pattern.get<std::string>(), RegexDialect::kRust);
   if (!regex.ok()) return regex.status();
   parts.pre_tokenizer.add_pattern(std::move(regex).value(), SplitBehavior::kIsolated, false);
   parts.kind = "byte-level BPE (tekken)";

@@ -125,10 +125,54 @@ TEST(PreTokenizer, MetaspaceAndCuts) {
   EXPECT_THAT(words(cuts, "  ab c   d "), ElementsAre("  ab", " c", "   d", " "));
 }
 
+std::vector<std::string> pieces(const char* pattern, std::string_view text,
+                                RegexDialect dialect = RegexDialect::kOniguruma) {
+  PreTokenizer pre_tokenizer;
+  Result<Regex> regex = Regex::compile(pattern, dialect);
+  if (!regex.ok()) return {"error: " + regex.status().message()};
+  pre_tokenizer.add_pattern(std::move(regex).value(), SplitBehavior::kIsolated, false);
+  return words(pre_tokenizer, text);
+}
+
+// What `tokenizers` 0.23 gives for a Split with the pattern.
+TEST(Regex, ReadsPatternsAsOnigurumaDoes) {
+  EXPECT_THAT(pieces("\\w+", "e\u0301_1 \u00bd\u24d0"), ElementsAre("e\u0301_1", " \u00bd", "\u24d0"));
+  EXPECT_THAT(pieces("[\\w]+", "a\u00bd"), ElementsAre("a", "\u00bd"));
+  EXPECT_THAT(pieces("\\b", "ab, c"), ElementsAre("ab", ", ", "c"));
+  EXPECT_THAT(pieces("^.", "ab\ncd"), ElementsAre("a", "b\n", "c", "d"));
+  EXPECT_THAT(pieces("\\s$", "a \nb \n"), ElementsAre("a", " ", "\nb", " ", "\n"));
+  EXPECT_THAT(pieces("(?m:a.b)", "xa\nby"), ElementsAre("x", "a\nb", "y"));
+  EXPECT_THAT(pieces("\\h+", "xyz1fg"), ElementsAre("xyz", "1f", "g"));
+  EXPECT_THAT(pieces("[[a-c]0-9]+", "xa1d"), ElementsAre("x", "a1", "d"));
+  EXPECT_THAT(pieces("[^(\\s|[.,])]+", "a.b c"), ElementsAre("a", ".", "b", " ", "c"));
+}
+
+// Digits in threes from the right: a match of no length cuts, too.
+TEST(Regex, EmptyMatchesCut) {
+  EXPECT_THAT(pieces("(?=(\\d{3})+(?!\\d))", "x1234567"), ElementsAre("x1", "234", "567"));
+  EXPECT_THAT(pieces("x?", "axb"), ElementsAre("a", "x", "b"));
+  EXPECT_THAT(pieces("b*", "日b本"), ElementsAre("日", "b", "本"));
+}
+
+TEST(Regex, DollarOfRustIsTheEndOfTheText) {
+  EXPECT_THAT(pieces("a$", "a\n", RegexDialect::kRust), ElementsAre("a\n"));
+  EXPECT_THAT(pieces("\\w+", "a\u200db", RegexDialect::kRust), ElementsAre("a\u200db"));
+  EXPECT_THAT(pieces("\\p{N}{1,3}+", "12345", RegexDialect::kRust), ElementsAre("123", "45"));
+}
+
 TEST(Regex, RefusesWhatItCannotDo) {
-  EXPECT_FALSE(Regex::compile("(").ok());
-  EXPECT_FALSE(Regex::compile(std::string(100000, 'a')).ok());
-  EXPECT_TRUE(Regex::compile("[\\s\\]]+|\\S").ok());
+  for (const RegexDialect dialect : {RegexDialect::kRust, RegexDialect::kOniguruma}) {
+    EXPECT_FALSE(Regex::compile("(", dialect).ok());
+    EXPECT_FALSE(Regex::compile(std::string(100000, 'a'), dialect).ok());
+    EXPECT_TRUE(Regex::compile("[\\s\\]]+|\\S", dialect).ok());
+    for (const char* pattern : {"[a-z&&[^b]]", "[a[^b]]", "[[:punct:]]", "[\\W]", "[", "\\p{Letter}"}) {
+      EXPECT_FALSE(Regex::compile(pattern, dialect).ok()) << pattern;
+    }
+  }
+  EXPECT_EQ(pieces("\\p{N}{1,3}+", "1"),
+            std::vector<std::string>{
+                "error: the regular expression '\\p{N}{1,3}+' has '+' behind {n,m} at 5, which is "
+                "not supported"});
 }
 
 TEST(Normalizer, Steps) {

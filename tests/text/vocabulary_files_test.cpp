@@ -138,6 +138,33 @@ TEST(TokenizerJson, LlamaStyleFallsBackToBytes) {
   }
 }
 
+// What `tokenizers` gives: an unknown character waits for the next token, and bytes go before it.
+TEST(TokenizerJson, BytesThatAreMissingMakeTheCharacterUnknown) {
+  json root = small_json();
+  root["pre_tokenizer"] = root["decoder"] = nullptr;
+  root["added_tokens"] = json::array();
+  root["model"] = json::parse(R"({"type":"BPE","byte_fallback":true,"unk_token":"<unk>","merges":[],
+    "vocab":{"<unk>":0,"a":1,"<0xC3>":2,"<0xA9>":3}})");
+  EXPECT_THAT(must_load(root)->encode("\u00fc\u00e9\u00fca", kPlain), ElementsAre(2, 3, 0, 0, 1));
+  root["model"]["fuse_unk"] = true;
+  EXPECT_THAT(must_load(root)->encode("\u00fc\u00e9\u00fca", kPlain), ElementsAre(2, 3, 0, 1));
+}
+
+// Two marks merge over a character that no token stands for.
+TEST(TokenizerJson, DroppedCharactersDoNotCutWords) {
+  json root = small_json();
+  root["pre_tokenizer"] = root["decoder"] = nullptr;
+  root["added_tokens"] = json::array();
+  root["model"] = json::parse(R"({"type":"BPE","merges":["▁ ▁"],"vocab":{"▁":0,"▁▁":1,"a":2}})");
+  EXPECT_THAT(must_load(root)->encode("▁x▁a", kPlain), ElementsAre(1, 2));
+}
+
+TEST(TokenizerJson, WithoutADecoderTokensAreWords) {
+  json root = small_json();
+  root["decoder"] = nullptr;
+  EXPECT_EQ(must_load(root)->decode(std::vector<int32_t>{3, 2, 9}), "ab c [x]");
+}
+
 TEST(TokenizerJson, Unigram) {
   const json root = {
       {"model",
