@@ -126,7 +126,10 @@ void read_rope(const Family& family, GgufFields& fields, ModelConfig* config) {
     fields.fail(bad_field(fields.path("rope.dimension_count"), std::to_string(rotated),
                           "only the whole head (" + std::to_string(config->head_dim) + ") is supported"));
   }
-  const std::string type = fields.text("rope.scaling.type", "none");
+  // Files from before rope.scaling.type say a factor alone, and older ones call it rope.scale_linear.
+  const char* factor_key = fields.has("rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear";
+  const double factor = fields.number(factor_key, 1.0, 0.0, 1e6);
+  const std::string type = fields.text("rope.scaling.type", factor > 1.0 ? "linear" : "none");
   if (type == "none") return;
   if (type != "linear" && type != "yarn") {
     return fields.fail(unimplemented(fields.path("rope.scaling.type") + " '" + type +
@@ -134,7 +137,11 @@ void read_rope(const Family& family, GgufFields& fields, ModelConfig* config) {
                            .with_param(fields.path("rope.scaling.type")));
   }
   rope.scaling = type == "linear" ? RopeScaling::kLinear : RopeScaling::kYarn;
-  rope.factor = fields.number("rope.scaling.factor", 1.0, 1.0, 1e6);
+  rope.factor = factor == 0.0 ? 1.0 : factor;  // 0: none
+  if (rope.factor < 1.0) {
+    return fields.fail(bad_field(fields.path(factor_key), number_text(factor),
+                                 "0 or a number from 1 to 1000000 is allowed"));
+  }
   if (rope.scaling == RopeScaling::kYarn) {
     rope.original_context =
         fields.integer("rope.scaling.original_context_length", config->context_len, 1, kMaxContext);

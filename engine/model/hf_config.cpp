@@ -88,19 +88,23 @@ void read_rope(std::optional<JsonFields> scaling, double theta, JsonFields& fiel
                            .with_param(key));
   }
   rope->scaling = *known;
-  if (*known == RopeScaling::kNone) return;
   constexpr double kMaxFactor = 1e6;
   const bool is_yarn = *known == RopeScaling::kYarn;
+  if (scaling->number("partial_rotary_factor", 1.0, 0.0, 1.0) != 1.0) {
+    const std::string key = scaling->path("partial_rotary_factor");
+    return fields.fail(unimplemented(key + ": rotating a part of a head is not supported").with_param(key));
+  }
+  if (*known == RopeScaling::kNone) return;
   if (*known != RopeScaling::kLinear) {
-    const std::optional<int64_t> fallback =
-        is_yarn ? std::optional<int64_t>(
-                      fields.integer("original_max_position_embeddings", max_positions, 1, kMaxContext))
-                : std::nullopt;
-    rope->original_context = scaling->integer("original_max_position_embeddings", fallback, 1, kMaxContext);
+    // Beside the sizes it decides, as transformers reads it; nowhere, it is the whole context.
+    const std::string_view key = "original_max_position_embeddings";
+    JsonFields& owner = fields.has(key) ? fields : *scaling;
+    rope->original_context = owner.integer(key, max_positions, 1, kMaxContext);
   }
   std::optional<double> factor_fallback;
-  if (is_yarn && scaling->has("original_max_position_embeddings") &&
-      rope->original_context <= max_positions) {
+  const bool has_original =
+      scaling->has("original_max_position_embeddings") || fields.has("original_max_position_embeddings");
+  if (is_yarn && has_original && rope->original_context <= max_positions) {
     factor_fallback = static_cast<double>(max_positions) / static_cast<double>(rope->original_context);
   }
   rope->factor = scaling->number("factor", factor_fallback, 1.0, kMaxFactor);
@@ -199,7 +203,8 @@ void read_activation(const Family& family, JsonFields& fields) {
   const std::string name = fields.text(family.activation_key, "");
   if (name.empty()) return;
   const bool is_silu = family.activation == Activation::kSilu;
-  const bool matches = is_silu ? name == "silu" || name == "swish" : name == "gelu_pytorch_tanh";
+  const bool matches = is_silu ? name == "silu" || name == "swish"
+                               : name == "gelu_pytorch_tanh" || name == "gelu_new";  // the same formula
   if (!matches) {
     fields.fail(unimplemented(fields.path(family.activation_key) + " '" + name + "' is not supported for " +
                               std::string(family.name) + "; " + (is_silu ? "silu" : "gelu_pytorch_tanh") +

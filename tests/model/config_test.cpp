@@ -138,6 +138,13 @@ TEST(HfConfig, RopeOfBothStyles) {
   const ModelConfig yarn = parsed(with(llama(), "rope_scaling", {{"type", "yarn"}, {"factor", 4.0}}));
   EXPECT_EQ(yarn.rope.original_context, 2048);
   EXPECT_EQ(yarn.context_len, 8192);
+  // The original context: beside the sizes before all, else in the object, else the whole context.
+  json short_llama3 = llama3;
+  short_llama3.erase("original_max_position_embeddings");
+  EXPECT_EQ(parsed(with(llama(), "rope_scaling", short_llama3)).rope.original_context, 2048);
+  EXPECT_EQ(parsed(with(with(llama(), "rope_scaling", llama3), "original_max_position_embeddings", 32))
+                .rope.original_context,
+            32);
   const ModelConfig gemma3 = parsed(with(other("Gemma3ForCausalLM"), "rope_parameters", json::parse(R"({
     "full_attention":{"rope_type":"linear","factor":8,"rope_theta":200000},
     "sliding_attention":{"rope_type":"default","rope_theta":5000}})")));
@@ -166,6 +173,8 @@ TEST(HfConfig, RopeThatIsNotSupported) {
               HasSubstr("high_freq_factor is 4"));
   EXPECT_THAT(scaling(R"({"type":"yarn","factor":2,"beta_fast":1,"beta_slow":2})"),
               HasSubstr("beta_fast is 1"));
+  EXPECT_THAT(scaling(R"({"type":"default","partial_rotary_factor":0.5})"),
+              HasSubstr("rope_scaling.partial_rotary_factor: rotating a part of a head is not supported"));
   EXPECT_THAT(scaling("[]"), HasSubstr("rope_scaling is a list of 0; an object is expected"));
   EXPECT_THAT(problem(with(llama(), "rope_theta", 0)), HasSubstr("rope_theta is 0"));
 }
@@ -401,6 +410,17 @@ TEST_F(GgufConfig, Rope) {
   EXPECT_EQ(config->rope.scaling, RopeScaling::kYarn);
   EXPECT_EQ(config->rope.original_context, 1024);
   EXPECT_EQ(config->context_len, 4096);
+  // Without a type a factor is linear scaling, as in llama.cpp; older files name it otherwise, and 0 is none.
+  for (const char* key : {"llama.rope.scaling.factor", "llama.rope.scale_linear"}) {
+    const Result<ModelConfig> linear = parse(base().f32(key, 2.0f));
+    ASSERT_TRUE(linear.ok()) << linear.status().message();
+    EXPECT_EQ(linear->rope.scaling, RopeScaling::kLinear) << key;
+    EXPECT_EQ(linear->rope.factor, 2.0);
+    EXPECT_EQ(parse(base().f32(key, 0.0f))->rope.scaling, RopeScaling::kNone);
+  }
+  EXPECT_THAT(
+      problem(base().string("llama.rope.scaling.type", "linear").f32("llama.rope.scaling.factor", 0.5f)),
+      HasSubstr("llama.rope.scaling.factor is 0.5"));
   EXPECT_THAT(problem(base().string("llama.rope.scaling.type", "longrope")),
               HasSubstr("'longrope' is not supported"));
   EXPECT_THAT(problem(base().u32("llama.rope.dimension_count", 4)), HasSubstr("rope.dimension_count is 4"));
