@@ -84,6 +84,7 @@ std::vector<int32_t> round_to_sum(std::span<const double> x, int32_t floor, int6
 int32_t pyramid_rows(int32_t free_rows, int32_t window, int64_t prompt_len, int32_t layer,
                      int32_t num_layers) {
   constexpr int32_t kBeta = 20;
+  if (prompt_len < 2 * int64_t{free_rows}) return free_rows;  // a short prompt: all layers alike
   int64_t least = free_rows / kBeta;
   int64_t most = 2 * int64_t{free_rows} - least;
   if (most >= prompt_len - window) {

@@ -192,7 +192,9 @@ TEST(Budget, LargestRemaindersGoToTheLowerIndex) {
 TEST(Budget, PublishedPyramid) {
   EXPECT_EQ(pyramid_rows(64, 32, 512, 0, 4), 125);
   EXPECT_EQ(pyramid_rows(64, 32, 512, 3, 4), 5);
-  EXPECT_EQ(pyramid_rows(64, 32, 100, 0, 4), 68);  // clamped to the prompt
+  EXPECT_EQ(pyramid_rows(64, 32, 140, 0, 4), 108);  // clamped to the prompt
+  EXPECT_EQ(pyramid_rows(64, 32, 140, 3, 4), 21);
+  for (int32_t layer = 0; layer < 4; ++layer) EXPECT_EQ(pyramid_rows(64, 32, 127, layer, 4), 64);
 }
 
 TEST(Budget, CalibratedRowsFillTheirPages) {

@@ -9,6 +9,7 @@
 #include "engine/eviction/budget.h"
 #include "engine/eviction/cut.h"
 #include "engine/model/safetensors.h"
+#include "kernels/base/float16.h"
 #include "kernels/cpu/cpu_backend.h"
 #ifdef RESTKV_EMULATED
 #include "kernels/cuda/card.h"
@@ -52,6 +53,20 @@ struct Case {
     return out;
   }
 };
+
+// Tensors of 16 bits become F32.
+void widen(std::map<std::string, FileTensor>* tensors, std::vector<std::vector<float>>* storage) {
+  for (auto& [name, tensor] : *tensors) {
+    if (tensor.dtype != DType::kF16 && tensor.dtype != DType::kBF16) continue;
+    const auto* halves = reinterpret_cast<const uint16_t*>(tensor.data);
+    std::vector<float>& wide = storage->emplace_back();
+    for (int64_t i = 0; i < tensor.num_bytes / 2; ++i)
+      wide.push_back(tensor.dtype == DType::kF16 ? f16_to_f32(halves[i]) : bf16_to_f32(halves[i]));
+    tensor.dtype = DType::kF32;
+    tensor.data = reinterpret_cast<const std::byte*>(wide.data());
+    tensor.num_bytes *= 2;
+  }
+}
 
 // [H, n, D] -> [n, H*D], as a layer's scratch has it.
 std::vector<float> by_row(const Case& c, const std::string& name) {
@@ -118,6 +133,9 @@ std::string check(Backend& backend, const Case& c) {
   const int32_t window = settings->window, budget = settings->budget;
   PolicyRecipe recipe = make_recipe(*settings, budget, c.number("num_hidden_layers", 4));
   if (policy == PolicyKind::kH2o) recipe.recent = window;  // the published variant keeps the window, not half
+  // Its window is all but the sinks.
+  if (policy == PolicyKind::kStreamingllm)
+    recipe.sinks = budget - c.number("window_size", budget - recipe.sinks);
 
   int32_t rows_kept = budget;
   if (policy == PolicyKind::kPyramidkv || c.flag("use_pyramid", false)) {
@@ -253,6 +271,8 @@ int run() {
     }
     Case c{.metadata = parsed->metadata, .tensors = {}};
     for (const FileTensor& tensor : parsed->index.tensors) c.tensors[tensor.name] = tensor;
+    std::vector<std::vector<float>> wide;
+    widen(&c.tensors, &wide);
     run.ran(name);
     const std::string error = check(*backend, c);
     if (!error.empty()) run.fail(name, error);

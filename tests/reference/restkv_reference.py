@@ -110,6 +110,8 @@ class Plan:
                 most = prompt_len - s["window"]
                 least = 2 * free - most
             step = int((most - least) / (len(full) - 1)) if len(full) > 1 else 0
+            if prompt_len < 2 * free:  # a short prompt: all layers alike
+                most, step = free, 0
             wanted = np.array([[float(max(0, s["window"] + most - i * step))] * heads for i in range(len(full))])
         floor = 0
         if not self.exact:
