@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "server/access/access_control.h"
 #include "server/cli/verbs.h"
 
 namespace restkv {
@@ -92,7 +93,11 @@ int run_config(const Invocation& invocation) {
     return check_files(files);
   }
   if (action == "show") {
-    std::fputs(settings_yaml(invocation.loaded).c_str(), stdout);
+    LoadedSettings shown = invocation.loaded;
+    // What is no file and no env:NAME is likely a key, which `serve` refuses.
+    if (!check_key_source(shown.settings.server.api_key).ok())
+      shown.settings.server.api_key = "(not shown: no file that can be read)";
+    std::fputs(settings_yaml(shown).c_str(), stdout);
     return kExitOk;
   }
   if (action == "schema") {

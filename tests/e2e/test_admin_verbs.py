@@ -190,3 +190,14 @@ def test_service_manager_that_is_gone(start_server, stories_model, tmp_path, mon
     server = start_server(stories_model)
     assert "NOTIFY_SOCKET" in server.output()
     assert server.stop() == 0
+
+
+def test_config_show_hides_what_may_be_a_key(binary, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("sk-one\n")
+    (tmp_path / "literal.yaml").write_text("version: 1\nserver:\n  api_key: sk-literal\n")
+    shown = run_restkv("config", "show", "--config", tmp_path / "literal.yaml")
+    assert shown.returncode == 0
+    assert "sk-literal" not in shown.stdout + shown.stderr
+    assert "api_key: '(not shown" in shown.stdout
+    assert f"api_key: '{keys}'" in run_restkv("config", "show", "--api-key", keys).stdout
