@@ -257,6 +257,10 @@ void Evictor::count_cut(const Due& due, const Cut& cut, const int32_t* gone) {
   totals_.evicted[static_cast<size_t>(memory.settings.policy)] += memory.counters.evicted - was.evicted;
   totals_.events += is_event;
   totals_.nan_rows += memory.counters.nan_rows - was.nan_rows;
+  if (cut.max_new_pins == 0) return;
+  const auto k = model_.config.num_kv_heads, first = due.layer * k;
+  std::copy_n(cut.new_pins, k * cut.max_new_pins, memory.pins.begin() + first * cut.max_new_pins);
+  std::copy_n(cut.num_new_pins, k, memory.num_pins.begin() + first);
 }
 
 void Evictor::keep_all(SequenceMemory& memory, int64_t layer, const RowSource& rows) {
@@ -271,7 +275,6 @@ void Evictor::keep_all(SequenceMemory& memory, int64_t layer, const RowSource& r
     const CompactItem item = {
         .rows = rows, .kept_len = kept_len.data(), .destination = cache_.tables(memory.cache, layer)};
     backend_.compact({.shape = attention_shape(model_.config), .items = {&item, 1}, .cache = cache_.view()});
-    backend_.synchronize();  // the lengths are this call's
   } else {
     if (shared > 0) cache_.advance(memory.cache, layer, shared);
     const int64_t skip = shared - rows.first_position;
@@ -303,9 +306,10 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
                             .segments = {&segment, 1},
                             .cache = cache_.view()});
   }
-  batch_.numbers.assign(kNumbers * num_heads, 0);
-  batch_.moved.assign(num_heads, 0);
-  int32_t* const numbers = batch_.numbers.data();
+  CutBatch& batch = next_waiting();
+  batch.numbers.assign(kNumbers * num_heads, 0);
+  batch.moved.assign(num_heads, 0);
+  int32_t* const numbers = batch.numbers.data();
   bool is_due = memory.reservation.has_sums && is_scored;  // the sums of the rows have to be stored
   for (size_t h = 0; h < num_heads; ++h) {
     const int32_t c = memory.budget.c_lh[layer_index * num_heads + h];
@@ -324,7 +328,9 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
     note_lengths(due);
     return;
   }
-  Cut cut = make_cut(due, numbers, batch_.moved.data(), true);
+  batch.due.assign(1, due);
+  batch.cuts.assign(1, make_cut(due, numbers, batch.moved.data(), true));
+  Cut& cut = batch.cuts[0];
   cut.rows = rows;
   if (is_scored && tail_rows > 0) {
     const int64_t count = memory.recipe.queries == QueryNeed::kNewest ? 1 : tail_rows;
@@ -344,12 +350,13 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
     memory.summed_until[layer_index] = prefill_len;
   }
   if (memory.pin_stride > 0 && window_of(layer) == 0) {
-    const size_t first = layer_index * num_heads;
+    const size_t count = num_heads * static_cast<size_t>(memory.pin_stride);
+    batch.pins.assign(count + num_heads, 0);
     cut.protect.pins = nullptr;
     cut.protect.num_pins = nullptr;
     cut.max_new_pins = memory.pin_stride;
-    cut.new_pins = memory.pins.data() + first * static_cast<size_t>(memory.pin_stride);
-    cut.num_new_pins = memory.num_pins.data() + first;
+    cut.new_pins = batch.pins.data();
+    cut.num_new_pins = batch.pins.data() + count;
   }
   if (memory.reservation.shared_layer[layer_index]) {
     const int32_t slack = is_grow ? 0 : memory.budget.budget - numbers[kKeep * num_heads];
@@ -373,11 +380,10 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
       cache_.share_layer(memory.cache, layer, room.data());
     });
   }
-  cutter_.run({&cut, 1});
-  backend_.synchronize();
+  cutter_.run(batch.cuts);
   cutter_.set_observer(nullptr);
   set_lengths(due, cut, numbers + kGone * num_heads);
-  count_cut(due, cut, numbers + kGone * num_heads);
+  ++num_waiting_;
 }
 
 void Evictor::trace_cut(const Due& due, const Cut& cut, ConstTensor kept, ConstTensor scores) {
@@ -433,12 +439,29 @@ void Evictor::count_cuts(CutBatch& batch) {
   batch.due.clear();
 }
 
+Evictor::CutBatch& Evictor::next_waiting() {
+  if (num_waiting_ == waiting_.size()) waiting_.emplace_back();
+  return waiting_[num_waiting_];
+}
+
 void Evictor::cut(std::span<const Due> due) {
-  batch_.due.assign(due.begin(), due.end());
   if (due.empty()) return;
-  run(batch_);
-  backend_.synchronize();
-  count_cuts(batch_);
+  CutBatch& batch = next_waiting();
+  batch.due.assign(due.begin(), due.end());
+  run(batch);
+  ++num_waiting_;
+}
+
+void Evictor::count_prefill() {
+  for (size_t i = 0; i < num_waiting_; ++i) count_cuts(waiting_[i]);
+  num_waiting_ = 0;
+}
+
+void Evictor::forget(const Sequence& sequence) {
+  for (size_t i = 0; i < num_waiting_; ++i) {
+    for (Due& due : waiting_[i].due)
+      if (due.sequence == &sequence) due.sequence = nullptr;
+  }
 }
 
 void Evictor::run(CutBatch& batch) {

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -47,7 +48,7 @@ class Evictor {
   // Adds the attention of prompt rows [first, first + q.rows) to sums [K, >= first + q.rows].
   void add_queries(int64_t layer, ConstTensor k, ConstTensor v, ConstTensor q, int64_t first, Tensor sums);
   // All rows of a prompt's prefill stand in scratch (k, v without the probe's), behind those read from the prefix cache: the
-  // survivors go to the pages.
+  // survivors go to the pages. Enqueued, as `cut` is: count_prefill.
   // tail [tail_queries + probe_len, H*D]: the last rows' queries and the probe's; sums: h2o's.
   void finish_layer(Sequence& sequence, int64_t layer, const RowSource& rows, ConstTensor tail,
                     ConstTensor sums);
@@ -71,11 +72,22 @@ class Evictor {
     std::vector<Cut> cuts;
     std::vector<int32_t> numbers;  // [cuts, kNumbers, K]
     std::vector<int64_t> moved;    // [cuts, K]
+    std::vector<int32_t> pins;     // of the one cut of a prompt's layer: [K, pin_stride], then [K] how many
   };
-  // Cuts every head that is full, in one batch.
+  // Cuts every head that is full, in one batch, enqueued. How long heads are is known at once (but where heads share a layer's
+  // rows out, and where a trace is written: these wait); what went, what was not a number and the pins are counted and taken
+  // when the backend has been waited for.
   void cut(std::span<const Due> due);
-  // After a step: the same for every layer of `sequences` that is full, enqueued. How long heads are is known at once; what went
-  // and what was not a number is counted when the backend has been waited for.
+  // The backend has been waited for: counts all that finish_layer and cut have enqueued.
+  void count_prefill();
+  // A failure: nothing of it comes any more, and nobody looks at the cut that was in work.
+  void forget_prefill() {
+    num_waiting_ = 0;
+    cutter_.set_observer(nullptr);
+  }
+  // It is released, and what is enqueued for it counts no more.
+  void forget(const Sequence& sequence);
+  // After a step: the same for every layer of `sequences` that is full; counted by the caller.
   void start_cuts(std::span<Sequence* const> sequences, CutBatch& batch);
   void count_cuts(CutBatch& batch);
   // Rows that every head of the layer still takes, when `tokens` tokens are there.
@@ -94,6 +106,8 @@ class Evictor {
   // Arrays of K in CutBatch::numbers, kNumbers for each cut.
   enum Number { kKeep, kKeptLen, kNumDead, kNonFinite, kShareOut, kGone, kNumbers };
 
+  // Where the next cuts of prefill go; num_waiting_ counts them when they are enqueued.
+  CutBatch& next_waiting();
   void run(CutBatch& batch);
   // The parts of a cut that prefill and decode share. numbers [kNumbers, K], moved [K]: its own.
   Cut make_cut(const Due& due, int32_t* numbers, int64_t* moved, bool is_prefill);
@@ -117,7 +131,9 @@ class Evictor {
   Projections projections_;
   std::vector<int32_t> all_positions_;  // 0 .. max_model_len - 1
 
-  CutBatch batch_;  // of prefill, and of rows that are fed
+  // Of prefill, and of rows that are fed: the first num_waiting_ are enqueued and not counted. Their arrays stay where they are.
+  std::deque<CutBatch> waiting_;
+  size_t num_waiting_ = 0;
   std::vector<StoreQueriesSegment> segments_;
   std::vector<TraceWriter::HeadRows> traced_;
   std::vector<int32_t> traced_kept_;

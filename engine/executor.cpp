@@ -196,6 +196,7 @@ void Executor::release(Sequence& sequence) {
     for (Evictor::Due& due : step.cuts.due)
       if (due.sequence == &sequence) due.sequence = nullptr;
   }
+  evictor_.forget(sequence);
   prefixes_.finish(memory.prefix, false);
   if (memory.is_admitted) cache_.release(memory.cache);
   scratch_.give_back(memory.scratch);
@@ -334,6 +335,7 @@ void Executor::forget_steps() {
     step.drawing.clear();
     step.cuts.due.clear();
   }
+  evictor_.forget_prefill();
   backend_.drop_step();
 }
 
@@ -444,6 +446,7 @@ void Executor::finish_step(std::vector<StepResult>& results) {
     backend_.wait_step();
   } else {
     backend_.synchronize();
+    evictor_.count_prefill();
   }
   evictor_.count_cuts(step.cuts);
   for (size_t i = 0; i < step.drawing.size(); ++i) {
@@ -476,6 +479,7 @@ void Executor::finish_units(std::vector<StepResult>& results) {
   // How long they took is what the scheduler plans the next ones by.
   if (num_steps_ > 0) return finish_step(results);
   backend_.synchronize();
+  evictor_.count_prefill();
 }
 
 void Executor::start_unit(const PrefillUnit& unit) {

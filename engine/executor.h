@@ -36,8 +36,8 @@ using LogitsObserver = std::function<void(const Sequence& sequence, int64_t firs
 // Before tokens are drawn: logits [B, V] of the sequences that draw, as the model gave them.
 using DrawObserver = std::function<void(std::span<Sequence* const> sequences, ConstTensor logits)>;
 
-// Time spent in observe ... compact and in filling rings, in seconds: of an asynchronous backend in decode what it takes to
-// enqueue them, else to the end.
+// Time spent in observe ... compact and in filling rings, in seconds: of an asynchronous backend what it takes to enqueue them,
+// else to the end.
 struct EvictionSeconds {
   double prefill = 0, decode = 0;
 };

@@ -107,7 +107,6 @@ void PromptPrefixes::store_layer(const Sequence& sequence, const PrefixUse& use,
        .tables = {pages.data(), static_cast<int32_t>(blocks), empty.data()},
        .num_kv_heads = static_cast<int32_t>(heads),
        .cache = cache_.view()});
-  backend_.synchronize();  // the tables are this call's
 }
 
 void PromptPrefixes::finish(PrefixUse& use, bool is_good) {

@@ -139,7 +139,7 @@ std::string metrics_text(const EngineStats& stats, const Histograms& histograms,
   out.family(
       "kv_eviction_seconds_total", "counter",
       "Time in observing, scoring, smoothing, selecting and compacting, of prompts and between steps (on a "
-      "card there: what the host takes to enqueue it)",
+      "card: what the host takes to enqueue it)",
       true);
   out.value("phase", "prefill", stats.eviction_prefill_seconds);
   out.value("phase", "decode", stats.eviction_decode_seconds);

@@ -43,7 +43,7 @@ def cell(row, copy, product):
         parts.append(f"{row['us']:.1f} us")
     for key, unit in (("ttft_ms", "ms first token"), ("itl_ms", "ms a token"), ("itl_p99_ms", "ms p99"),
                       ("tok_s", "tok/s"), ("requests_s", "requests/s"), ("prefill_tok_s", "prompt tok/s"),
-                      ("eviction_prefill_ms", "ms eviction"), ("ttft_p50_ms", "ms first token p50"),
+                      ("eviction_prefill_ms", "ms to enqueue eviction"), ("ttft_p50_ms", "ms first token p50"),
                       ("ttft_p99_ms", "ms first token p99")):
         if row.get(key):
             parts.append(f"{row[key]:.4g} {unit}")

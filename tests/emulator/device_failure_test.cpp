@@ -111,6 +111,52 @@ TEST(DeviceFailure, EveryCallMayFail) {
   }
 }
 
+// A device that lives on after a failure between the layers of a prompt whose cuts are enqueued: the request fails, and the next
+// one finds every page and none of the counts.
+TEST(DeviceFailure, CutsOfAPromptAreForgotten) {
+  testing::TinyShape shape;
+  shape.layers = 2;
+  const auto model = testing::make_tiny_model(shape);
+  EngineOptions options = emulated_options();
+  options.prefix_fraction = 0;
+  Request request = short_request();
+  for (int32_t i = 0; i < 17; ++i) request.prompt.push_back(8 + i);  // in units
+  CacheRequest cache;
+  cache.policy = "restkv";
+  cache.budget = 12;
+  cache.window = 2;
+  cache.pin = 1;
+  request.cache = *resolve_cache_settings(cache, {});
+  request.reports_progress = true;
+  const auto engine = testing::start_engine(model, options);
+  const Answer whole = testing::ask(*engine, {request})[0][0];
+  ASSERT_EQ(whole.tokens.size(), 2u);
+  const int64_t events = whole.counters.cache.events;
+  ASSERT_GE(events, 2);
+  int num_failed = 0, num_whole = 0;
+  for (int64_t k = 3; num_whole == 0 && k < 400; k += 9) {
+    testing::expect_idle_and_free(*engine);
+    const int64_t before = engine->stats().eviction_events;
+    emulator::fail_call(k, kOutOfMemory);
+    Request failing = request;
+    if (k % 2 == 0) failing.cache.trace = TraceMode::kOn;  // it reads each cut back
+    const Answer answer = testing::ask(*engine, {failing})[0][0];
+    emulator::fail_call(0, 0);
+    testing::expect_idle_and_free(*engine);
+    const int64_t failed_events = engine->stats().eviction_events - before;
+    EXPECT_LE(failed_events, events) << "call " << k;
+    ++(answer.error.ok() ? num_whole : num_failed);
+    const Answer next = testing::ask(*engine, {request})[0][0];
+    EXPECT_TRUE(next == whole) << "after call " << k << " failed: " << next.error.message();
+    EXPECT_EQ(next.counters.cache.events, events);
+    EXPECT_EQ(next.counters.cache.evicted, whole.counters.cache.evicted);
+    testing::expect_idle_and_free(*engine);
+    EXPECT_EQ(engine->stats().eviction_events - before, failed_events + events) << "call " << k;
+  }
+  EXPECT_GT(num_failed, 8);
+  EXPECT_EQ(num_whole, 1);
+}
+
 TEST(Device, NamesAreChecked) {
   for (const char* name : {"auto", "cpu", "cuda", "cuda:0", "cuda:12"})
     EXPECT_TRUE(check_device_name(name).ok()) << name;

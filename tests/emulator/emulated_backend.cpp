@@ -41,7 +41,7 @@ class EmulatedRuntime final : public Runtime {
       : left_(options.memory_bytes),
         has_library_(options.has_library),
         refuses_graphs_(options.refuses_graphs),
-        counts_(options.graphs) {
+        counts_(options.counts) {
     const int64_t memory_bytes = options.memory_bytes;
     limits_.name = "emulated";
     limits_.num_multiprocessors = 4;
@@ -130,6 +130,7 @@ class EmulatedRuntime final : public Runtime {
   }
   void synchronize() override {
     CUDA_CHECK(emulator::next_call_error());
+    if (counts_) ++counts_->waits;
     land([](const Copy&) { return true; });
   }
   void mark(int slot) override {
@@ -139,6 +140,7 @@ class EmulatedRuntime final : public Runtime {
   }
   void wait_for(int slot) override {
     CUDA_CHECK(emulator::next_call_error());
+    if (counts_) ++counts_->waits;
     land([slot](const Copy& copy) { return copy.slot == slot; });
   }
 
@@ -230,7 +232,7 @@ class EmulatedRuntime final : public Runtime {
   mutable std::mutex mutex_;
   int64_t left_;
   const bool has_library_, refuses_graphs_;
-  GraphCounts* const counts_;
+  DeviceCounts* const counts_;
   std::map<std::byte*, int64_t> sizes_;
   std::set<std::byte*> fresh_;
   std::map<std::byte*, int64_t> page_locked_;

@@ -9,10 +9,11 @@
 
 namespace restkv {
 
-// What became of the lists of launches.
-struct GraphCounts {
+// What the backend asked of its device.
+struct DeviceCounts {
   std::atomic<int64_t> made{0}, launched{0}, piecewise{0};  // graphs; launches of one; lists launched without
   std::atomic<int64_t> products{0};                         // of the library
+  std::atomic<int64_t> waits{0};                            // of the host, for what it had enqueued
 };
 
 struct EmulatedOptions {
@@ -22,9 +23,9 @@ struct EmulatedOptions {
   int64_t staging_bytes = int64_t{8} << 20;
   bool is_deterministic = false;
   bool use_graphs = true;
-  bool refuses_graphs = false;    // making one fails, and the device lives on
-  bool has_library = false;       // products of 16-bit types as a vendor's library gives them, by plain loops
-  GraphCounts* graphs = nullptr;  // counted here, if given
+  bool refuses_graphs = false;  // making one fails, and the device lives on
+  bool has_library = false;     // products of 16-bit types as a vendor's library gives them, by plain loops
+  DeviceCounts* counts = nullptr;           // counted here, if given
   int64_t memory_bytes = int64_t{4} << 30;  // of the device
 };
 std::unique_ptr<Backend> make_emulated_backend(const EmulatedOptions& options = {});

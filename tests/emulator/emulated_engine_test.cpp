@@ -89,13 +89,13 @@ TEST(EmulatedEngine, DecodeStepsAreGraphs) {
   std::vector<std::vector<Answer>> answers;
   enum Graphs { kNone, kRefused, kMade };
   for (const Graphs graphs : {kNone, kRefused, kMade}) {
-    GraphCounts counts;
+    DeviceCounts counts;
     {
       const auto engine = start_engine(model, emulated_options(0, {.page_slots = 16,
                                                                    .is_deterministic = true,
                                                                    .use_graphs = graphs != kNone,
                                                                    .refuses_graphs = graphs == kRefused,
-                                                                   .graphs = &counts}));
+                                                                   .counts = &counts}));
       for (const Request& request : requests) answers.push_back(ask(*engine, {request})[0]);
       answers.push_back({});
       // Who joins whom when is chance; `deterministic` makes it no matter.
@@ -258,10 +258,10 @@ TEST(EmulatedEngine, UnitsOfATurnAreWaitedForTogether) {
 // Which products go to the vendor's library, and that those side by side go as one.
 TEST(EmulatedEngine, ProductsGoToTheLibrary) {
   constexpr int64_t kCols = 64, kMaxRows = 6;
-  GraphCounts counts;
-  const auto with = make_emulated_backend({.type = DType::kBF16, .has_library = true, .graphs = &counts});
+  DeviceCounts counts;
+  const auto with = make_emulated_backend({.type = DType::kBF16, .has_library = true, .counts = &counts});
   const auto fixed = make_emulated_backend(
-      {.type = DType::kBF16, .is_deterministic = true, .has_library = true, .graphs = &counts});
+      {.type = DType::kBF16, .is_deterministic = true, .has_library = true, .counts = &counts});
   const auto without = make_emulated_backend({.type = DType::kBF16});
   // Q, K and V of a layer as the transformer has them; the bias of K.
   struct Products {
