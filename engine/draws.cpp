@@ -78,10 +78,12 @@ void Executor::draw(const Tensor& residual, StepInFlight& step) {
   sample_rows_.clear();
   const size_t count = step.drawing.size();
   CHECK(count <= step.samples.size()) << count << " sequences";
+  // As many as the step was filled up to: all that follows is the same for every step of that size.
+  if (step.is_whole) rows_.resize(static_cast<size_t>(residual.rows), 0);
   const Tensor logits = transformer_.logits(residual, rows_);
   if (draw_observer_) {
     backend_.synchronize();
-    draw_observer_(step.drawing, logits);
+    draw_observer_(step.drawing, logits.row_range(0, static_cast<int64_t>(count)));
   }
   for (size_t i = 0; i < count; ++i) {
     Sequence& sequence = *step.drawing[i];

@@ -339,6 +339,15 @@ void Executor::forget_steps() {
   backend_.drop_step();
 }
 
+// Rows of token 0 at position 0 that nothing is stored or drawn for.
+void Executor::fill_up_step() {
+  const auto count = static_cast<int64_t>(ids_.size());
+  const int64_t room = std::min(transformer_.max_rows(), transformer_.max_logit_rows());
+  const auto rows = static_cast<size_t>(std::max(count, std::min(backend_.step_rows(count), room)));
+  ids_.resize(rows, 0);
+  positions_.resize(rows, 0);
+}
+
 void Executor::start_step(const StepBatch& batch) {
   StepInFlight& step = open_step();
   ids_.clear();
@@ -368,9 +377,10 @@ void Executor::start_step(const StepBatch& batch) {
     append_prefill_ids(*sequence, sequence->first_row, sequence->prefill_rows() - sequence->first_row);
     for (int32_t i = sequence->first_row; i < sequence->prefill_rows(); ++i) positions_.push_back(i);
   }
+  step.is_whole = batch.prompts.empty() && feed_.empty();
+  if (step.is_whole) fill_up_step();
   const auto num_rows = static_cast<int64_t>(ids_.size());
   const Tensor residual = buffers_.residual.row_range(0, num_rows);
-  step.is_whole = batch.prompts.empty() && feed_.empty();
   StepScope scope(backend_, step.is_whole);
   transformer_.embed(ids_, buffers_.drawn, residual);
   transformer_.prepare(positions_);

@@ -148,6 +148,8 @@ class Executor final : public SequenceHost {
   // Prompt log probabilities and the observer: logits of rows [first_row, +residual.rows) of `sequence`.
   void look_at_rows(Sequence& sequence, int64_t first_row, const Tensor& residual);
   StepInFlight& open_step();
+  // As many rows as the backend likes in a step of decode rows (ids_, positions_).
+  void fill_up_step();
   // Draws for the sequences in `step.drawing` from the rows rows_ of `residual`.
   void draw(const Tensor& residual, StepInFlight& step);
   static bool draws_alone(const Sequence& sequence);

@@ -229,10 +229,11 @@ void Backend::sample(const SampleArgs& args) {
   check_f32(*this, "logits", args.logits, args.logits.rows, args.logits.cols);
   const auto rows = static_cast<size_t>(args.logits.rows);
   const int64_t vocab = args.logits.cols;
-  CHECK(args.rows.size() == rows && args.results.size() == rows)
+  CHECK(args.rows.size() <= rows && args.results.size() == args.rows.size())
       << args.rows.size() << " rows, " << args.results.size() << " results of " << rows;
   check_drawn(*this, args.drawn);
-  CHECK(!args.drawn || args.drawn.cols == args.logits.rows) << args.drawn.cols << " drawn of " << rows;
+  CHECK(!args.drawn || args.drawn.cols == static_cast<int64_t>(args.rows.size()))
+      << args.drawn.cols << " drawn of " << args.rows.size();
   const auto check_token = [&](int32_t token) { CHECK(token >= 0 && token < vocab) << "token " << token; };
   for (const SampleRow& row : args.rows) {
     CHECK(row.params != nullptr) << "no parameters";

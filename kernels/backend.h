@@ -160,7 +160,7 @@ struct StorePagesArgs {
 
 // One token for each row, in the order of architecture.md (bias, bans, penalties, temperature, min-p, top-k, top-p).
 struct SampleArgs {
-  Tensor logits;                    // [B, V]; overwritten
+  Tensor logits;                    // [>= B, V]; overwritten; rows behind B are nobody's
   std::span<const SampleRow> rows;  // [B]
   std::span<SampleResult> results;  // [B], awaited
   Tensor drawn = {};  // [1, B] i32 or empty: the tokens again, for a gather; 0 where there is none (NaN)
@@ -237,6 +237,9 @@ class Backend {
   virtual void begin_step() {}
   virtual void end_step() {}
   virtual void drop_step() {}
+  // How many rows such a step of `rows` decode rows, a segment each, should have, as many as steps of nearly as many rows: the ones
+  // behind are nobody's. No segment and no sample row says what becomes of them, so they change nothing but themselves.
+  virtual int64_t step_rows(int64_t rows) const { return rows; }
   // The layer that the ops from now on belong to, for the messages of failures; -1: none.
   void at_layer(int64_t layer) { layer_ = layer; }
   // Rows of a plain tensor to and from the host, dense there; both wait.

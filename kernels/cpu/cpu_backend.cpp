@@ -455,7 +455,7 @@ void CpuBackend::do_decode_attention(const DecodeAttentionArgs& args) {
 
 void CpuBackend::do_sample(const SampleArgs& args) {
   const int64_t vocab = args.logits.cols;
-  pool_.parallel_for(args.logits.rows, [&](int64_t row, int thread) {
+  pool_.parallel_for(static_cast<int64_t>(args.rows.size()), [&](int64_t row, int thread) {
     const auto i = static_cast<size_t>(row);
     sample_row(kernels_, args.logits.f32(row), vocab, args.rows[i], args.results[i], workspace(thread));
     if (args.drawn) static_cast<int32_t*>(args.drawn.data)[i] = std::max(0, args.results[i].token);

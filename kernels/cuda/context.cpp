@@ -75,7 +75,7 @@ void Context::drop_step() {
 }
 
 void Context::flush() {
-  if (!is_in_step_ || !has_list_) return;
+  if (!is_listing()) return;
   send_staging();
   graphs_.launch(list_);
   list_.clear();
@@ -147,7 +147,7 @@ int64_t Context::take_staging(int64_t bytes) {
 }
 
 Stream Context::ready() {
-  if (is_in_step_ && has_list_) return {runtime_.stream().handle, &list_};
+  if (is_listing()) return {runtime_.stream().handle, &list_};
   send_staging();
   return runtime_.stream();
 }

@@ -6,6 +6,7 @@
 // Results the args want on the host come back by read_back(), which waits; or come by await(), later.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -61,6 +62,12 @@ class Context {
   void flush();
   void synchronize();  // sends, and waits for all
   const GraphCache::Counters& graph_counters() const { return graphs_.counters(); }
+  bool is_listing() const { return is_in_step_ && has_list_; }
+  // Places for `count` items of an op over `rows` rows. In a list there are as many as rows, so that launches and places of staged
+  // arrays are those of every step with as many rows; a kernel passes over a place that no item has.
+  size_t num_places(size_t count, int64_t rows) const {
+    return is_listing() ? std::max(count, static_cast<size_t>(rows)) : count;
+  }
 
   // Room for `count` values that go to the device with the next ready(). Valid for this op.
   template <class T>

@@ -140,6 +140,7 @@ class CudaBackend final : public Backend {
     context_.end_step();
   }
   void drop_step() override { context_.drop_step(); }
+  int64_t step_rows(int64_t rows) const override { return options_.use_graphs ? bucket_rows(rows) : rows; }
   void read_back(const ConstTensor& tensor, void* host) override {
     const OpScope scope(op("read_back", tensor));
     context_.flush();

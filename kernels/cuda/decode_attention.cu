@@ -8,7 +8,8 @@
 // sees nothing gives zeros. A tile that a query does not see leaves its state as it is.
 // Grid: (unit, split); spans are whole tiles at fixed places of the entry index, as many as fill the card evenly: planned on the
 // host from the longest head, the same for all layers of a step; `deterministic` makes each span 256 entries, so that neighbours
-// change no bit. With one split a block writes `out`; with several each leaves (acc, m, l), and the last block of a unit to
+// change no bit. The plan lies in memory, so that a graph does for others: blocks past it, and those of a tile that nobody has, are
+// done at once. With one split a block writes `out`; with several each leaves (acc, m, l), and the last block of a unit to
 // arrive merges them in the order of the splits. Bound: bandwidth, K and V once. Shared memory at D = 128, 16 bits: 4 warps x 3
 // stages of 8.5 KiB and the queries, 106 KiB: 2 blocks of sm_90, 1 of sm_80; two stages (72 KiB) on smaller cards.
 // Occupancy: decode_attention_kernel 128 x 2.
@@ -31,14 +32,20 @@ constexpr int32_t kMinSplit = 64, kFixedSplit = 256;  // entries
 static_assert(kMinSplit % kKeys == 0 && kFixedSplit % kKeys == 0, "whole tiles");
 
 struct QueryTile {
-  int32_t segment;
-  int32_t first;  // query of the segment
+  int32_t segment;  // -1: nobody's
+  int32_t first;    // query of the segment
+};
+
+struct DecodePlan {
+  int32_t num_splits = 1;
+  int32_t split_entries = 0;
 };
 
 template <class T>
 struct DecodeParams {
   const AttentionSegment* segments;
-  const QueryTile* tiles;    // [units / K]
+  const QueryTile* tiles;  // [units / K]
+  const DecodePlan* plan;
   const int32_t* positions;  // [T]
   const std::byte* q;        // [T, q_stride]
   std::byte* out;            // [T, out_stride]
@@ -51,8 +58,6 @@ struct DecodeParams {
   DType q_type;
   DType out_type;
   int32_t num_kv_heads;
-  int32_t num_splits;
-  int32_t split_entries;
   int32_t partial_rows;  // most queries of a tile
   int32_t stages;
   int32_t slot_shift;
@@ -89,24 +94,24 @@ struct DecodeShared {
 // decides; one without entries changes nothing. Factors of 64 splits at a time lie in `factors` [kQueries, 64].
 template <class T, int32_t kDim>
 __device__ __forceinline__ void merge_splits(const DecodeParams<T>& p, const AttentionSegment& segment,
-                                             const QueryTile& tile, int32_t unit, int32_t num_queries,
-                                             float* factors, float* sums /* [kQueries] */) {
-  const int64_t first_row = int64_t{unit} * p.num_splits * p.partial_rows;  // of split 0
+                                             const QueryTile& tile, int32_t num_splits, int32_t unit,
+                                             int32_t num_queries, float* factors,
+                                             float* sums /* [kQueries] */) {
+  const int64_t first_row = int64_t{unit} * num_splits * p.partial_rows;  // of split 0
   const auto thread = static_cast<int32_t>(threadIdx.x), lane = static_cast<int32_t>(lane_idx());
   const float2* stats = p.partial_stats + first_row;
   constexpr int32_t kFours = kDim / 4;
   constexpr int32_t kOwn = (kQueries * kFours + kThreads - 1) / kThreads;  // of a thread
   float4 x[kOwn] = {};
-  for (int32_t begin = 0; begin < p.num_splits; begin += kFactors) {
-    const int32_t count = min(kFactors, p.num_splits - begin);
+  for (int32_t begin = 0; begin < num_splits; begin += kFactors) {
+    const int32_t count = min(kFactors, num_splits - begin);
     for (int32_t query = static_cast<int32_t>(warp_idx()); query < num_queries; query += kThreads / 32) {
       float most = kMinusInfinity;
-      for (int32_t s = lane; s < p.num_splits; s += 32)
-        most = fmaxf(most, stats[s * p.partial_rows + query].x);
+      for (int32_t s = lane; s < num_splits; s += 32) most = fmaxf(most, stats[s * p.partial_rows + query].x);
       most = warp_max(most);
       const float base = most == kMinusInfinity ? 0.0f : most;
       float sum = 0.0f;
-      for (int32_t s = lane; s < p.num_splits; s += 32) {
+      for (int32_t s = lane; s < num_splits; s += 32) {
         const float2 part = stats[s * p.partial_rows + query];
         const float factor = exp2_approx(part.x - base);
         sum += factor * part.y;
@@ -161,6 +166,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const auto unit = static_cast<int32_t>(blockIdx.x);
   const auto split = static_cast<int32_t>(blockIdx.y);
   const QueryTile tile = p.tiles[unit / p.num_kv_heads];
+  const DecodePlan plan = *p.plan;
+  if (tile.segment < 0 || split >= plan.num_splits) return;
   const int32_t kv_head = unit % p.num_kv_heads;
   const AttentionSegment& segment = p.segments[tile.segment];
   const EntryRows<T> rows(segment, p.cache, p.slot_shift, kv_head, p.dim);
@@ -170,8 +177,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const auto lane = static_cast<int32_t>(lane_idx());
 
   // This warp's tiles: every kWarps-th from the split's first on, those with an entry of [begin, end).
-  const int32_t split_tile = split * (p.split_entries / kKeys);
-  int32_t begin = split * p.split_entries, end = min(rows.prefix_len, begin + p.split_entries);
+  const int32_t split_tile = split * (plan.split_entries / kKeys);
+  int32_t begin = split * plan.split_entries, end = min(rows.prefix_len, begin + plan.split_entries);
   int32_t first_tile = 0, num_tiles = 0;
   const auto find_tiles = [&] {
     const int32_t begin_tile = begin / kKeys, end_tile = (end + kKeys - 1) / kKeys;
@@ -358,7 +365,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   sync_threads();
 
-  const int64_t partial_row = (int64_t{unit} * p.num_splits + split) * p.partial_rows;
+  const int64_t partial_row = (int64_t{unit} * plan.num_splits + split) * p.partial_rows;
   for (int32_t i = thread; i < num_queries * kDim; i += kThreads) {
     const int32_t query = i / kDim, d = i % kDim;
     if (d >= p.dim) continue;
@@ -388,29 +395,25 @@ __global__ void __launch_bounds__(kThreads, 2)
   thread_fence();  // the part is there for every block that sees the count
   sync_threads();
   if (thread == 0) {
-    shared.is_last = atomic_add(p.arrived + unit, 1u) == static_cast<uint32_t>(p.num_splits) - 1u ? 1u : 0u;
+    shared.is_last =
+        atomic_add(p.arrived + unit, 1u) == static_cast<uint32_t>(plan.num_splits) - 1u ? 1u : 0u;
     if (shared.is_last != 0) p.arrived[unit] = 0;  // for the next launch
   }
   sync_threads();
   if (shared.is_last == 0) return;
   thread_fence();
   // The ring is not needed any more.
-  merge_splits<T, kDim>(p, segment, tile, unit, num_queries, reinterpret_cast<float*>(shared.ring),
-                        shared.sum[0]);
+  merge_splits<T, kDim>(p, segment, tile, plan.num_splits, unit, num_queries,
+                        reinterpret_cast<float*>(shared.ring), shared.sum[0]);
 }
-
-struct DecodePlan {
-  int32_t num_splits = 1;
-  int32_t split_entries = 0;
-};
 
 // `places`: blocks that run at once. Few units are split until they fill the places; more than fill them, so far that the last
 // round of blocks is not nearly empty. Spans are whole multiples of 64 entries.
+constexpr int64_t kMostSplits = 4;  // of units that fill the places
 DecodePlan plan_decode(int64_t units, int64_t longest, int64_t places, bool is_deterministic) {
   const int64_t least = is_deterministic ? kFixedSplit : kMinSplit;
   const int64_t spans = std::max<int64_t>(1, (longest + least - 1) / least);
   if (is_deterministic) return {static_cast<int32_t>(spans), kFixedSplit};
-  constexpr int64_t kMostSplits = 4;       // of units that fill the places
   constexpr int64_t kWorthwhileSpans = 8;  // of a split of theirs: its start and its merge cost something
   int64_t wanted = std::clamp<int64_t>(places / units, 1, spans);
   if (units > places / 2) {
@@ -428,6 +431,16 @@ DecodePlan plan_decode(int64_t units, int64_t longest, int64_t places, bool is_d
   const int64_t spans_each = (spans + wanted - 1) / wanted;
   return {static_cast<int32_t>((spans + spans_each - 1) / spans_each),
           static_cast<int32_t>(spans_each * least)};
+}
+
+// Splits that a launch of a list has room for, where `plan` has one of few numbers of them: its own up to kMostSplits, or powers of two
+// up to what the fewest units that share the list are split into.
+int32_t listed_splits(const DecodePlan& plan, int64_t fewest_units, int64_t places, bool is_deterministic) {
+  if (plan.num_splits <= kMostSplits) return plan.num_splits;
+  int64_t splits = 2 * kMostSplits;
+  while (splits < plan.num_splits) splits *= 2;
+  const int64_t most = is_deterministic ? splits : std::min(splits, places / fewest_units);
+  return static_cast<int32_t>(std::max<int64_t>(most, plan.num_splits));
 }
 
 // Shared memory with so many stages.
@@ -456,15 +469,24 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
     for (int32_t h = 0; h < shape.num_kv_heads; ++h) longest = std::max(longest, segment.tables.kv_len[h]);
   }
   if (num_tiles == 0) return;
-  const Staged<AttentionSegment> segments = context.stage<AttentionSegment>(args.segments.size());
-  const Staged<QueryTile> tiles = context.stage<QueryTile>(num_tiles);
+  const auto num_kv_heads = static_cast<size_t>(shape.num_kv_heads);
+  const size_t num_places = context.num_places(args.segments.size(), args.q.rows);
+  const auto row_tiles = static_cast<size_t>(blocks_of(group, kQueries));
+  const size_t all_tiles = num_tiles + (num_places - args.segments.size()) * row_tiles;
+  const Staged<AttentionSegment> segments = context.stage<AttentionSegment>(num_places);
+  const Staged<QueryTile> tiles = context.stage<QueryTile>(all_tiles);
+  const Staged<int32_t> lengths = context.stage<int32_t>(num_places * num_kv_heads);
+  const Staged<DecodePlan> plans = context.stage<DecodePlan>(1);
+  const int32_t* positions = context.upload(args.positions);
+  std::fill(tiles.host.begin() + static_cast<std::ptrdiff_t>(num_tiles), tiles.host.end(), QueryTile{-1, 0});
   size_t tile = 0;
   for (size_t i = 0; i < args.segments.size(); ++i) {
     const DecodeSegment& segment = args.segments[i];
     AttentionSegment& view = segments.host[i];
     view = {};
     view.pages = context.page_table(segment.tables, shape.num_kv_heads);
-    view.kv_len = context.upload(segment.tables.kv_len, shape.num_kv_heads);
+    view.kv_len = lengths.device + i * num_kv_heads;
+    std::copy_n(segment.tables.kv_len, num_kv_heads, lengths.host.data() + i * num_kv_heads);
     view.stride = segment.tables.stride;
     view.row_begin = segment.row_begin;
     view.num_rows = static_cast<int32_t>(segment.num_rows);
@@ -484,23 +506,30 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
       longest <= kMinSplit ? longest : (int64_t{longest} + kFixedSplit - 1) / kFixedSplit * kFixedSplit;
   const DecodePlan plan = plan_decode(static_cast<int64_t>(num_tiles) * shape.num_kv_heads, planned, places,
                                       context.is_deterministic());
+  *plans.host.data() = plan;
+  int32_t num_splits = plan.num_splits;  // of the launch
+  if (context.is_listing()) {
+    // A bucket has more rows than half of its places (graph_cache.h).
+    const int64_t fewest = (args.q.rows / 2 + 1) * static_cast<int64_t>(row_tiles * num_kv_heads);
+    num_splits = listed_splits(plan, fewest, places, context.is_deterministic());
+  }
   // As many tiles at once as there is room for the parts of.
   float* partial = nullptr;
   float2* partial_stats = nullptr;
-  size_t tiles_at_once = num_tiles;
-  if (plan.num_splits > 1) {
-    const int64_t part_rows = int64_t{shape.num_kv_heads} * plan.num_splits * most_queries;
+  size_t tiles_at_once = all_tiles;
+  if (num_splits > 1) {
+    const int64_t part_rows = int64_t{shape.num_kv_heads} * num_splits * most_queries;
     const int64_t room = std::min((context.workspace_left() - 512) / (part_rows * (shape.head_dim + 2) * 4),
                                   Context::kNumCounters / shape.num_kv_heads);
-    tiles_at_once = static_cast<size_t>(std::clamp<int64_t>(room, 1, static_cast<int64_t>(num_tiles)));
+    tiles_at_once = static_cast<size_t>(std::clamp<int64_t>(room, 1, static_cast<int64_t>(all_tiles)));
     partial = context.workspace<float>(static_cast<int64_t>(tiles_at_once) * part_rows * shape.head_dim);
     partial_stats = context.workspace<float2>(static_cast<int64_t>(tiles_at_once) * part_rows);
   }
-  const int32_t* positions = context.upload(args.positions);
 
   dispatch_float(type, [&]<class T>() {
     DecodeParams<T> params{.segments = segments.device,
                            .tiles = tiles.device,
+                           .plan = plans.device,
                            .positions = positions,
                            .q = static_cast<const std::byte*>(args.q.data),
                            .out = static_cast<std::byte*>(args.out.data),
@@ -513,8 +542,6 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
                            .q_type = args.q.dtype,
                            .out_type = args.out.dtype,
                            .num_kv_heads = shape.num_kv_heads,
-                           .num_splits = plan.num_splits,
-                           .split_entries = plan.split_entries,
                            .partial_rows = most_queries,
                            .stages = stages,
                            .slot_shift = slot_shift(args.cache),
@@ -523,12 +550,11 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
                            .window = shape.window,
                            .scale = shape.scale,
                            .softcap = shape.softcap};
-    for (size_t first = 0; first < num_tiles; first += tiles_at_once) {
+    for (size_t first = 0; first < all_tiles; first += tiles_at_once) {
       params.tiles = tiles.device + first;
-      const auto count = static_cast<uint32_t>(std::min(tiles_at_once, num_tiles - first) *
-                                               static_cast<size_t>(shape.num_kv_heads));
+      const auto count = static_cast<uint32_t>(std::min(tiles_at_once, all_tiles - first) * num_kv_heads);
       dispatch_head_dim(shape.head_dim, [&]<int32_t kDim>() {
-        launch(decode_attention_kernel<T, kDim>, {.x = count, .y = static_cast<uint32_t>(plan.num_splits)},
+        launch(decode_attention_kernel<T, kDim>, {.x = count, .y = static_cast<uint32_t>(num_splits)},
                kThreads, static_cast<uint32_t>(shared_bytes), context.ready(), params);
       });
     }

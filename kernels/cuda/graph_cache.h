@@ -1,6 +1,8 @@
 // Which lists of launches have become graphs. A list that is seen for the second time becomes one; a list seen once is
 // launched piece by piece, so that a step that never comes again costs no graph. The oldest of kMaxGraphs goes. A device that
 // cannot make a graph gets everything piece by piece from then on.
+// Steps of nearly as many rows share graphs: they are filled up to bucket_rows(), and what a launch looks like follows from that
+// number (Context::num_places) and from few other things.
 #pragma once
 
 #include <array>
@@ -11,6 +13,14 @@
 #include "kernels/cuda/runtime.h"
 
 namespace restkv::cuda {
+
+// 1, 2, 4, 8, 16, 24, 32, 48, 64, 96 ...: products of few rows read their weights as fast as those of some more.
+constexpr int64_t bucket_rows(int64_t rows) {
+  int64_t bucket = 1;
+  while (bucket < rows) bucket *= 2;
+  const int64_t between = bucket / 4 * 3;
+  return bucket >= 32 && rows <= between ? between : bucket;
+}
 
 class GraphCache {
  public:

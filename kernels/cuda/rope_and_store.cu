@@ -184,7 +184,8 @@ void rope_and_store(Context& context, const RopeAndStoreArgs& args) {
                    (args.cache.pool == nullptr || has_whole_pieces(args.cache));
   const Staged<int32_t> segment_of = context.stage<int32_t>(static_cast<size_t>(args.q.rows));
   std::fill(segment_of.host.begin(), segment_of.host.end(), -1);
-  const Staged<StoreTarget> targets = context.stage<StoreTarget>(args.segments.size());
+  const size_t places = context.num_places(args.segments.size(), args.q.rows);
+  const Staged<StoreTarget> targets = context.stage<StoreTarget>(places);
   // Only the pages that the new entries fall into travel.
   const auto width_of = [&](const StoreSegment& s) {
     int64_t width = 0;
@@ -195,7 +196,7 @@ void rope_and_store(Context& context, const RopeAndStoreArgs& args) {
     }
     return static_cast<int32_t>(width);
   };
-  size_t num_numbers = 0;
+  size_t num_numbers = (places - args.segments.size()) * static_cast<size_t>(3 * num_kv_heads);
   for (const StoreSegment& s : args.segments)
     if (!s.scratch_k) num_numbers += static_cast<size_t>(num_kv_heads * (2 + width_of(s)));
   const Staged<int32_t> tables = context.stage<int32_t>(num_numbers);

@@ -53,12 +53,14 @@ struct DeviceRow {
 };
 
 struct SampleParams {
-  float* logits;          // [B, V], overwritten
-  float* original;        // [B, V] logits before penalties
-  const DeviceRow* rows;  // [B]
-  int32_t* drawn;         // [B] or null
+  float* logits;            // [B, V], overwritten
+  float* original;          // [B, V] logits before penalties
+  const DeviceRow* rows;    // [B]
+  const int32_t* num_rows;  // B; rows behind them are nobody's
+  int32_t* drawn;           // [B] or null
   int64_t stride;
   int32_t vocab;
+  int32_t first_row;  // of this launch
 };
 
 static_assert(fits_multiprocessor(sizeof(CutShared), 1));
@@ -250,6 +252,7 @@ __device__ __forceinline__ uint32_t draw(uint32_t* weights, uint32_t vocab, floa
 __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const __grid_constant__ SampleParams p) {
   wait_for_previous();
   auto& shared = *shared_memory<CutShared>();
+  if (p.first_row + static_cast<int32_t>(blockIdx.x) >= *p.num_rows) return;
   const DeviceRow& row = p.rows[blockIdx.x];
   float* logits = p.logits + blockIdx.x * p.stride;
   float* original = p.original + int64_t{blockIdx.x} * p.vocab;
@@ -322,7 +325,7 @@ void take_samples(const Awaited& awaited) {
 }
 
 void sample_rows(Context& context, const SampleArgs& args) {
-  const auto rows = static_cast<size_t>(args.logits.rows);
+  const size_t rows = args.rows.size();
   const auto vocab = static_cast<int32_t>(args.logits.cols);
   int32_t max_top = 0;
   for (const SampleRow& row : args.rows)
@@ -330,7 +333,9 @@ void sample_rows(Context& context, const SampleArgs& args) {
   const size_t num_top = rows * static_cast<size_t>(max_top);
   const std::span<DeviceTop> tops = context.host_results<DeviceTop>(num_top);
   const std::span<DeviceResult> results = context.host_results<DeviceResult>(rows);
-  const Staged<DeviceRow> staged = context.stage<DeviceRow>(rows);
+  const Staged<DeviceRow> staged = context.stage<DeviceRow>(static_cast<size_t>(args.logits.rows));
+  const auto num_rows = static_cast<int32_t>(rows);
+  const int32_t* num_rows_there = context.upload(&num_rows, 1);
   for (size_t i = 0; i < rows; ++i) {
     const SampleRow& row = args.rows[i];
     const SamplingParams& params = *row.params;
@@ -368,9 +373,9 @@ void sample_rows(Context& context, const SampleArgs& args) {
   for (int64_t begin = 0; begin < args.logits.rows; begin += batch) {
     const int64_t count = std::min(batch, args.logits.rows - begin);
     launch(sample_kernel, {.x = static_cast<uint32_t>(count)}, kThreads, sizeof(CutShared), context.ready(),
-           SampleParams{args.logits.f32(begin), original, staged.device + begin,
+           SampleParams{args.logits.f32(begin), original, staged.device + begin, num_rows_there,
                         args.drawn ? static_cast<int32_t*>(args.drawn.data) + begin : nullptr,
-                        args.logits.stride, vocab});
+                        args.logits.stride, vocab, static_cast<int32_t>(begin)});
   }
   context.await(
       {take_samples, args.results.data(), static_cast<int64_t>(rows), results.data(), tops.data(), max_top});
@@ -395,8 +400,11 @@ void sample(Context& context, const SampleArgs& args) {
     if (begin > 0) context.begin_op();
     const size_t count = end - begin;
     const auto first = static_cast<int64_t>(begin);
+    // Behind the last ones stand those that are nobody's.
+    const int64_t num_logits =
+        end == args.rows.size() ? args.logits.rows - first : static_cast<int64_t>(count);
     sample_rows(context,
-                {.logits = args.logits.row_range(first, static_cast<int64_t>(count)),
+                {.logits = args.logits.row_range(first, num_logits),
                  .rows = args.rows.subspan(begin, count),
                  .results = args.results.subspan(begin, count),
                  .drawn = args.drawn ? args.drawn.col_range(first, static_cast<int64_t>(count)) : Tensor{}});

@@ -54,7 +54,9 @@ __global__ void __launch_bounds__(kStoreThreads, 16)
 }  // namespace
 
 void store_queries(Context& context, const StoreQueriesArgs& args) {
-  const Staged<StoreView> segments = context.stage<StoreView>(args.segments.size());
+  const size_t places = context.num_places(args.segments.size(), args.q.rows);
+  const Staged<StoreView> segments = context.stage<StoreView>(places);
+  const int32_t* positions = context.upload(args.positions);
   size_t count = 0;
   int32_t most = 0;
   for (const StoreQueriesSegment& segment : args.segments) {
@@ -67,16 +69,16 @@ void store_queries(Context& context, const StoreQueriesArgs& args) {
     most = std::max(most, static_cast<int32_t>(rows));
   }
   if (most == 0) return;
-  const StoreParams params{
-      .q = static_cast<const std::byte*>(args.q.data),
-      .positions = context.upload(args.positions.data(), static_cast<int64_t>(args.positions.size())),
-      .segments = segments.device,
-      .pool = pool_view(args.cache),
-      .q_row_bytes = bytes_of(args.q.dtype, args.q.stride),
-      .q_type = args.q.dtype,
-      .num_heads = args.shape.num_heads,
-      .group = args.shape.num_heads / args.shape.num_kv_heads,
-      .dim = args.shape.head_dim};
+  for (; count < places; ++count) segments.host[count] = {};  // of no rows
+  const StoreParams params{.q = static_cast<const std::byte*>(args.q.data),
+                           .positions = positions,
+                           .segments = segments.device,
+                           .pool = pool_view(args.cache),
+                           .q_row_bytes = bytes_of(args.q.dtype, args.q.stride),
+                           .q_type = args.q.dtype,
+                           .num_heads = args.shape.num_heads,
+                           .group = args.shape.num_heads / args.shape.num_kv_heads,
+                           .dim = args.shape.head_dim};
   launch(store_queries_kernel,
          {.x = static_cast<uint32_t>(most),
           .y = static_cast<uint32_t>(count),
