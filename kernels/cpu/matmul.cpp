@@ -108,13 +108,14 @@ HWY_INLINE void decode_tile(const float* const* xs, const uint8_t* const* ws, in
 #pragma GCC unroll 8
     for (int line = 0; line < NW * Block::kBytes; line += 64) __builtin_prefetch(ahead + line);
     ahead += NW * Block::kBytes;
-    [[maybe_unused]] alignas(64) float scales[4 * NW];  // [NW, 4]
-    if constexpr (requires { Block::kHasScales; }) convert_scales<NW>(ws, b * Block::kBytes, scales);
+    [[maybe_unused]] alignas(64) float scales[4 * NW];
+    if constexpr (requires { Block::kScales; })
+      convert_scales<Block::kScales, NW>(ws, b * Block::kBytes, scales);
 #pragma GCC unroll 8
     for (int j = 0; j < NW; ++j) {
       V w[kVectors];
-      if constexpr (requires { Block::kHasScales; }) {
-        Block::decode(ws[j] + b * Block::kBytes, scales + 4 * j, w);
+      if constexpr (requires { Block::kScales; }) {
+        Block::decode(ws[j] + b * Block::kBytes, scales + Block::kScales * j, w);
       } else {
         Block::decode(ws[j] + b * Block::kBytes, w);
       }
@@ -145,7 +146,7 @@ HWY_INLINE void decode_tile(const float* const* xs, const uint8_t* const* ws, in
 }
 
 // The same for the types of group_blocks.h, whose blocks are too large for registers: the scales of a block of each row go
-// into memory, then the rows go through it side by side, a step at a time.
+// into memory, then the rows go through it side by side, a part at a time.
 template <class Block, int MX, int NW>
 HWY_INLINE void group_tile(const float* const* xs, const uint8_t* const* ws, int64_t cols, float* sums) {
   static_assert(MX * NW % 4 == 0);
@@ -163,21 +164,17 @@ HWY_INLINE void group_tile(const float* const* xs, const uint8_t* const* ws, int
     ahead += NW * Block::kBytes;
 #pragma GCC unroll 8
     for (int j = 0; j < NW; ++j) make_scales<Block>(ws[j] + b * Block::kBytes, scales[j]);
-#pragma GCC unroll 1
-    for (int step = 0; step < Block::kBlock / Block::kStep; ++step) {
-      const int64_t column = b * Block::kBlock + step * Block::kStep;
-      for_pieces<Block::kStep / 32>([&](auto piece) HWY_ATTR __attribute__((always_inline)) {
+    for_parts<Block::kParts>([&](auto part) HWY_ATTR __attribute__((always_inline)) {
 #pragma GCC unroll 8
-        for (int j = 0; j < NW; ++j) {
-          Block::template decode<decltype(piece)::value>(
-              ws[j] + b * Block::kBytes, scales[j],
-              step, [&](int at, V w) HWY_ATTR __attribute__((always_inline)) {
+      for (int j = 0; j < NW; ++j) {
+        Block::template decode<decltype(part)::value>(
+            ws[j] + b * Block::kBytes, scales[j], [&](int at, V w) HWY_ATTR __attribute__((always_inline)) {
 #pragma GCC unroll 8
-                for (int i = 0; i < MX; ++i) acc[j][i] = mul_add(load(xs[i] + column + at), w, acc[j][i]);
-              });
-        }
-      });
-    }
+              for (int i = 0; i < MX; ++i)
+                acc[j][i] = mul_add(load(xs[i] + b * Block::kBlock + at), w, acc[j][i]);
+            });
+      }
+    });
   }
 #pragma GCC unroll 16
   for (int n = 0; n < MX * NW; n += 4) {
@@ -200,7 +197,7 @@ void decode_rows(const ConstTensor& x, const ConstTensor& weight, int64_t begin,
     const uint8_t* ws[NW];
     for (int64_t j = 0; j < NW; ++j) ws[j] = weights + std::min(n + j, end - 1) * row_bytes;
     alignas(64) float sums[MX * NW];
-    if constexpr (requires { Block::kStep; }) {
+    if constexpr (requires { Block::kParts; }) {
       group_tile<Block, MX, NW>(xs, ws, weight.cols, sums);
     } else {
       decode_tile<Block, MX, NW>(xs, ws, weight.cols, sums);

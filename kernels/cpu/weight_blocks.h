@@ -8,8 +8,11 @@
 #define RESTKV_KERNELS_CPU_WEIGHT_BLOCKS_H_
 #endif
 
+#include <type_traits>
+
 #include "kernels/base/dequant.h"
 #include "kernels/base/float16.h"
+#include "kernels/cpu/code_vectors.h"
 #include "kernels/cpu/group_blocks.h"
 #include "kernels/cpu/simd.h"
 
@@ -17,7 +20,7 @@ HWY_BEFORE_NAMESPACE();
 namespace restkv::cpu::HWY_NAMESPACE {
 
 // A decoder has: kBlock values in kBytes bytes, and decode(block, out) -> out[kBlock / kLanes] vectors. Where its blocks begin with
-// f16 scales it may have kHasScales and decode(block, scales, out), scales being those f16 as f32 in memory
+// f16 scales it may have kScales, their number, and decode(block, scales, out), scales being those f16 as f32 in memory
 // (convert_scales): several rows convert side by side, and broadcasts from memory cost a load where broadcasts from a
 // register take the shuffle unit, which the codes need.
 struct F32Block {
@@ -26,6 +29,10 @@ struct F32Block {
   static constexpr int kBytes = 4 * kLanes;
   static HWY_INLINE void decode(const uint8_t* block, V* out) { std::memcpy(&out[0], block, sizeof(V)); }
 };
+
+// For decoders with kScales, which targets without vectors have none of.
+template <int K, int N>
+void convert_scales(const uint8_t* const* rows, int64_t offset, float* scales);
 
 #if RESTKV_VECTORS
 using DHalves = hn::Rebind<uint16_t, DI>;
@@ -61,16 +68,23 @@ HWY_INLINE void scales_at(const uint8_t* p, V& first, V& second) {
 
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
 #define RESTKV_SCALES_IN_MEMORY 1
-// The first four f16 of a block of each of N rows -> scales [N, 4]; of these one or two are scales. The compiler must not see
-// through the memory: it would broadcast from the register again.
-template <int N>
+// The first K f16 of a block of each of N rows -> scales [N, K]. Four are gathered in a general register, as a conversion of four costs
+// what one of two costs. The compiler must not see through the memory: it would broadcast from the register again.
+template <int K, int N>
 HWY_INLINE void convert_scales(const uint8_t* const* rows, int64_t offset, float* scales) {
+  constexpr int kRows = 4 / K < N ? 4 / K : N;
 #pragma GCC unroll 8
-  for (int j = 0; j < N; ++j) {
-    const auto* block = reinterpret_cast<const __m128i*>(rows[j] + offset);
-    _mm_storeu_ps(scales + 4 * j, _mm_cvtph_ps(_mm_loadl_epi64(block)));
+  for (int j = 0; j < N; j += kRows) {
+    uint64_t halves = 0;
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+      std::conditional_t<K == 1, uint16_t, uint32_t> of_row;
+      std::memcpy(&of_row, rows[j + i] + offset, sizeof(of_row));
+      halves |= static_cast<uint64_t>(of_row) << (i * K * 16);
+    }
+    _mm_storeu_ps(scales + K * j, _mm_cvtph_ps(_mm_cvtsi64_si128(static_cast<int64_t>(halves))));
   }
-  asm("" : "+m"(*reinterpret_cast<float(*)[4 * N]>(scales)));
+  asm("" : "+m"(*reinterpret_cast<float(*)[K * N]>(scales)));
 }
 #else
 #define RESTKV_SCALES_IN_MEMORY 0
@@ -138,7 +152,7 @@ struct Q40Block {
     });
   }
 #if RESTKV_SCALES_IN_MEMORY
-  static constexpr bool kHasScales = true;
+  static constexpr int kScales = 1;
   static HWY_INLINE void decode(const uint8_t* block, const float* scales, V* out) {
     const V d = set1(scales[0]);
     for_nibbles(block + 2, out, [&](auto code) HWY_ATTR {
@@ -159,7 +173,7 @@ struct Q41Block {
                 [&](auto code) HWY_ATTR { return hn::MulAdd(hn::ConvertTo(DF(), code), d, m); });
   }
 #if RESTKV_SCALES_IN_MEMORY
-  static constexpr bool kHasScales = true;
+  static constexpr int kScales = 2;
   static HWY_INLINE void decode(const uint8_t* block, const float* scales, V* out) {
     const V d = set1(scales[0]), m = set1(scales[1]);
     for_nibbles(block + 4, out,
@@ -168,7 +182,7 @@ struct Q41Block {
 #endif
 };
 
-// emit() of group_blocks.h into out [32 / kLanes].
+// emit() of code_vectors.h into out [32 / kLanes].
 template <class Value>
 HWY_INLINE void emit_to(Codes codes, int at, const Value& value, V* out) {
   emit(
@@ -189,7 +203,7 @@ struct Q50Block {
     decode(block, &d, out);
   }
 #if RESTKV_SCALES_IN_MEMORY
-  static constexpr bool kHasScales = true;
+  static constexpr int kScales = 1;
 #endif
 
   static HWY_INLINE void decode(const uint8_t* block, const float* scales, V* out) {
@@ -211,14 +225,14 @@ struct Q51Block {
     decode(block, scales, out);
   }
 #if RESTKV_SCALES_IN_MEMORY
-  static constexpr bool kHasScales = true;
+  static constexpr int kScales = 2;
 #endif
 
   static HWY_INLINE void decode(const uint8_t* block, const float* scales, V* out) {
     for_nibble_codes(
         block + 8, [&](Codes codes, int at) HWY_ATTR __attribute__((always_inline)) {
           const Codes high = hn::IfThenElseZero(fifth_bits(block + 4, at), byte_set(16));
-          emit_to(hn::Or(codes, high), at, ScaledPlus{scales, set1(scales[1])}, out);
+          emit_to(hn::Or(codes, high), at, ScaledPlus{scales, scales + 1}, out);
         });
   }
 };
@@ -232,7 +246,7 @@ struct Iq4NlBlock {
     decode(block, &d, out);
   }
 #if RESTKV_SCALES_IN_MEMORY
-  static constexpr bool kHasScales = true;
+  static constexpr int kScales = 1;
 #endif
 
   static HWY_INLINE void decode(const uint8_t* block, const float* scales, V* out) {
