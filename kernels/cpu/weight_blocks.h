@@ -154,7 +154,7 @@ struct Q40Block {
 #if RESTKV_SCALES_IN_MEMORY
   static constexpr int kScales = 1;
   static HWY_INLINE void decode(const uint8_t* block, const float* scales, V* out) {
-    const V d = set1(scales[0]);
+    const V d = all_lanes(scales);
     for_nibbles(block + 2, out, [&](auto code) HWY_ATTR {
       return hn::Mul(hn::ConvertTo(DF(), hn::Sub(code, hn::Set(DI(), 8))), d);
     });
@@ -175,7 +175,7 @@ struct Q41Block {
 #if RESTKV_SCALES_IN_MEMORY
   static constexpr int kScales = 2;
   static HWY_INLINE void decode(const uint8_t* block, const float* scales, V* out) {
-    const V d = set1(scales[0]), m = set1(scales[1]);
+    const V d = all_lanes(scales), m = all_lanes(scales + 1);
     for_nibbles(block + 4, out,
                 [&](auto code) HWY_ATTR { return hn::MulAdd(hn::ConvertTo(DF(), code), d, m); });
   }
