@@ -88,6 +88,11 @@ void check_observation(const Backend& backend, const Observation& o, const Score
     CHECK(o.p && o.p.cols >= padded) << "room for " << o.p.cols << " queries";
   if (spec.kind == ScoreKind::kIndicatorAfter)
     CHECK(o.ratio.cols >= rows) << o.ratio.cols << " of " << rows << " rows";
+  if (!o.logits) return;
+  CHECK(backend.keeps_logits() && spec.kind == ScoreKind::kIndicatorQuery) << "logits are not kept";
+  check_place(backend, "logits", o.logits);
+  CHECK(o.logits.rows >= rows * shape.num_heads && o.logits.cols >= padded)
+      << "logits are [" << o.logits.rows << ", " << o.logits.cols << "]";
 }
 
 }  // namespace

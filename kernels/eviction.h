@@ -35,6 +35,11 @@ struct RowSource {
   }
 };
 
+// Whether the scores of a head decide anything.
+inline bool needs_scores(const RowSource& rows, const int32_t* keep, int32_t kv_head) {
+  return keep == nullptr || rows.num_rows(kv_head) > keep[kv_head];
+}
+
 // The last W rotated queries of one (sequence, layer), in pages of the cache's pool. The 2*S*D values of a
 // page's K and V are 2*S rows of D; the query of position p and head g of the group lies in row (p % W) * G +
 // g of its KV head's pages.
@@ -123,16 +128,20 @@ struct Observation {
   Tensor top = {};   // [H, Qp] i32
   Tensor rest = {};  // [H, Qp] sum over the other rows of exp(logit - top's logit): a_top = 1 / (1 + rest)
   Tensor p = {};     // [H*D, Qp] R_g (o_tg - v_mean), a column for each query; kIndicatorAfter: column 0 only
-  Tensor p_rest = {};      // [H*D, Qp] R_g (o'_tg - v_mean), o' = mean output of the rows but top
+  // [H*D, Qp] R_g (o'_tg - v_mean), o' = mean output of the rows but top; told only where a_top > 1/2
+  Tensor p_rest = {};
   Tensor norm = {};        // [H, Qp] ||R_g o_tg||
   Tensor v_mean = {};      // [K, D]
   Tensor ratio = {};       // [H, N] a/(1-a) of the smoothed attention; kIndicatorAfter only
   Tensor partial = {};     // [ceil(N/kRowChunk) * H, D] partial outputs; kIndicatorAfter only
   Tensor mean_index = {};  // [H, Qp] mean index of a query's top rows (for the drift)
+  // [H*N, Qp] logits of row j for the queries of head h in row h*N + j, capped and masked; kIndicatorQuery on a backend that
+  // keeps_logits(), where score then needs neither keys nor queries. Empty: it makes them again, with the same bits.
+  Tensor logits = {};
 
   static constexpr int32_t kRowChunk = 256;
   static Observation make(Arena& arena, const AttentionShape& shape, ScoreKind kind, int64_t max_queries,
-                          int64_t max_rows) {
+                          int64_t max_rows, bool with_logits = false) {
     const int64_t h = shape.num_heads, d = shape.head_dim, qp = (max_queries + 15) / 16 * 16;
     Observation o;
     if (!needs_observation(kind)) return o;
@@ -145,6 +154,8 @@ struct Observation {
     o.p_rest = arena.tensor(DType::kF32, h * d, qp);
     o.norm = arena.tensor(DType::kF32, h, qp);
     o.v_mean = arena.tensor(DType::kF32, shape.num_kv_heads, d);
+    if (kind == ScoreKind::kIndicatorQuery && with_logits)
+      o.logits = arena.tensor(DType::kF32, h * max_rows, qp);
     if (kind == ScoreKind::kIndicatorAfter) {
       o.ratio = arena.tensor(DType::kF32, h, max_rows);
       o.partial = arena.tensor(DType::kF32, (max_rows + kRowChunk - 1) / kRowChunk * h, d);
@@ -159,6 +170,7 @@ struct ObserveItem {
   ConstTensor projection = {};          // [H*D, D] f32, of factor_projection; empty: value space
   int32_t window_rows = 0;              // last rows that kIndicatorAfter leaves out
   const int32_t* drift_rows = nullptr;  // [K] rows of a query's top set for mean_index; null: no drift
+  const int32_t* keep = nullptr;        // as in score
   Observation out = {};
 };
 struct ObserveArgs {
@@ -194,6 +206,9 @@ struct ScoreItem {
   // Indicators: rows whose place does not depend on their score (protected, dead) get 0. Empty: all are scored, as the
   // pooling after prefill wants it.
   ProtectedRows protect = {};
+  // [K] rows that select will keep. A head that holds no more keeps them all whatever their scores: a backend may leave it
+  // out of observe and give its rows 0. Null: every head's scores are wanted.
+  const int32_t* keep = nullptr;
   Observation observation = {};
   Tensor out = {};  // [K, >= N] f32
 };

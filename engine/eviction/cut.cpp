@@ -16,10 +16,11 @@ struct CutMemory {
   Tensor kept;       // [K, cap] i32
 
   static CutMemory make(Arena& arena, const PolicyRecipe& recipe, const AttentionShape& shape, int64_t rows,
-                        int64_t keep, int64_t queries, int64_t probe_queries, bool is_pooled) {
+                        int64_t keep, int64_t queries, int64_t probe_queries, bool is_pooled,
+                        bool with_logits) {
     CutMemory m;
     const int64_t k = shape.num_kv_heads;
-    m.observation = Observation::make(arena, shape, recipe.score.kind, queries, rows);
+    m.observation = Observation::make(arena, shape, recipe.score.kind, queries, rows, with_logits);
     m.scores = arena.tensor(DType::kF32, k, rows);
     if (is_pooled) m.smoothed = arena.tensor(DType::kF32, k, rows);
     if (probe_queries > 0) {
@@ -54,11 +55,17 @@ ScoreSpec probe_spec(const ScoreSpec& spec) {
   return out;
 }
 
-CutMemory memory_of(Arena& arena, const Cut& cut, const AttentionShape& shape) {
+CutMemory memory_of(Arena& arena, const Cut& cut, const AttentionShape& shape, bool with_logits) {
   return CutMemory::make(
       arena, *cut.recipe, shape, max_rows(cut, shape.num_kv_heads), max_kept(cut, shape.num_kv_heads),
       static_cast<int64_t>(cut.queries.positions.size()),
-      has_probe(cut) ? static_cast<int64_t>(cut.probe.positions.size()) : 0, is_pooled(cut));
+      has_probe(cut) ? static_cast<int64_t>(cut.probe.positions.size()) : 0, is_pooled(cut), with_logits);
+}
+
+int64_t memory_bytes(std::span<const Cut> cuts, const AttentionShape& shape, bool with_logits) {
+  Arena arena = Arena::counting();
+  for (const Cut& cut : cuts) memory_of(arena, cut, shape, with_logits);
+  return arena.used();
 }
 
 // Heads share the layer once; from then on each is cut to its share.
@@ -77,7 +84,8 @@ bool run_together(const Cut& a, const Cut& b) {
 int64_t Cutter::workspace_bytes(const PolicyRecipe& recipe, const AttentionShape& shape, int64_t rows,
                                 int64_t queries, int64_t probe) {
   Arena arena = Arena::counting();
-  CutMemory::make(arena, recipe, shape, rows, rows, queries, probe, /*is_pooled=*/true);
+  CutMemory::make(arena, recipe, shape, rows, rows, queries, probe, /*is_pooled=*/true,
+                  /*with_logits=*/false);
   return arena.used();
 }
 
@@ -85,10 +93,10 @@ void Cutter::run(std::span<const Cut> cuts) {
   size_t begin = 0;
   while (begin < cuts.size()) {
     Arena arena = Arena::counting();
-    memory_of(arena, cuts[begin], shape_);
+    memory_of(arena, cuts[begin], shape_, false);
     size_t end = begin + 1;
     for (; end < cuts.size() && run_together(cuts[begin], cuts[end]); ++end) {
-      memory_of(arena, cuts[end], shape_);
+      memory_of(arena, cuts[end], shape_, false);
       if (arena.used() > workspace_.cols) break;
     }
     run_group(cuts.subspan(begin, end - begin));
@@ -101,6 +109,9 @@ void Cutter::run_group(std::span<const Cut> cuts) {
   const int32_t num_kv_heads = shape_.num_kv_heads;
   AttentionShape shape = shape_;
   shape.window = cuts[0].window;
+  // What observe knows already score does not make again, where a cut between decode steps leaves room for it.
+  const bool with_logits =
+      backend_.keeps_logits() && !cuts[0].is_prefill && memory_bytes(cuts, shape_, true) <= workspace_.cols;
   Arena arena(static_cast<std::byte*>(workspace_.data), workspace_.cols);
   observes_.clear();
   probe_observes_.clear();
@@ -113,17 +124,21 @@ void Cutter::run_group(std::span<const Cut> cuts) {
   drift_rows_.resize(cuts.size() * static_cast<size_t>(num_kv_heads));
   for (size_t i = 0; i < cuts.size(); ++i) {
     const Cut& cut = cuts[i];
-    const CutMemory memory = memory_of(arena, cut, shape_);
+    const CutMemory memory = memory_of(arena, cut, shape_, with_logits);
     int32_t* drift_rows = drift_rows_.data() + i * static_cast<size_t>(num_kv_heads);
     for (int32_t h = 0; h < num_kv_heads; ++h) drift_rows[h] = std::max(1, cut.keep[h] - recipe.recent);
     const bool with_drift = recipe.needs_drift && cut.is_prefill;
     const ConstTensor projection = recipe.uses_projection ? cut.projection : ConstTensor{};
     const bool has_sums = cut.sums.pages != nullptr;
+    // Heads of a layer need not be full at the same time. Those that keep their rows are scored for who looks at the scores.
+    const bool by_head = !cut.is_prefill && !has_sums && !observer_ && scope_of(cut) == SelectScope::kHead;
+    const int32_t* scored_keep = by_head ? cut.keep : nullptr;
     observes_.push_back({.rows = cut.rows,
                          .queries = cut.queries,
                          .projection = projection,
                          .window_rows = recipe.recent,
                          .drift_rows = with_drift ? drift_rows : nullptr,
+                         .keep = scored_keep,
                          .out = memory.observation});
     const ConstTensor raw = cut.attention_sums ? cut.attention_sums : ConstTensor(memory.scores);
     scores_.push_back({.rows = cut.rows,
@@ -134,6 +149,7 @@ void Cutter::run_group(std::span<const Cut> cuts) {
                        .layer = cut.layer,
                        .sums = has_sums && !cut.is_prefill ? &cut.sums : nullptr,
                        .protect = is_pooled(cut) ? ProtectedRows{} : cut.protect,
+                       .keep = scored_keep,
                        .observation = memory.observation,
                        .out = memory.scores});
     SelectItem select{.rows = cut.rows,

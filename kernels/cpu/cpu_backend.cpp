@@ -98,6 +98,7 @@ class CpuBackend final : public Backend {
 
   std::string_view name() const override { return "cpu"; }
   int32_t page_slots() const override { return 16; }
+  bool keeps_logits() const override { return true; }
   std::unique_ptr<DeviceBuffer> allocate(int64_t bytes) override { return MappedBuffer::map(bytes); }
   void zero(const Tensor& tensor) override {
     for (int64_t row = 0; row < tensor.rows; ++row)

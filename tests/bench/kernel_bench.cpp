@@ -184,10 +184,11 @@ void observe_and_score(benchmark::State& state) {
   std::iota(positions.begin(), positions.end(), n - kWindow);
   const ScoreSpec spec;
   Arena counting = Arena::counting();
-  Observation::make(counting, kShape, spec.kind, kWindow, n);
+  Observation::make(counting, kShape, spec.kind, kWindow, n, /*with_logits=*/true);
   std::vector<std::byte> memory(static_cast<size_t>(counting.used()));
   Arena arena(memory.data(), counting.used());
-  const Observation observation = Observation::make(arena, kShape, spec.kind, kWindow, n);
+  const Observation observation =
+      Observation::make(arena, kShape, spec.kind, kWindow, n, /*with_logits=*/true);
   std::vector<float> scores(static_cast<size_t>(kKvHeads * n));
   int64_t layer = 0;
   for (auto _ : state) {
@@ -206,12 +207,11 @@ void observe_and_score(benchmark::State& state) {
     backend().score({.shape = kShape, .spec = spec, .items = {&score, 1}, .cache = layers.cache});
     layer = (layer + 1) % kLayers;
   }
-  // observe: logits, outputs, triangles of two outputs a query; score: logits, a triangle a row, distances (a subtraction
-  // and a square)
+  // observe: logits, outputs, triangles of two outputs a query; score: a triangle a row, distances (a subtraction and a square)
   constexpr double kQueries = kWindow, kHalf = (kHeadDim + 1) / 2.0;
   const double scored = n - 4.0 - kQueries;
   set_rates(state,
-            2.0 * kHeads * kHeadDim * (2.0 * kQueries * (n + kHalf) + scored * (3.0 * kQueries + kHalf)),
+            2.0 * kHeads * kHeadDim * (2.0 * kQueries * (n + kHalf) + scored * (2.0 * kQueries + kHalf)),
             0.0);
 }
 BENCHMARK(observe_and_score)->ArgName("N")->Arg(256)->Arg(1024)->Arg(4096)->UseRealTime();

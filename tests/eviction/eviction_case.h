@@ -323,14 +323,15 @@ class EvictionCase {
 
 // Memory of observe and score for one case.
 struct StepMemory {
-  StepMemory(const AttentionShape& shape, ScoreKind kind, int64_t queries, int64_t rows) {
+  StepMemory(const AttentionShape& shape, ScoreKind kind, int64_t queries, int64_t rows,
+             bool with_logits = false) {
     Arena counting = Arena::counting();
-    Observation::make(counting, shape, kind, queries, rows);
+    Observation::make(counting, shape, kind, queries, rows, with_logits);
     bytes.resize(static_cast<size_t>(counting.used()) + 64,
                  std::byte{0xFF});  // NaN: nothing may be read unwritten
     auto* base = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) / 64 * 64);
     Arena arena(base, counting.used());
-    observation = Observation::make(arena, shape, kind, queries, rows);
+    observation = Observation::make(arena, shape, kind, queries, rows, with_logits);
     scores.assign(static_cast<size_t>(shape.num_kv_heads * rows), -1.0f);
     out = dense(scores.data(), DType::kF32, shape.num_kv_heads, rows);
   }

@@ -1,6 +1,7 @@
 // observe and score against the naive f64 formulas, and the numerical edge cases of eviction_math.md section 1.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <cstring>
 
 #include "tests/eviction/eviction_case.h"
 
@@ -29,29 +30,41 @@ std::vector<float> projection_of(Backend& backend, const EvictionCase& c) {
 
 std::vector<float> run_score(Backend& backend, const EvictionCase& c, const ScoreSpec& spec,
                              int32_t window_rows = 0, bool in_output_space = true,
-                             const QuerySource* queries = nullptr, const ProtectedRows& protect = {}) {
+                             const QuerySource* queries = nullptr, const ProtectedRows& protect = {},
+                             const int32_t* keep = nullptr) {
   const std::vector<float> projection = in_output_space ? projection_of(backend, c) : std::vector<float>();
   const ConstTensor r =
       in_output_space ? dense(projection.data(), DType::kF32, c.shape_.heads * c.shape_.dim, c.shape_.dim)
                       : ConstTensor{};
-  StepMemory memory(c.attention(), spec.kind, c.shape_.queries, c.shape_.rows);
-  const QuerySource q = queries ? *queries : c.queries();
-  const ObserveItem observe{.rows = c.source(),
-                            .queries = q,
-                            .projection = r,
-                            .window_rows = window_rows,
-                            .out = memory.observation};
-  if (needs_observation(spec.kind))
-    backend.observe({.shape = c.attention(), .spec = spec, .items = {&observe, 1}, .cache = c.cache});
-  const ScoreItem score{.rows = c.source(),
-                        .queries = q,
-                        .projection = r,
-                        .window_rows = window_rows,
-                        .protect = protect,
-                        .observation = memory.observation,
-                        .out = memory.out};
-  backend.score({.shape = c.attention(), .spec = spec, .items = {&score, 1}, .cache = c.cache});
-  return memory.scores;
+  const auto run = [&](bool with_logits) {
+    StepMemory memory(c.attention(), spec.kind, c.shape_.queries, c.shape_.rows, with_logits);
+    const QuerySource q = queries ? *queries : c.queries();
+    const ObserveItem observe{.rows = c.source(),
+                              .queries = q,
+                              .projection = r,
+                              .window_rows = window_rows,
+                              .keep = keep,
+                              .out = memory.observation};
+    if (needs_observation(spec.kind))
+      backend.observe({.shape = c.attention(), .spec = spec, .items = {&observe, 1}, .cache = c.cache});
+    const ScoreItem score{.rows = c.source(),
+                          .queries = q,
+                          .projection = r,
+                          .window_rows = window_rows,
+                          .protect = protect,
+                          .keep = keep,
+                          .observation = memory.observation,
+                          .out = memory.out};
+    backend.score({.shape = c.attention(), .spec = spec, .items = {&score, 1}, .cache = c.cache});
+    return memory.scores;
+  };
+  const std::vector<float> scores = run(false);
+  if (backend.keeps_logits() && spec.kind == ScoreKind::kIndicatorQuery) {
+    const std::vector<float> from_logits = run(true);
+    EXPECT_EQ(std::memcmp(scores.data(), from_logits.data(), scores.size() * 4), 0)
+        << "kept logits change bits";
+  }
+  return scores;
 }
 
 void expect_close(const std::vector<float>& got, const std::vector<std::vector<double>>& want,
@@ -308,6 +321,32 @@ TEST_P(Score, ProtectedAndDeadRowsAreNotScored) {
         const bool is_settled = row < 12 || (row >= 100 && row < 133) || row >= 268 || is_pinned;
         const auto i = static_cast<size_t>(head * 300 + row);
         EXPECT_EQ(got[i], is_settled ? 0.0f : all[i]) << "head " << head << " row " << row;
+      }
+    }
+  }
+}
+
+// A head that keeps all of its rows may be left out: its rows have 0 then, the other heads what they have without.
+TEST_P(Score, HeadsThatKeepTheirRows) {
+  const std::unique_ptr<Backend> backend = make(3);
+  const bool is_half = is_device_column(GetParam());
+  EvictionCase c({.heads = 6,
+                  .kv_heads = 2,
+                  .rows = 150,
+                  .queries = 20,
+                  .paged = 150,
+                  .dtype = is_half ? DType::kF16 : DType::kF32,
+                  .has_half_queries = is_half});
+  c.store(*backend);
+  for (const ScoreKind kind : {ScoreKind::kIndicatorQuery, ScoreKind::kIndicatorAfter}) {
+    const ScoreSpec spec{.kind = kind, .reduce = QueryReduce::kMean};
+    const std::vector<float> all = run_score(*backend, c, spec, 20);
+    for (const std::array<int32_t, 2> keep :
+         {std::array{150, 149}, std::array{100, 200}, std::array{150, 150}}) {
+      const std::vector<float> got = run_score(*backend, c, spec, 20, true, nullptr, {}, keep.data());
+      for (size_t i = 0; i < got.size(); ++i) {
+        const bool is_left_out = keep[i / 150] >= 150 && !is_half;
+        EXPECT_EQ(got[i], is_left_out ? 0.0f : all[i]) << "head " << i / 150 << " row " << i % 150;
       }
     }
   }

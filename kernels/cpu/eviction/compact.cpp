@@ -83,19 +83,26 @@ void store_segment(const StoreQueriesArgs& args, const StoreQueriesSegment& segm
 }  // namespace
 
 void compact(const CompactArgs& args, ThreadPool& pool) {
-  const int32_t num_heads = args.shape.num_kv_heads;
-  pool.parallel_for(static_cast<int64_t>(args.items.size()) * num_heads, [&](int64_t unit, int) {
-    compact_head(args, args.items[static_cast<size_t>(unit / num_heads)],
-                 static_cast<int32_t>(unit % num_heads));
+  const std::vector<HeadUnit>& order = heads_by_length(args.items, args.shape.num_kv_heads);
+  pool.parallel_for(static_cast<int64_t>(order.size()), [&](int64_t unit, int) {
+    const HeadUnit& at = order[static_cast<size_t>(unit)];
+    compact_head(args, args.items[static_cast<size_t>(at.item)], at.kv_head);
   });
 }
 
 void store_queries(const StoreQueriesArgs& args, ThreadPool& pool) {
   const int32_t num_heads = args.shape.num_heads;
-  pool.parallel_for(static_cast<int64_t>(args.segments.size()) * num_heads, [&](int64_t unit, int) {
+  const auto store = [&](int64_t unit, int) {
     store_segment(args, args.segments[static_cast<size_t>(unit / num_heads)],
                   static_cast<int32_t>(unit % num_heads));
-  });
+  };
+  // A decode step stores a row a sequence in every layer: less than it costs to hand it out.
+  constexpr int64_t kFewValues = 8192;
+  int64_t num_rows = 0;
+  for (const StoreQueriesSegment& segment : args.segments) num_rows += segment.num_rows;
+  const int64_t units = static_cast<int64_t>(args.segments.size()) * num_heads;
+  if (num_rows * num_heads * args.shape.head_dim > kFewValues) return pool.parallel_for(units, store);
+  for (int64_t unit = 0; unit < units; ++unit) store(unit, 0);
 }
 
 }  // namespace restkv::cpu

@@ -56,6 +56,21 @@ void HeadRows::load(int64_t begin, int64_t count, bool values, float* out) const
   }
 }
 
+void HeadRows::prefetch(int64_t begin, int64_t count, bool values) const {
+  constexpr int64_t kLine = 64;
+  const int64_t end = std::min(begin + count, num_paged);
+  for (int64_t row = begin; row < end;) {
+    const int64_t slot = row % cache_.slots;
+    const int64_t run = std::min(end - row, cache_.slots - slot);
+    const int32_t page = pages_[row / cache_.slots];
+    const std::byte* base =
+        (values ? cache_.values(page) : cache_.keys(page)) + bytes_of(cache_.dtype, slot * head_dim_);
+    const int64_t bytes = bytes_of(cache_.dtype, run * head_dim_);
+    for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(base + i);
+    row += run;
+  }
+}
+
 int32_t HeadRows::position(int64_t row) const {
   if (row >= num_paged) return source_.first_position + static_cast<int32_t>(row - num_paged);
   return cache_.positions(pages_[row / cache_.slots])[row % cache_.slots];
@@ -110,6 +125,11 @@ float* sum_at(const EntrySums& sums, const PagedCacheView& cache, int32_t head, 
   const int64_t per_page = EntrySums::floats_per_page(cache.dtype, cache.slots, cache.head_dim);
   const int32_t page = sums.pages[int64_t{head} * sums.stride + row / per_page];
   return reinterpret_cast<float*>(cache.keys(page)) + row % per_page;
+}
+
+std::vector<HeadUnit>& head_unit_buffer() {
+  thread_local std::vector<HeadUnit> units;
+  return units;
 }
 
 float* thread_floats(Buffer buffer, int64_t count) {

@@ -1,7 +1,9 @@
 // Reads rows and queries wherever they lie (pages, scratch, ring; f32, f16, bf16) into dense f32 tiles.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <tuple>
 #include <vector>
 
 #include "kernels/eviction.h"
@@ -23,6 +25,8 @@ struct HeadRows {
   void load_values(int64_t begin, int64_t count, float* out) const {
     load(begin, count, /*values=*/true, out);
   }
+  // Asks for rows [begin, begin + count) that are in pages.
+  void prefetch(int64_t begin, int64_t count, bool values) const;
   int32_t position(int64_t row) const;
   void load_positions(int64_t begin, int64_t count, int32_t* out) const;
 
@@ -37,6 +41,26 @@ struct HeadRows {
   int32_t head_;
   int64_t head_dim_;
 };
+
+// The KV heads of a batch of items (each with `rows`), those of more rows first, so that no thread begins a long one last. In
+// memory of this thread that the next call takes.
+struct HeadUnit {
+  int32_t item, kv_head, num_rows;
+};
+std::vector<HeadUnit>& head_unit_buffer();
+template <class Items>
+const std::vector<HeadUnit>& heads_by_length(const Items& items, int32_t num_kv_heads) {
+  std::vector<HeadUnit>& units = head_unit_buffer();
+  units.clear();
+  for (size_t i = 0; i < items.size(); ++i) {
+    for (int32_t h = 0; h < num_kv_heads; ++h)
+      units.push_back({static_cast<int32_t>(i), h, items[i].rows.num_rows(h)});
+  }
+  std::sort(units.begin(), units.end(), [](const HeadUnit& a, const HeadUnit& b) {
+    return std::tuple(-a.num_rows, a.item, a.kv_head) < std::tuple(-b.num_rows, b.item, b.kv_head);
+  });
+  return units;
+}
 
 // Where a row stands before its score is asked.
 enum class RowPlace : uint8_t { kDead, kScored, kProtected };

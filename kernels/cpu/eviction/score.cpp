@@ -31,9 +31,10 @@ struct Tile {
   int64_t count = 0;
   std::array<int64_t, kTileRows> rows;
   std::array<int32_t, kTileRows> positions;
-  float* keys = nullptr;           // [count, D]; null: the kind needs none
-  float* values = nullptr;         // [count, D]
-  const float* queries = nullptr;  // [G, D, padded], scaled; kIndicatorQuery
+  float* keys = nullptr;    // [count, D]; null: none are needed
+  float* values = nullptr;  // [count, D]
+  const float* queries =
+      nullptr;  // [G, D, padded], scaled; kIndicatorQuery, unless observe has kept the logits
 };
 
 // Attention weights [count, stride] of a tile to all queries of one head; `queries` [D, stride] are scaled.
@@ -45,18 +46,14 @@ void tile_weights(const ScoreRun& args, const ScoreItem& item, const Tile& tile,
   if (args.shape.softcap > 0.0f) kernels.softcap(weights, tile.count * stride, args.shape.softcap);
   mask_logits(weights, tile.count, stride, tile.positions.data(), item.queries.positions.data() + first,
               num_queries, args.shape.window);
-  kernels.exp_columns(weights, tile.count, stride, lse);
+  kernels.exp_columns(weights, stride, nullptr, tile.count, stride, lse, weights);
 }
 
-// v - v_mean [count, D], for all heads of the group.
+// The values become v - v_mean [count, D], for all heads of the group.
 const float* centre_values(const ScoreRun& args, const ScoreItem& item, const Tile& tile, int32_t kv_head) {
   const int64_t dim = args.shape.head_dim;
-  const float* mean = item.observation.v_mean.f32(kv_head);
-  float* centred = thread_floats(Buffer::kOutputs, kTileRows * dim);
-  for (int64_t j = 0; j < tile.count; ++j) {
-    for (int64_t d = 0; d < dim; ++d) centred[j * dim + d] = tile.values[j * dim + d] - mean[d];
-  }
-  return centred;
+  args.kernels.centre_rows(item.observation.v_mean.f32(kv_head), tile.count, dim, tile.values);
+  return tile.values;
 }
 
 // u [count, D] = R_g (v - v_mean).
@@ -90,26 +87,38 @@ float singular_error(const ScoreRun& args, const Observation& o, int32_t head, i
   return a * std::pow(rest / (1.0f + rest), args.spec.tau - 1.0f) * std::pow(sum, 0.5f * args.spec.tau);
 }
 
-// Over the queries of one head: errors [padded] of one row -> one number. Errors of blind and padding queries are 0.
-float reduce_queries(const ScoreRun& args, const float* errors, const uint8_t* blind, int64_t num_queries,
-                     int64_t num_seeing) {
+// Over the queries of one head: errors [count, padded] of a tile's rows -> one number each. Errors of blind and padding queries
+// are 0.
+void reduce_queries(const ScoreRun& args, const float* errors, int64_t rows, const uint8_t* blind,
+                    int64_t num_queries, int64_t num_seeing, float* out) {
   const ScoreSpec& spec = args.spec;
   const int64_t padded = padded_queries(num_queries);
   const auto count = static_cast<float>(std::max<int64_t>(1, num_seeing));
-  if (spec.reduce == QueryReduce::kRms) return std::sqrt(args.kernels.sum_of_squares(errors, padded) / count);
-  if (spec.reduce == QueryReduce::kMean) return args.kernels.sum(errors, padded) / count;
-  float value = 0.0f;
-  bool is_first = true;
-  for (int64_t t = 0; t < num_queries; ++t) {
-    if (blind[t]) continue;
-    if (spec.reduce == QueryReduce::kMax) {
-      value = max_or_nan(value, errors[t]);
-    } else {
-      value = is_first ? errors[t] : spec.alpha * errors[t] + (1.0f - spec.alpha) * value;
-    }
-    is_first = false;
+  if (spec.reduce == QueryReduce::kRms) {
+    args.kernels.row_sums_of_squares(errors, rows, padded, out);
+    for (int64_t j = 0; j < rows; ++j) out[j] = std::sqrt(out[j] / count);
+    return;
   }
-  return value;
+  if (spec.reduce == QueryReduce::kMean) {
+    args.kernels.row_sums(errors, rows, padded, out);
+    for (int64_t j = 0; j < rows; ++j) out[j] /= count;
+    return;
+  }
+  for (int64_t j = 0; j < rows; ++j) {
+    float value = 0.0f;
+    bool is_first = true;
+    for (int64_t t = 0; t < num_queries; ++t) {
+      if (blind[t]) continue;
+      const float error = errors[j * padded + t];
+      if (spec.reduce == QueryReduce::kMax) {
+        value = max_or_nan(value, error);
+      } else {
+        value = is_first ? error : spec.alpha * error + (1.0f - spec.alpha) * value;
+      }
+      is_first = false;
+    }
+    out[j] = value;
+  }
 }
 
 void join_group(GroupReduce reduce, float e, float& score) {
@@ -140,8 +149,13 @@ void score_per_query(const ScoreRun& args, const ScoreItem& item, const Tile& ti
   const float* centred = centre_values(args, item, tile, kv_head);
   for (int32_t g = 0; g < group; ++g) {
     const int32_t head = kv_head * group + g;
-    tile_weights(args, item, tile, tile.queries + g * dim * padded, 0, num_queries, padded, o.lse.f32(head),
-                 errors);
+    if (o.logits) {
+      args.kernels.exp_columns(o.logits.f32(head * (o.logits.rows / args.shape.num_heads)), o.logits.stride,
+                               tile.rows.data(), tile.count, padded, o.lse.f32(head), errors);
+    } else {
+      tile_weights(args, item, tile, tile.queries + g * dim * padded, 0, num_queries, padded, o.lse.f32(head),
+                   errors);
+    }
     const float* u = project_values(args, item, tile, centred, head);
     args.kernels.distance(o.p.f32(head * dim), o.p.stride, u, dim, tile.count, padded, dim, distances,
                           padded);
@@ -170,10 +184,10 @@ void score_per_query(const ScoreRun& args, const ScoreItem& item, const Tile& ti
         }
       }
     }
+    TileScores reduced;
+    reduce_queries(args, errors, tile.count, blind.data(), num_queries, num_seeing, reduced.data());
     for (int64_t j = 0; j < tile.count; ++j) {
-      join_group(args.spec.group,
-                 reduce_queries(args, errors + j * padded, blind.data(), num_queries, num_seeing),
-                 scores[static_cast<size_t>(j)]);
+      join_group(args.spec.group, reduced[static_cast<size_t>(j)], scores[static_cast<size_t>(j)]);
     }
   }
   for (int64_t j = 0; j < tile.count; ++j) {
@@ -310,10 +324,11 @@ void score_rows(const ScoreRun& args, const ScoreItem& item, int32_t kv_head, in
   const bool is_indicator = kind == ScoreKind::kIndicatorQuery || kind == ScoreKind::kIndicatorAfter;
   const HeadRows rows(item.rows, shape, args.cache, kv_head);
   Tile tile;
-  if (kind == ScoreKind::kAttention || kind == ScoreKind::kIndicatorQuery)
+  const bool has_logits = kind == ScoreKind::kIndicatorQuery && item.observation.logits;
+  if (kind == ScoreKind::kAttention || (kind == ScoreKind::kIndicatorQuery && !has_logits))
     tile.keys = thread_floats(Buffer::kKeys, kTileRows * dim);
   if (is_indicator) tile.values = thread_floats(Buffer::kValues, kTileRows * dim);
-  if (kind == ScoreKind::kIndicatorQuery) {
+  if (kind == ScoreKind::kIndicatorQuery && !has_logits) {
     const int32_t group = shape.num_heads / shape.num_kv_heads;
     const auto num_queries = static_cast<int64_t>(item.queries.positions.size());
     const int64_t padded = padded_queries(num_queries);
@@ -348,23 +363,33 @@ void score_rows(const ScoreRun& args, const ScoreItem& item, int32_t kv_head, in
 void score(const ScoreArgs& given, const TileKernels& kernels, ThreadPool& pool) {
   const ScoreRun args{given, kernels};
   const int32_t num_kv_heads = args.shape.num_kv_heads;
-  int64_t max_rows = 0;
+  int64_t max_rows = 0, num_scored = 0;  // heads
   for (const ScoreItem& item : args.items) {
-    for (int32_t h = 0; h < num_kv_heads; ++h) max_rows = std::max<int64_t>(max_rows, item.rows.num_rows(h));
+    for (int32_t h = 0; h < num_kv_heads; ++h) {
+      max_rows = std::max<int64_t>(max_rows, item.rows.num_rows(h));
+      num_scored += needs_scores(item.rows, item.keep, h);
+    }
   }
-  // Each unit loads the queries again, so chunks are large where there are enough of them for the threads.
-  const auto heads = static_cast<int64_t>(args.items.size()) * num_kv_heads;
+  // Units differ by how many of their rows are scored, and a unit may load the queries again: a few for each thread.
+  constexpr int64_t kUnitsOfThread = 8;
   const auto chunks_of = [](int64_t n, int64_t rows) { return (n + rows - 1) / rows; };
   int64_t chunk_rows = 4 * kTileRows;
-  while (chunk_rows > kTileRows && heads * chunks_of(max_rows, chunk_rows) < 2 * pool.num_threads())
+  while (chunk_rows > kTileRows &&
+         num_scored * chunks_of(max_rows, chunk_rows) < kUnitsOfThread * pool.num_threads())
     chunk_rows /= 2;
   const int64_t chunks = chunks_of(max_rows, chunk_rows);
+  const auto heads = static_cast<int64_t>(args.items.size()) * num_kv_heads;
   pool.parallel_for(heads * chunks, [&](int64_t unit, int) {
     const ScoreItem& item = args.items[static_cast<size_t>(unit / (num_kv_heads * chunks))];
     const auto head = static_cast<int32_t>(unit / chunks % num_kv_heads);
     const int64_t first = unit % chunks * chunk_rows;
     const int64_t end = std::min<int64_t>(item.rows.num_rows(head), first + chunk_rows);
-    if (first < end) score_rows(args, item, head, first, end);
+    if (first >= end) return;
+    if (needs_scores(item.rows, item.keep, head)) {
+      score_rows(args, item, head, first, end);
+    } else {
+      std::fill_n(item.out.f32(head) + first, end - first, 0.0f);
+    }
   });
 }
 

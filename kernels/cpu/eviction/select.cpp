@@ -203,11 +203,12 @@ void share_layer(const SelectArgs& args, const SelectItem& item, SelectBuffers& 
 void select(const SelectArgs& args, ThreadPool& pool) {
   const auto num_items = static_cast<int64_t>(args.items.size());
   if (args.scope == SelectScope::kHead) {
-    pool.parallel_for(num_items * args.num_kv_heads, [&](int64_t unit, int) {
+    const std::vector<HeadUnit>& order = heads_by_length(args.items, args.num_kv_heads);
+    pool.parallel_for(static_cast<int64_t>(order.size()), [&](int64_t unit, int) {
       thread_local SelectBuffers buffers;
-      const SelectItem& item = args.items[static_cast<size_t>(unit / args.num_kv_heads)];
-      const auto head = static_cast<int32_t>(unit % args.num_kv_heads);
-      select_head(args, item, head, item.keep[head], scores_of(item, head), buffers);
+      const HeadUnit& at = order[static_cast<size_t>(unit)];
+      const SelectItem& item = args.items[static_cast<size_t>(at.item)];
+      select_head(args, item, at.kv_head, item.keep[at.kv_head], scores_of(item, at.kv_head), buffers);
     });
     return;
   }

@@ -13,8 +13,9 @@
 HWY_BEFORE_NAMESPACE();
 namespace restkv::cpu::HWY_NAMESPACE {
 
-// Rows [0, ROWS) of c, columns [0, COLS * kLanes).
-template <int ROWS, int COLS>
+// Rows [0, ROWS) of c, columns [0, COLS * kLanes). kDense: a_row is 1, so that the rows' operands lie side by side and need
+// one address.
+template <int ROWS, int COLS, bool kDense>
 HWY_INLINE void product_block(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_stride,
                               int64_t depth, float* c, int64_t c_stride, bool accumulate) {
   V acc[ROWS][COLS];
@@ -25,7 +26,7 @@ HWY_INLINE void product_block(const float* a, int64_t a_row, int64_t a_col, cons
     V bv[COLS];
     for (int j = 0; j < COLS; ++j) bv[j] = load(b + k * b_stride + j * kLanes);
     for (int i = 0; i < ROWS; ++i) {
-      const V av = set1(a[i * a_row + k * a_col]);
+      const V av = set1(a[(kDense ? i : i * a_row) + k * a_col]);
       for (int j = 0; j < COLS; ++j) acc[i][j] = mul_add(av, bv[j], acc[i][j]);
     }
   }
@@ -34,30 +35,37 @@ HWY_INLINE void product_block(const float* a, int64_t a_row, int64_t a_col, cons
   }
 }
 
-template <int COLS>
+template <int COLS, bool kDense>
 HWY_INLINE void product_columns(const float* a, int64_t a_row, int64_t a_col, const float* b,
                                 int64_t b_stride, int64_t m, int64_t depth, float* c, int64_t c_stride,
                                 bool accumulate) {
   constexpr int kRows = 8 / COLS;  // 8 chains
   int64_t i = 0;
-  for (; i + kRows <= m; i += kRows) {
-    product_block<kRows, COLS>(a + i * a_row, a_row, a_col, b, b_stride, depth, c + i * c_stride, c_stride,
-                               accumulate);
+  const auto block = [&]<int ROWS>() HWY_ATTR __attribute__((always_inline)) {
+    if (i + ROWS > m) return false;
+    product_block<ROWS, COLS, kDense>(a + i * a_row, a_row, a_col, b, b_stride, depth, c + i * c_stride,
+                                      c_stride, accumulate);
+    i += ROWS;
+    return true;
+  };
+  while (block.template operator()<kRows>()) {
   }
-  for (; i < m; ++i) {
-    product_block<1, COLS>(a + i * a_row, a_row, a_col, b, b_stride, depth, c + i * c_stride, c_stride,
-                           accumulate);
-  }
+  // What is left has fewer chains; as few rows as there can be are alone.
+  if constexpr (kRows > 4) block.template operator()<4>();
+  block.template operator()<2>();
+  block.template operator()<1>();
 }
 
-void product(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_stride, int64_t m,
-             int64_t n, int64_t depth, float* c, int64_t c_stride, bool accumulate) {
+template <bool kDense>
+HWY_INLINE void product_any(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_stride,
+                            int64_t m, int64_t n, int64_t depth, float* c, int64_t c_stride,
+                            bool accumulate) {
   int64_t j = 0;
   for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
-    product_columns<2>(a, a_row, a_col, b + j, b_stride, m, depth, c + j, c_stride, accumulate);
+    product_columns<2, kDense>(a, a_row, a_col, b + j, b_stride, m, depth, c + j, c_stride, accumulate);
   }
   for (; j + kLanes <= n; j += kLanes) {
-    product_columns<1>(a, a_row, a_col, b + j, b_stride, m, depth, c + j, c_stride, accumulate);
+    product_columns<1, kDense>(a, a_row, a_col, b + j, b_stride, m, depth, c + j, c_stride, accumulate);
   }
   if (j == n) return;
   for (int64_t i = 0; i < m; ++i) {  // the last n - j < kLanes columns
@@ -69,12 +77,22 @@ void product(const float* a, int64_t a_row, int64_t a_col, const float* b, int64
   }
 }
 
+void product(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_stride, int64_t m,
+             int64_t n, int64_t depth, float* c, int64_t c_stride, bool accumulate) {
+  if (a_row == 1) {
+    product_any<true>(a, 1, a_col, b, b_stride, m, n, depth, c, c_stride, accumulate);
+  } else {
+    product_any<false>(a, a_row, a_col, b, b_stride, m, n, depth, c, c_stride, accumulate);
+  }
+}
+
 // c = a b for lower triangular b: a block of columns from j on needs the rows k >= j only.
 void triangle_product(const float* a, int64_t a_row, const float* b, int64_t b_stride, int64_t m, int64_t n,
                       float* c, int64_t c_stride) {
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes) {
-    product_columns<1>(a + j, a_row, 1, b + j * b_stride + j, b_stride, m, n - j, c + j, c_stride, false);
+    product_columns<1, false>(a + j, a_row, 1, b + j * b_stride + j, b_stride, m, n - j, c + j, c_stride,
+                              false);
   }
   if (j < n)
     product(a + j, a_row, 1, b + j * b_stride + j, b_stride, m, n - j, n - j, c + j, c_stride, false);
@@ -97,16 +115,20 @@ HWY_INLINE void distance_block(const float* p, int64_t p_stride, const float* u,
 
 void distance(const float* p, int64_t p_stride, const float* u, int64_t u_stride, int64_t m, int64_t n,
               int64_t depth, float* c, int64_t c_stride) {
-  constexpr int kBlock = 8;
   for (int64_t t = 0; t < n; t += kLanes) {
     int64_t i = 0;
-    for (; i + kBlock <= m; i += kBlock) {
-      distance_block<kBlock>(p + t, p_stride, u + i * u_stride, u_stride, depth, c + i * c_stride + t,
-                             c_stride);
+    const auto block = [&]<int ROWS>() HWY_ATTR {
+      if (i + ROWS > m) return false;
+      distance_block<ROWS>(p + t, p_stride, u + i * u_stride, u_stride, depth, c + i * c_stride + t,
+                           c_stride);
+      i += ROWS;
+      return true;
+    };
+    while (block.template operator()<8>()) {
     }
-    for (; i < m; ++i) {
-      distance_block<1>(p + t, p_stride, u + i * u_stride, u_stride, depth, c + i * c_stride + t, c_stride);
-    }
+    block.template operator()<4>();
+    block.template operator()<2>();
+    block.template operator()<1>();
   }
 }
 
@@ -121,11 +143,11 @@ void dot_rows(const float* rows, int64_t stride, int64_t m, const float* q, int6
   }
 }
 
-void column_max(const float* x, int64_t m, float* best, float* best_row) {
+void column_max(const float* x, int64_t stride, int64_t m, float* best, float* best_row) {
   for (int64_t t = 0; t < 16; t += kLanes) {
     V top = load(best + t), row = load(best_row + t);
     for (int64_t j = 0; j < m; ++j) {
-      const V v = load(x + j * 16 + t);
+      const V v = load(x + j * stride + t);
       row = select_less(top, v, set1(static_cast<float>(j)), row);
       top = select_less(top, v, v, top);
     }
@@ -142,16 +164,54 @@ void column_sums(const float* x, int64_t m, float* sum) {
   }
 }
 
-void join_scaled(const float* x, int64_t n, float factor, float* y) {
-  const V f = set1(factor);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(mul_add(load(y + i), f, f * load(x + i)), y + i);
-  if (i < n) store_first(mul_add(load_first(y + i, n - i), f, f * load_first(x + i, n - i)), y + i, n - i);
+void join_columns(const float* x, int64_t depth, const float* factor, const float* share, float* y) {
+  for (int64_t t = 0; t < 16; t += kLanes) {
+    const V f = load(factor + t), s = load(share + t);
+    for (int64_t d = 0; d < depth; ++d)
+      store(mul_add(load(y + d * 16 + t), f, s * load(x + d * 16 + t)), y + d * 16 + t);
+  }
 }
 
-void exp_columns(float* x, int64_t m, int64_t n, const float* shift) {
+void split_outputs(const float* top, const float* others, const float* rest, const float* mean, int64_t depth,
+                   float* output, float* output_rest) {
+  for (int64_t t = 0; t < 16; t += kLanes) {
+    const V mass = load(rest + t), all = set1(1.0f) + mass;
+    for (int64_t d = 0; d < depth; ++d) {
+      const V a = load(others + d * 16 + t), m = set1(mean[d]);
+      store((load(top + d * 16 + t) + a) / all - m, output + d * 16 + t);
+      store(select_less(zero(), mass, a / mass, zero()) - m, output_rest + d * 16 + t);
+    }
+  }
+}
+
+void add_rows(const float* x, int64_t m, int64_t n, float* sum) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    V acc = load(sum + i);
+    for (int64_t j = 0; j < m; ++j) acc = acc + load(x + j * n + i);
+    store(acc, sum + i);
+  }
+  for (; i < n; ++i) {
+    for (int64_t j = 0; j < m; ++j) sum[i] += x[j * n + i];
+  }
+}
+
+void centre_rows(const float* mean, int64_t m, int64_t n, float* x) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const V c = load(mean + i);
+    for (int64_t j = 0; j < m; ++j) store(load(x + j * n + i) - c, x + j * n + i);
+  }
+  for (; i < n; ++i) {
+    for (int64_t j = 0; j < m; ++j) x[j * n + i] -= mean[i];
+  }
+}
+
+void exp_columns(const float* x, int64_t x_stride, const int64_t* rows, int64_t m, int64_t n,
+                 const float* shift, float* out) {
   for (int64_t i = 0; i < m; ++i) {
-    for (int64_t t = 0; t < n; t += kLanes) store(exp(load(x + i * n + t) - load(shift + t)), x + i * n + t);
+    const float* row = x + (rows ? rows[i] : i) * x_stride;
+    for (int64_t t = 0; t < n; t += kLanes) store(exp(load(row + t) - load(shift + t)), out + i * n + t);
   }
 }
 
@@ -177,16 +237,32 @@ void indicator(float* a, const float* d, int64_t n) {
   }
 }
 
-float sum_of(const float* x, int64_t n) {
-  V acc = zero();
-  for (int64_t i = 0; i < n; i += kLanes) acc = acc + load(x + i);
-  return sum(acc);
+// out[i] = the sum of row i of x [m, n], each term made by add(sum so far, x).
+template <class Add>
+HWY_INLINE void sum_rows(const float* x, int64_t m, int64_t n, const Add& add, float* out) {
+  int64_t i = 0;
+  for (; i + 4 <= m; i += 4) {
+    V acc[4] = {zero(), zero(), zero(), zero()};
+    for (int64_t t = 0; t < n; t += kLanes) {
+      for (int r = 0; r < 4; ++r) acc[r] = add(acc[r], load(x + (i + r) * n + t));
+    }
+    sum4(acc[0], acc[1], acc[2], acc[3], out + i);
+  }
+  for (; i < m; ++i) {
+    V acc = zero();
+    for (int64_t t = 0; t < n; t += kLanes) acc = add(acc, load(x + i * n + t));
+    out[i] = sum(acc);
+  }
 }
 
-float sum_of_squares(const float* x, int64_t n) {
-  V acc = zero();
-  for (int64_t i = 0; i < n; i += kLanes) acc = mul_add(load(x + i), load(x + i), acc);
-  return sum(acc);
+void row_sums(const float* x, int64_t m, int64_t n, float* out) {
+  sum_rows(
+      x, m, n, [](V acc, V v) HWY_ATTR { return acc + v; }, out);
+}
+
+void row_sums_of_squares(const float* x, int64_t m, int64_t n, float* out) {
+  sum_rows(
+      x, m, n, [](V acc, V v) HWY_ATTR { return mul_add(v, v, acc); }, out);
 }
 
 void fill_tile_kernels(TileKernels& table) {
@@ -196,12 +272,15 @@ void fill_tile_kernels(TileKernels& table) {
            .dot_rows = dot_rows,
            .column_max = column_max,
            .column_sums = column_sums,
-           .join_scaled = join_scaled,
+           .join_columns = join_columns,
+           .split_outputs = split_outputs,
+           .add_rows = add_rows,
+           .centre_rows = centre_rows,
            .exp_columns = exp_columns,
            .softcap = softcap,
            .indicator = indicator,
-           .sum = sum_of,
-           .sum_of_squares = sum_of_squares};
+           .row_sums = row_sums,
+           .row_sums_of_squares = row_sums_of_squares};
 }
 
 }  // namespace restkv::cpu::HWY_NAMESPACE
