@@ -23,15 +23,9 @@ int32_t prompt_len_of(const Settings& settings) {
 
 struct RoundFigures {
   double ttft_ms = 0, itl_ms = 0, itl_p99_ms = 0, prefill_tok_s = 0, decode_tok_s = 0;
-  int64_t cache_bytes = 0;  // pages, ring and tables of the sequence
+  double eviction_share = 0;  // of the time of decode
+  int64_t cache_bytes = 0;    // pages, ring and tables of the sequence
 };
-
-// Nearest rank; `values` not empty.
-double quantile(std::vector<double> values, double q) {
-  std::sort(values.begin(), values.end());
-  const auto rank = static_cast<size_t>(q * static_cast<double>(values.size()));
-  return values[std::min(rank, values.size() - 1)];
-}
 
 template <class Field>
 double median_of(const std::vector<RoundFigures>& rounds, Field field) {
@@ -54,6 +48,7 @@ Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, cons
   request.cache = cache;
   std::vector<Clock::time_point> times;
   times.reserve(static_cast<size_t>(settings.output_len));
+  const double eviction_before = engine.stats().eviction_decode_seconds;
   const Clock::time_point start = Clock::now();
   const Result<TokenRecord> finish = run_request(
       engine, std::move(request), [&](const TokenRecord&) { times.push_back(Clock::now()); },
@@ -76,7 +71,9 @@ Result<RoundFigures> run_round(Engine& engine, std::vector<int32_t> prompt, cons
   figures.itl_ms = quantile(gaps, 0.5);
   figures.itl_p99_ms = quantile(gaps, 0.99);
   figures.prefill_tok_s = 1000.0 * prompt_len / figures.ttft_ms;
-  figures.decode_tok_s = 1000.0 * static_cast<double>(gaps.size()) / ms(times.back() - times.front());
+  const double decode_ms = ms(times.back() - times.front());
+  figures.decode_tok_s = 1000.0 * static_cast<double>(gaps.size()) / decode_ms;
+  figures.eviction_share = 1000.0 * (engine.stats().eviction_decode_seconds - eviction_before) / decode_ms;
   return figures;
 }
 
@@ -86,6 +83,7 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
   const double itl_p99 = median_of(rounds, &RoundFigures::itl_p99_ms);
   const double prefill = median_of(rounds, &RoundFigures::prefill_tok_s);
   const double decode = median_of(rounds, &RoundFigures::decode_tok_s);
+  const double eviction = median_of(rounds, &RoundFigures::eviction_share);
   const CacheSettings& cache = engine.options().cache;
   const bool is_full = cache.policy == PolicyKind::kFull;
   const int32_t budget = budget_for_prompt(cache, prompt_len_of(settings));
@@ -96,6 +94,7 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
         {"itl_p99_ms", itl_p99},
         {"prefill_tok_s", prefill},
         {"decode_tok_s", decode},
+        {"eviction_of_decode", eviction},
         {"peak_rss_bytes", peak_rss_bytes()},
         {"cache_bytes", rounds.back().cache_bytes},
         {"prompt_len", prompt_len_of(settings)},
@@ -119,6 +118,7 @@ void print_figures(const std::vector<RoundFigures>& rounds, const Engine& engine
   std::printf("  time to first token   %10.2f ms    prefill %8.1f tok/s\n", ttft, prefill);
   std::printf("  time between tokens   %10.2f ms    decode  %8.1f tok/s    99th percentile %.2f ms\n", itl,
               decode, itl_p99);
+  if (!is_full) std::printf("  eviction              %10.1f %% of decode\n", 100.0 * eviction);
   std::printf("  peak resident memory  %10s\n", rounded_size_text(peak_rss_bytes()).c_str());
 }
 

@@ -1,6 +1,7 @@
 // Prose, so that prompts have the tokens of real text.
 #include "server/cli/bench_text.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -68,6 +69,12 @@ int64_t peak_rss_bytes() {
     if (line.starts_with("VmHWM:")) return std::strtoll(line.c_str() + 6, nullptr, 10) * 1024;
   }
   return 0;
+}
+
+double quantile(std::vector<double> values, double q) {
+  std::sort(values.begin(), values.end());
+  const auto rank = static_cast<size_t>(q * static_cast<double>(values.size()));
+  return values[std::min(rank, values.size() - 1)];
 }
 
 }  // namespace restkv

@@ -1,4 +1,4 @@
-// What the benchmarks share: the prose that prompts are cut from, the process's memory.
+// What the benchmarks share: the prose that prompts are cut from, the process's memory, quantiles.
 #pragma once
 
 #include <cstdint>
@@ -19,5 +19,7 @@ Result<std::vector<int32_t>> bench_tokens(const std::string& file, const Tokeniz
 std::vector<int32_t> bench_prompt(const std::vector<int32_t>& tokens, int64_t first, int64_t count);
 // Highest resident size of this process so far.
 int64_t peak_rss_bytes();
+// The value below which a part q of them lies, by nearest rank; `values` not empty.
+double quantile(std::vector<double> values, double q);
 
 }  // namespace restkv

@@ -1,5 +1,6 @@
 // restkv bench throughput MODEL: all requests at once through the engine of this process, as it batches them; no server, no
-// client. Tokens a second over the whole run.
+// client. Tokens a second over the whole run; times between tokens over all of it, and of decode steps alone: while every
+// request was answering.
 #include <algorithm>
 #include <cstdio>
 
@@ -20,12 +21,36 @@ namespace {
 struct Work {
   int64_t num_requests = 0, prompt_len = 0, output_len = 0;
   double seconds = 0;
+  std::vector<double> gaps_ms = {};         // between two tokens of a request
+  std::vector<double> decode_gaps_ms = {};  // those while every request was answering
 };
+
+// A request and when its tokens came.
+struct OpenRequest {
+  std::shared_ptr<RequestHandle> handle;
+  std::vector<Clock::time_point> times;
+};
+
+void find_gaps(const std::vector<OpenRequest>& requests, Work& work) {
+  Clock::time_point all_started = Clock::time_point::min(), first_ended = Clock::time_point::max();
+  for (const OpenRequest& request : requests) {
+    if (request.times.empty()) return;
+    all_started = std::max(all_started, request.times.front());
+    first_ended = std::min(first_ended, request.times.back());
+  }
+  for (const OpenRequest& request : requests) {
+    for (size_t i = 1; i < request.times.size(); ++i) {
+      const Clock::time_point from = request.times[i - 1], to = request.times[i];
+      work.gaps_ms.push_back(std::chrono::duration<double, std::milli>(to - from).count());
+      if (from >= all_started && to <= first_ended) work.decode_gaps_ms.push_back(work.gaps_ms.back());
+    }
+  }
+}
 
 // Submits everything and waits for the last token.
 Status run_all(Engine& engine, const std::vector<int32_t>& tokens, const CacheSettings& cache, Work& work) {
   const auto signal = std::make_shared<WakeSignal>();
-  std::vector<std::shared_ptr<RequestHandle>> open;
+  std::vector<OpenRequest> requests;
   Status failure;
   const Clock::time_point begin = Clock::now();
   for (int64_t i = 0; i < work.num_requests && failure.ok(); ++i) {
@@ -37,19 +62,26 @@ Status run_all(Engine& engine, const std::vector<int32_t>& tokens, const CacheSe
     request.ignore_eos = true;
     request.cache = cache;
     request.arrival = begin;
-    open.push_back(std::make_shared<RequestHandle>(std::move(request), [signal] { signal->notify(); }));
-    failure = engine.submit(open.back());
-    if (!failure.ok()) open.pop_back();
+    const auto handle = std::make_shared<RequestHandle>(std::move(request), [signal] { signal->notify(); });
+    failure = engine.submit(handle);
+    if (!failure.ok()) break;
+    OpenRequest& entry = requests.emplace_back();
+    entry.handle = handle;
+    entry.times.reserve(static_cast<size_t>(work.output_len));
   }
+  std::vector<OpenRequest*> open;
+  for (OpenRequest& request : requests) open.push_back(&request);
   const size_t total = open.size();
   std::vector<TokenRecord> records;
   while (!open.empty()) {
     signal->wait();
+    const Clock::time_point now = Clock::now();
     if (failure.ok() && InterruptGuard::is_interrupted()) failure = {StatusCode::kCancelled, "interrupted"};
-    std::erase_if(open, [&](const std::shared_ptr<RequestHandle>& handle) {
-      if (!failure.ok()) handle->cancel();
-      handle->stream.take(records);
+    std::erase_if(open, [&](OpenRequest* request) {
+      if (!failure.ok()) request->handle->cancel();
+      request->handle->stream.take(records);
       for (const TokenRecord& record : records) {
+        if (record.kind == TokenRecord::Kind::kToken) request->times.push_back(now);
         if (record.kind != TokenRecord::Kind::kFinish) continue;
         if (record.finish == FinishReason::kError && failure.ok()) failure = record.error;
         return true;
@@ -60,7 +92,19 @@ Status run_all(Engine& engine, const std::vector<int32_t>& tokens, const CacheSe
   }
   if (stderr_is_terminal()) std::fputs("\r\x1b[K", stderr);
   work.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  find_gaps(requests, work);
   return failure;
+}
+
+// null where there is nothing to tell: answers of one token, requests that waited for each other.
+nlohmann::ordered_json quantile_json(const std::vector<double>& values, double q) {
+  return values.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(quantile(values, q));
+}
+
+void print_gaps(const char* what, const std::vector<double>& gaps) {
+  if (gaps.empty()) return;
+  std::printf("  time between tokens   %10.2f ms    99th percentile %.2f ms    %s\n", quantile(gaps, 0.5),
+              quantile(gaps, 0.99), what);
 }
 
 void print_figures(const Work& work, const Engine& engine, bool as_json) {
@@ -78,6 +122,10 @@ void print_figures(const Work& work, const Engine& engine, bool as_json) {
         {"prompt_tok_s", prompt},
         {"output_tok_s", output},
         {"total_tok_s", prompt + output},
+        {"itl_ms", quantile_json(work.gaps_ms, 0.5)},
+        {"itl_p99_ms", quantile_json(work.gaps_ms, 0.99)},
+        {"decode_itl_ms", quantile_json(work.decode_gaps_ms, 0.5)},
+        {"decode_itl_p99_ms", quantile_json(work.decode_gaps_ms, 0.99)},
         {"peak_rss_bytes", peak_rss_bytes()},
         {"prompt_len", work.prompt_len},
         {"output_len", work.output_len},
@@ -95,6 +143,8 @@ void print_figures(const Work& work, const Engine& engine, bool as_json) {
   if (!is_full) std::printf(", budget %d", budget);
   std::printf("\n  %.2f s    %.2f requests/s    %.1f tokens/s read    %.1f tokens/s generated\n",
               work.seconds, requests / work.seconds, prompt, output);
+  print_gaps("over the whole run", work.gaps_ms);
+  print_gaps("while every request was answering", work.decode_gaps_ms);
   std::printf("  peak resident memory %s\n", rounded_size_text(peak_rss_bytes()).c_str());
 }
 
