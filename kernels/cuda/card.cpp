@@ -204,9 +204,14 @@ class CudaRuntime final : public Runtime {
     for (;;) {
       const cudaError_t code = cudaEventQuery(event);
       if (code == cudaSuccess) return;
+      // Something that was enqueued has failed, and no call works any more.
       if (code != cudaErrorNotReady) {
         is_lost_ = true;
-        CUDA_CHECK(code);
+        try {
+          CUDA_CHECK(code);
+        } catch (const DeviceError& error) {
+          throw DeviceError(error.what(), /*is_sticky=*/true);
+        }
       }
       const auto waited = std::chrono::steady_clock::now() - begin;
       if (waited > kWatchdog) {

@@ -42,6 +42,8 @@ constexpr CodeName kCodes[] = {
     {201, "the context is lost", true},
     {209, "no code for this card", false},
     {214, "uncorrectable memory error", true},
+    {220, "uncorrectable NVLink error", true},
+    {226, "contained error", true},
     {700, "illegal address", true},
     {701, "the launch asks for too many resources", false},
     {702, "the launch timed out", true},
@@ -53,6 +55,8 @@ constexpr CodeName kCodes[] = {
     {717, "invalid address space", true},
     {718, "invalid program counter", true},
     {719, "the launch failed", true},
+    {721, "tensor memory was not released", true},
+    {810, "the server of MPS ended this client", true},
     {999, "unknown error", true},
 };
 

@@ -162,6 +162,21 @@ TEST_P(Emulator, AFailedLaunchIsADeviceError) {
   }
 }
 
+// Behind these no call works: the process has to end, or its requests would fail for ever.
+TEST_P(Emulator, CodesOfALostDevice) {
+  const auto is_sticky = [](int code) {
+    try {
+      CUDA_CHECK(code);
+      return false;
+    } catch (const DeviceError& error) {
+      return error.is_sticky();
+    }
+  };
+  for (const int code : {214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810})
+    EXPECT_TRUE(is_sticky(code)) << code;
+  for (const int code : {1, 2, 701, 901}) EXPECT_FALSE(is_sticky(code)) << code;
+}
+
 struct WarpParams {
   uint32_t* out;  // [8, 32]
 };
