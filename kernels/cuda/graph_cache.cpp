@@ -11,29 +11,39 @@ void GraphCache::launch(const LaunchList& list) {
   const uint64_t hash = list.hash();
   const auto known = std::find_if(entries_.begin(), entries_.end(),
                                   [&](const Entry& e) { return e.hash == hash && e.list == list; });
-  if (known != entries_.end()) {
+  const bool is_known = known != entries_.end();
+  if (is_known) {
     entries_.splice(entries_.begin(), entries_, known);
-    ++counters_.launched;
-    return runtime_.launch_graph(*known->graph);
-  }
-  if (counters_.is_off || std::find(seen_.begin(), seen_.end(), hash) == seen_.end()) {
+  } else if (counters_.is_off || std::find(seen_.begin(), seen_.end(), hash) == seen_.end()) {
     seen_[next_seen_++ % seen_.size()] = hash;
     ++counters_.piecewise;
     return runtime_.launch_all(list);
+  } else {
+    std::unique_ptr<LaunchGraph> graph;
+    try {
+      graph = runtime_.make_graph(list);
+    } catch (const DeviceError& error) {
+      if (error.is_sticky()) throw;
+      counters_.is_off = true;
+      ++counters_.piecewise;
+      return runtime_.launch_all(list);
+    }
+    if (entries_.size() == kMaxGraphs) entries_.pop_back();
+    entries_.push_front({hash, list, std::move(graph)});
+    ++counters_.built;
   }
-  std::unique_ptr<LaunchGraph> graph;
   try {
-    graph = runtime_.make_graph(list);
+    runtime_.launch_graph(*entries_.front().graph);
+    if (is_known) ++counters_.launched;
+    return;
   } catch (const DeviceError& error) {
     if (error.is_sticky()) throw;
-    counters_.is_off = true;
-    ++counters_.piecewise;
-    return runtime_.launch_all(list);
   }
-  if (entries_.size() == kMaxGraphs) entries_.pop_back();
-  entries_.push_front({hash, list, std::move(graph)});
-  ++counters_.built;
-  runtime_.launch_graph(*entries_.front().graph);
+  // Nothing of it has been enqueued, and it would fail again for every step of its kind.
+  entries_.pop_front();
+  counters_.is_off = true;
+  ++counters_.piecewise;
+  runtime_.launch_all(list);
 }
 
 }  // namespace restkv::cuda

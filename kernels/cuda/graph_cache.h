@@ -1,6 +1,6 @@
 // Which lists of launches have become graphs. A list that is seen for the second time becomes one; a list seen once is
 // launched piece by piece, so that a step that never comes again costs no graph. The oldest of kMaxGraphs goes. A device that
-// cannot make a graph gets everything piece by piece from then on.
+// cannot make a graph, or has no memory left to launch it, gets what is no graph yet piece by piece from then on.
 // Steps of nearly as many rows share graphs: they are filled up to bucket_rows(), and what a launch looks like follows from that
 // number (Context::num_places) and from few other things.
 #pragma once
@@ -26,7 +26,7 @@ class GraphCache {
  public:
   struct Counters {
     int64_t launched = 0, built = 0, piecewise = 0;  // lists
-    bool is_off = false;                             // a graph could not be made
+    bool is_off = false;                             // a graph could not be made or launched
   };
 
   explicit GraphCache(Runtime& runtime) : runtime_(runtime) {}

@@ -41,6 +41,7 @@ class EmulatedRuntime final : public Runtime {
       : left_(options.memory_bytes),
         has_library_(options.has_library),
         refuses_graphs_(options.refuses_graphs),
+        refuses_launches_(options.refuses_launches),
         counts_(options.counts) {
     const int64_t memory_bytes = options.memory_bytes;
     limits_.name = "emulated";
@@ -164,6 +165,7 @@ class EmulatedRuntime final : public Runtime {
   }
   void launch_graph(LaunchGraph& graph) override {
     CUDA_CHECK(emulator::next_call_error());
+    if (refuses_launches_) throw DeviceError("no memory for it", /*is_sticky=*/false);
     if (counts_) ++counts_->launched;
     run(static_cast<EmulatedGraph&>(graph).list);
   }
@@ -231,7 +233,7 @@ class EmulatedRuntime final : public Runtime {
   DeviceLimits limits_;
   mutable std::mutex mutex_;
   int64_t left_;
-  const bool has_library_, refuses_graphs_;
+  const bool has_library_, refuses_graphs_, refuses_launches_;
   DeviceCounts* const counts_;
   std::map<std::byte*, int64_t> sizes_;
   std::set<std::byte*> fresh_;

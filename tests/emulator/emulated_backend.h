@@ -23,8 +23,9 @@ struct EmulatedOptions {
   int64_t staging_bytes = int64_t{8} << 20;
   bool is_deterministic = false;
   bool use_graphs = true;
-  bool refuses_graphs = false;  // making one fails, and the device lives on
-  bool has_library = false;     // products of 16-bit types as a vendor's library gives them, by plain loops
+  bool refuses_graphs = false;    // making one fails, and the device lives on
+  bool refuses_launches = false;  // the same of launching one
+  bool has_library = false;       // products of 16-bit types as a vendor's library gives them, by plain loops
   DeviceCounts* counts = nullptr;           // counted here, if given
   int64_t memory_bytes = int64_t{4} << 30;  // of the device
 };

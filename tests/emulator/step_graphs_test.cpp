@@ -24,7 +24,7 @@ struct Outcome {
 };
 
 // Steps of kLeast .. kMost rows, upwards and downwards, twice. One sequence keeps all, the others are cut.
-Outcome decode(bool use_graphs, bool is_deterministic) {
+Outcome decode(bool use_graphs, bool is_deterministic, bool refuses_launches = false) {
   testing::TinyShape shape;
   shape.layers = 1;
   const auto model = testing::make_tiny_model(shape);
@@ -37,6 +37,7 @@ Outcome decode(bool use_graphs, bool is_deterministic) {
   auto backend = make_emulated_backend({.page_slots = 16,
                                         .is_deterministic = is_deterministic,
                                         .use_graphs = use_graphs,
+                                        .refuses_launches = refuses_launches,
                                         .counts = &counts,
                                         .memory_bytes = int64_t{48} << 20});
   const Result<MemoryPlan> plan = Executor::plan(*model, *backend, options, available_memory(*backend));
@@ -96,12 +97,17 @@ Outcome decode(bool use_graphs, bool is_deterministic) {
   return outcome;
 }
 
+const Outcome& piece_by_piece() {
+  static const Outcome outcome = decode(false, true);
+  return outcome;
+}
+
 TEST(StepGraphs, StepsOfABucketShareThem) {
   std::set<int64_t> buckets;
   for (int64_t rows = kLeast; rows <= kMost; ++rows)
     buckets.insert(std::min<int64_t>(cuda::bucket_rows(rows), kMost));
   ASSERT_EQ(buckets.size(), 4u);
-  const Outcome single = decode(false, true), graphs = decode(true, true);
+  const Outcome &single = piece_by_piece(), graphs = decode(true, true);
   EXPECT_EQ(single.graphs + single.launched + single.piecewise, 0);
   // The cache of the one that keeps all grows from one split of the entries to two.
   EXPECT_LE(graphs.graphs, static_cast<int64_t>(2 * buckets.size()));
@@ -110,6 +116,16 @@ TEST(StepGraphs, StepsOfABucketShareThem) {
   EXPECT_EQ(graphs.tokens, single.tokens);
   ASSERT_EQ(graphs.pages.size(), single.pages.size());
   EXPECT_TRUE(graphs.pages == single.pages);
+}
+
+// A graph's first launch takes memory of the device: without it the step goes piece by piece, and those behind it.
+TEST(StepGraphs, OneThatCannotBeLaunchedIsDoneWithout) {
+  const Outcome &single = piece_by_piece(), refused = decode(true, true, true);
+  EXPECT_EQ(refused.graphs, 1);
+  EXPECT_EQ(refused.launched, 0);
+  EXPECT_EQ(refused.piecewise, 4 * (kMost - kLeast + 1));
+  EXPECT_EQ(refused.tokens, single.tokens);
+  EXPECT_TRUE(refused.pages == single.pages);
 }
 
 // The plan of a launch in a list lies in memory and the list has more blocks than the plan: results are those of a launch that is
