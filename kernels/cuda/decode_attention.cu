@@ -44,7 +44,7 @@ struct DecodePlan {
 template <class T>
 struct DecodeParams {
   const AttentionSegment* segments;
-  const QueryTile* tiles;  // [units / K]
+  const QueryTile* tiles;  // [all units / K]
   const DecodePlan* plan;
   const int32_t* positions;  // [T]
   const std::byte* q;        // [T, q_stride]
@@ -58,6 +58,7 @@ struct DecodeParams {
   DType q_type;
   DType out_type;
   int32_t num_kv_heads;
+  int32_t first_unit;    // of this launch
   int32_t partial_rows;  // most queries of a tile
   int32_t stages;
   int32_t slot_shift;
@@ -95,7 +96,7 @@ struct DecodeShared {
 template <class T, int32_t kDim>
 __device__ __forceinline__ void merge_splits(const DecodeParams<T>& p, const AttentionSegment& segment,
                                              const QueryTile& tile, int32_t num_splits, int32_t unit,
-                                             int32_t num_queries, float* factors,
+                                             int32_t kv_head, int32_t num_queries, float* factors,
                                              float* sums /* [kQueries] */) {
   const int64_t first_row = int64_t{unit} * num_splits * p.partial_rows;  // of split 0
   const auto thread = static_cast<int32_t>(threadIdx.x), lane = static_cast<int32_t>(lane_idx());
@@ -143,7 +144,7 @@ __device__ __forceinline__ void merge_splits(const DecodeParams<T>& p, const Att
     const int32_t i = j * kThreads + thread, query = i / kFours, d = i % kFours * 4;
     if (query >= num_queries || d >= p.dim) continue;
     const int64_t t = segment.row_begin + (tile.first + query) / p.group;
-    const int64_t head = int64_t{unit % p.num_kv_heads} * p.group + (tile.first + query) % p.group;
+    const int64_t head = int64_t{kv_head} * p.group + (tile.first + query) % p.group;
     const float sum = sums[query];
     const float4 y = sum == 0.0f ? float4{0.0f, 0.0f, 0.0f, 0.0f}
                                  : float4{x[j].x / sum, x[j].y / sum, x[j].z / sum, x[j].w / sum};
@@ -165,10 +166,10 @@ __global__ void __launch_bounds__(kThreads, 2)
                 "two blocks of three stages on sm_90");
   const auto unit = static_cast<int32_t>(blockIdx.x);
   const auto split = static_cast<int32_t>(blockIdx.y);
-  const QueryTile tile = p.tiles[unit / p.num_kv_heads];
+  const QueryTile tile = p.tiles[(p.first_unit + unit) / p.num_kv_heads];
   const DecodePlan plan = *p.plan;
   if (tile.segment < 0 || split >= plan.num_splits) return;
-  const int32_t kv_head = unit % p.num_kv_heads;
+  const int32_t kv_head = (p.first_unit + unit) % p.num_kv_heads;
   const AttentionSegment& segment = p.segments[tile.segment];
   const EntryRows<T> rows(segment, p.cache, p.slot_shift, kv_head, p.dim);
   const int32_t num_queries = min(segment.num_rows * p.group - tile.first, kQueries);
@@ -403,7 +404,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (shared.is_last == 0) return;
   thread_fence();
   // The ring is not needed any more.
-  merge_splits<T, kDim>(p, segment, tile, plan.num_splits, unit, num_queries,
+  merge_splits<T, kDim>(p, segment, tile, plan.num_splits, unit, kv_head, num_queries,
                         reinterpret_cast<float*>(shared.ring), shared.sum[0]);
 }
 
@@ -513,17 +514,19 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
     const int64_t fewest = (args.q.rows / 2 + 1) * static_cast<int64_t>(row_tiles * num_kv_heads);
     num_splits = listed_splits(plan, fewest, places, context.is_deterministic());
   }
-  // As many tiles at once as there is room for the parts of.
+  // As many units at once as there is room for the parts of: `deterministic` splits a long cache into thousands.
+  const auto all_units = static_cast<int64_t>(all_tiles * num_kv_heads);
+  int64_t units_at_once = all_units;
   float* partial = nullptr;
   float2* partial_stats = nullptr;
-  size_t tiles_at_once = all_tiles;
   if (num_splits > 1) {
-    const int64_t part_rows = int64_t{shape.num_kv_heads} * num_splits * most_queries;
-    const int64_t room = std::min((context.workspace_left() - 512) / (part_rows * (shape.head_dim + 2) * 4),
-                                  Context::kNumCounters / shape.num_kv_heads);
-    tiles_at_once = static_cast<size_t>(std::clamp<int64_t>(room, 1, static_cast<int64_t>(all_tiles)));
-    partial = context.workspace<float>(static_cast<int64_t>(tiles_at_once) * part_rows * shape.head_dim);
-    partial_stats = context.workspace<float2>(static_cast<int64_t>(tiles_at_once) * part_rows);
+    const int64_t room =
+        (context.workspace_left() - 512) / (int64_t{most_queries} * (shape.head_dim + 2) * 4);
+    num_splits = std::max(plan.num_splits, static_cast<int32_t>(std::min<int64_t>(num_splits, room)));
+    const int64_t part_rows = int64_t{num_splits} * most_queries;
+    units_at_once = std::clamp<int64_t>(std::min(room / num_splits, Context::kNumCounters), 1, all_units);
+    partial = context.workspace<float>(units_at_once * part_rows * shape.head_dim);
+    partial_stats = context.workspace<float2>(units_at_once * part_rows);
   }
 
   dispatch_float(type, [&]<class T>() {
@@ -542,6 +545,7 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
                            .q_type = args.q.dtype,
                            .out_type = args.out.dtype,
                            .num_kv_heads = shape.num_kv_heads,
+                           .first_unit = 0,
                            .partial_rows = most_queries,
                            .stages = stages,
                            .slot_shift = slot_shift(args.cache),
@@ -550,9 +554,9 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
                            .window = shape.window,
                            .scale = shape.scale,
                            .softcap = shape.softcap};
-    for (size_t first = 0; first < all_tiles; first += tiles_at_once) {
-      params.tiles = tiles.device + first;
-      const auto count = static_cast<uint32_t>(std::min(tiles_at_once, all_tiles - first) * num_kv_heads);
+    for (int64_t first = 0; first < all_units; first += units_at_once) {
+      params.first_unit = static_cast<int32_t>(first);
+      const auto count = static_cast<uint32_t>(std::min(units_at_once, all_units - first));
       dispatch_head_dim(shape.head_dim, [&]<int32_t kDim>() {
         launch(decode_attention_kernel<T, kDim>, {.x = count, .y = static_cast<uint32_t>(num_splits)},
                kThreads, static_cast<uint32_t>(shared_bytes), context.ready(), params);

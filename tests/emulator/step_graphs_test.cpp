@@ -4,6 +4,7 @@
 #include <memory>
 #include <numeric>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "engine/device.h"
@@ -131,17 +132,22 @@ TEST(StepGraphs, OneThatCannotBeLaunchedIsDoneWithout) {
 // The plan of a launch in a list lies in memory and the list has more blocks than the plan: results are those of a launch that is
 // made for them, for other lengths by the same graph, and rows that are nobody's stay as they are.
 TEST(StepGraphs, SplitsOfAttentionAreReadFromMemory) {
-  constexpr int64_t kRows = 4, kDim = 16, kHeads = 2, kEntries = 1500;
-  constexpr int32_t kSlots = 16, kPages = (kEntries + kSlots - 1) / kSlots;
-  for (const bool is_deterministic : {true, false}) {
+  constexpr int64_t kRows = 4, kDim = 16, kHeads = 4, kKvHeads = 2, kEntries = 1500;
+  constexpr int32_t kSlots = 16, kPages = (kEntries + kSlots - 1) / kSlots, kTables = 2 * kKvHeads;
+  // Eight splits of two queries: what one KV head of a row needs, not two of them.
+  constexpr int64_t kUnitBytes = 512 + 8 * 2 * (kDim + 2) * 4;
+  for (const auto& [is_deterministic, workspace_bytes] :
+       {std::pair{true, int64_t{1} << 20}, {true, kUnitBytes}, {false, int64_t{1} << 20}}) {
     DeviceCounts counts;
-    const auto backend = make_emulated_backend(
-        {.page_slots = kSlots, .is_deterministic = is_deterministic, .counts = &counts});
+    const auto backend = make_emulated_backend({.page_slots = kSlots,
+                                                .workspace_bytes = workspace_bytes,
+                                                .is_deterministic = is_deterministic,
+                                                .counts = &counts});
     PagedCacheView cache;
     cache.slots = kSlots;
     cache.head_dim = kDim;
     cache.page_bytes = PagedCacheView::bytes_per_page(DType::kF32, kSlots, kDim);
-    const int64_t floats = 2 * kPages * cache.page_bytes / 4;
+    const int64_t floats = kTables * kPages * cache.page_bytes / 4;
     const auto memory = backend->allocate(4 * floats + 8 * kRows * kHeads * kDim);
     Arena arena(memory->data(), memory->bytes());
     const Tensor pool = arena.tensor(DType::kF32, 1, floats);
@@ -158,26 +164,26 @@ TEST(StepGraphs, SplitsOfAttentionAreReadFromMemory) {
       return values;
     };
     std::vector<float> values = noise(pool);
-    for (int32_t entry = 0; entry < 2 * kPages * kSlots; ++entry) {
+    for (int32_t entry = 0; entry < kTables * kPages * kSlots; ++entry) {
       const int32_t position = entry % (kPages * kSlots);
       const int64_t page = entry / kSlots * cache.page_bytes / 4;
       std::memcpy(values.data() + page + 2 * kSlots * kDim + entry % kSlots, &position, 4);
     }
     backend->write(pool, values.data());
     backend->write(q, noise(q).data());
-    std::vector<int32_t> pages(2 * kPages);
+    std::vector<int32_t> pages(kTables * kPages);
     std::iota(pages.begin(), pages.end(), 0);
     const std::vector<float> untouched(static_cast<size_t>(kRows * kHeads * kDim), 7.0f);
     const auto attend = [&](int32_t longest, bool in_list) {
-      const int32_t lengths[] = {longest, 40};
+      const int32_t lengths[] = {longest, longest - 7, 40, 40};
       const int32_t positions[kRows] = {longest - 1, 39, 0, 0};
       DecodeSegment segments[2];
       for (int32_t i = 0; i < 2; ++i)
-        segments[i] = {i, 1, {pages.data() + i * kPages, kPages, lengths + i, nullptr}};
+        segments[i] = {i, 1, {pages.data() + i * kKvHeads * kPages, kPages, lengths + i * kKvHeads, nullptr}};
       backend->write(out, untouched.data());
       if (in_list) backend->begin_step();
       backend->decode_attention(
-          {.shape = {.num_heads = kHeads, .num_kv_heads = 1, .head_dim = kDim, .scale = 1.0f},
+          {.shape = {.num_heads = kHeads, .num_kv_heads = kKvHeads, .head_dim = kDim, .scale = 1.0f},
            .q = q,
            .positions = positions,
            .segments = segments,
