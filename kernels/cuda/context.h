@@ -114,8 +114,8 @@ class Context {
     return host;
   }
 
-  // Room for `count` values that kernels of this op write to memory of the host, for await(). Before anything is staged: it may
-  // have to wait for room.
+  // Room for `count` values that kernels of this op write to memory of the host, for await(). Once between two calls of await(), and
+  // before anything is staged: it may have to wait for room, and then takes all that is awaited.
   template <class T>
   std::span<T> host_results(size_t count) {
     return {reinterpret_cast<T*>(take_results(static_cast<int64_t>(count * sizeof(T)))), count};

@@ -331,8 +331,10 @@ void sample_rows(Context& context, const SampleArgs& args) {
   for (const SampleRow& row : args.rows)
     max_top = std::max(max_top, std::min(row.params->num_logprobs, vocab));
   const size_t num_top = rows * static_cast<size_t>(max_top);
-  const std::span<DeviceTop> tops = context.host_results<DeviceTop>(num_top);
-  const std::span<DeviceResult> results = context.host_results<DeviceResult>(rows);
+  // In one piece: making room for a second one would give away the place of the first, which is not awaited yet.
+  auto* const tops = reinterpret_cast<DeviceTop*>(
+      context.host_results<std::byte>(num_top * sizeof(DeviceTop) + rows * sizeof(DeviceResult)).data());
+  auto* const results = reinterpret_cast<DeviceResult*>(tops + num_top);
   const Staged<DeviceRow> staged = context.stage<DeviceRow>(static_cast<size_t>(args.logits.rows));
   const auto num_rows = static_cast<int32_t>(rows);
   const int32_t* num_rows_there = context.upload(&num_rows, 1);
@@ -357,8 +359,8 @@ void sample_rows(Context& context, const SampleArgs& args) {
                       upload_or_null(context, row.banned),
                       upload_or_null(context, row.prompt_tokens),
                       upload_or_null(context, row.counts),
-                      results.data() + i,
-                      tops.data() + i * static_cast<size_t>(max_top),
+                      results + i,
+                      tops + i * static_cast<size_t>(max_top),
                       static_cast<int32_t>(params.logit_bias.size()),
                       static_cast<int32_t>(params.allowed_tokens.size()),
                       static_cast<int32_t>(row.banned.size()),
@@ -377,8 +379,7 @@ void sample_rows(Context& context, const SampleArgs& args) {
                         args.drawn ? static_cast<int32_t*>(args.drawn.data) + begin : nullptr,
                         args.logits.stride, vocab, static_cast<int32_t>(begin)});
   }
-  context.await(
-      {take_samples, args.results.data(), static_cast<int64_t>(rows), results.data(), tops.data(), max_top});
+  context.await({take_samples, args.results.data(), static_cast<int64_t>(rows), results, tops, max_top});
 }
 
 }  // namespace

@@ -435,6 +435,33 @@ TEST_P(Sampling, LogprobsAreThoseBeforePenaltiesAndTemperature) {
   }
 }
 
+// What rows give is more than there is room for: each row's place is taken before another one has it.
+TEST(SamplingOnTheEmulator, ResultsOfManyRowsTakeTurns) {
+  constexpr int64_t kRows = 3, kVocab = 600, kTop = 509;  // of a row 8 bytes each and 20, in 8 KiB
+  const auto usual = with_host_memory(make_emulated_backend());
+  const auto small = with_host_memory(make_emulated_backend({.staging_bytes = int64_t{64} << 10}));
+  SamplingParams params;
+  params.temperature = 0;
+  params.num_logprobs = kTop;
+  std::vector<std::vector<SampleResult>> results;
+  for (Backend* backend : {usual.get(), small.get()}) {
+    Floats logits = random_floats(kRows * kVocab, 3, 2.0f);
+    const std::vector<SampleRow> rows(kRows, {.params = &params});
+    backend->sample({view(logits, kRows), rows, results.emplace_back(kRows)});
+    backend->wait_step();
+  }
+  for (size_t i = 0; i < kRows; ++i) {
+    const SampleResult &want = results[0][i], &got = results[1][i];
+    ASSERT_EQ(want.top.size(), static_cast<size_t>(kTop));
+    ASSERT_EQ(got.top.size(), static_cast<size_t>(kTop)) << i;
+    EXPECT_EQ(got.token, want.token);
+    for (size_t j = 0; j < kTop; ++j) {
+      ASSERT_EQ(got.top[j].token, want.top[j].token) << i << ' ' << j;
+      ASSERT_EQ(got.top[j].logprob, want.top[j].logprob) << i << ' ' << j;
+    }
+  }
+}
+
 // The same (seed, choice, position) gives the same token whatever stands beside it.
 TEST_P(Sampling, NeighboursDoNotMatter) {
   const int64_t vocab = 3000, rows = 9;
