@@ -150,7 +150,7 @@ class CudaBackend final : public Backend {
       runtime_->copy_to_host(static_cast<std::byte*>(host) + r * bytes, tensor.row(r),
                              is_dense ? bytes * tensor.rows : bytes);
     }
-    runtime_->synchronize();
+    context_.synchronize();  // what is awaited is taken, too
   }
   void write(const Tensor& tensor, const void* host) override {
     const OpScope scope(op("write", tensor));
