@@ -185,9 +185,9 @@ class Backend {
   virtual std::string_view name() const = 0;
   virtual int32_t page_slots() const = 0;  // S: 16 on the CPU, 64 on CUDA
   virtual DType activation_type() const { return DType::kF32; }
-  // Types the pages and the prefill scratch may have.
   // Whether observe fills Observation::logits where there is room for them.
   virtual bool keeps_logits() const { return false; }
+  // Types the pages and the prefill scratch may have.
   virtual bool has_cache_type(DType dtype) const { return dtype == DType::kF32 || dtype == DType::kF16; }
   // Shapes that no kernel of this backend covers; the message lists what is covered.
   virtual Status check_attention_shape(const AttentionShape&) const { return {}; }
