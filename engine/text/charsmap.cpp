@@ -2,6 +2,7 @@
 // value in bits 0-30. Every index is checked: the blob comes from a file.
 #include "engine/text/charsmap.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "engine/text/utf8.h"
@@ -52,6 +53,16 @@ std::string CharsMap::apply(std::string_view text) const {
     }
   }
   return out;
+}
+
+size_t CharsMap::longest_replacement() const {
+  size_t longest = 0;
+  for (size_t at = 0; at < replacements_.size();) {
+    const size_t end = std::min(replacements_.find('\0', at), replacements_.size());
+    longest = std::max(longest, end - at);
+    at = end + 1;
+  }
+  return longest;
 }
 
 }  // namespace restkv

@@ -16,6 +16,7 @@ class CharsMap {
   static Result<CharsMap> parse(std::string_view blob);
   // Replaces from left to right, the longest match each time; what has no match stays.
   std::string apply(std::string_view text) const;
+  size_t longest_replacement() const;
 
  private:
   std::vector<uint32_t> units_;  // [nodes] of the double array

@@ -1,6 +1,7 @@
 // One function per section; sequences call themselves, no deeper than the JSON reader allows.
 #include "engine/text/json_steps.h"
 
+#include <algorithm>
 #include <array>
 
 #include "engine/text/base64.h"
@@ -18,6 +19,26 @@ Status unknown_type(const char* what, const std::string& type) {
 }
 
 Status malformed(const std::string& what) { return invalid_argument("tokenizer.json: " + what); }
+
+// Beyond these a file means harm: 40 steps that double a text make a terabyte of one letter.
+constexpr double kMaxGrowth = 256;
+constexpr size_t kMaxSteps = 256;
+
+Status check_growth(const char* what, size_t num_steps, double growth) {
+  if (num_steps <= kMaxSteps && growth <= kMaxGrowth) return {};
+  return malformed(std::string("the ") + what + " has more than " + std::to_string(kMaxSteps) +
+                   " steps, or makes a text more than " + std::to_string(static_cast<int>(kMaxGrowth)) +
+                   " times as long");
+}
+
+double growth_of(const std::string& from, const std::string& to) {
+  return std::max(1.0, static_cast<double>(to.size()) / static_cast<double>(from.size()));
+}
+
+void add_replacement(const std::string& from, const std::string& to, DecoderSteps* decoder) {
+  decoder->replacements.emplace_back(from, to);
+  decoder->growth *= growth_of(from, to);
+}
 
 // {"String": "x"} or {"Regex": "x"}.
 struct Pattern {
@@ -101,7 +122,7 @@ Status add_normalizer(const json& spec, Normalizer* normalizer) {
   for (const auto& [name, form] : kForms) {
     if (type != name) continue;
     normalizer->add(unicode_form_step(form));
-    return {};
+    return check_growth("normalizer", normalizer->num_steps(), normalizer->growth());
   }
   if (type == "Sequence") {
     const json& list = json_member(spec, "normalizers");
@@ -116,17 +137,19 @@ Status add_normalizer(const json& spec, Normalizer* normalizer) {
   } else if (type == "Strip") {
     normalizer->add(strip_step(json_flag(spec, "strip_left", true), json_flag(spec, "strip_right", true)));
   } else if (type == "Prepend") {
-    normalizer->add(prepend_step(json_text(spec, "prepend")));
+    const std::string prefix = json_text(spec, "prepend");
+    normalizer->add(prepend_step(prefix), 1.0 + static_cast<double>(prefix.size()));
   } else if (type == "Replace") {
     Result<Pattern> pattern = read_pattern(json_member(spec, "pattern"), "a Replace normalizer");
     if (!pattern.ok()) return pattern.status();
     const std::string content = json_text(spec, "content");
     if (pattern->regex) {
-      normalizer->add([regex = *pattern->regex, content](std::string text) {
-        return replace_matches(regex, text, content);
-      });
+      const double growth = 1.0 + static_cast<double>(content.size());  // a match may be empty
+      normalizer->add([regex = *pattern->regex,
+                       content](std::string text) { return replace_matches(regex, text, content); },
+                      growth);
     } else {
-      normalizer->add(replace_step(pattern->literal, content));
+      normalizer->add(replace_step(pattern->literal, content), growth_of(pattern->literal, content));
     }
   } else if (type == "Precompiled") {
     std::string blob;
@@ -136,11 +159,13 @@ Status add_normalizer(const json& spec, Normalizer* normalizer) {
     if (blob.empty()) return {};
     Result<CharsMap> map = CharsMap::parse(blob);
     if (!map.ok()) return map.status();
-    normalizer->add([map = std::move(map).value()](std::string text) { return map.apply(text); });
+    // Of texts that a map makes for one byte the usual ones are short, and its longest are for one character of three.
+    const double growth = std::max(1.0, static_cast<double>(map->longest_replacement()) / 3);
+    normalizer->add([map = std::move(map).value()](std::string text) { return map.apply(text); }, growth);
   } else {
     return unknown_type("normalizer", type);
   }
-  return {};
+  return check_growth("normalizer", normalizer->num_steps(), normalizer->growth());
 }
 
 Status add_pre_tokenizer(const json& spec, PreTokenizer* pre_tokenizer, bool* byte_level) {
@@ -232,10 +257,10 @@ Status add_decoder(const json& spec, DecoderSteps* decoder) {
   } else if (type == "Replace") {
     const std::string literal = json_text(json_member(spec, "pattern"), "String");
     if (literal.empty()) return unimplemented("tokenizer.json: a Replace decoder with a regular expression");
-    decoder->replacements.emplace_back(literal, json_text(spec, "content"));
+    add_replacement(literal, json_text(spec, "content"), decoder);
   } else if (type == "Metaspace") {
     const std::string replacement = json_text(spec, "replacement");
-    decoder->replacements.emplace_back(replacement.empty() ? kSpaceMark : replacement, " ");
+    add_replacement(replacement.empty() ? kSpaceMark : replacement, " ", decoder);
     decoder->strips_leading_space =
         json_text(spec, "prepend_scheme") != "never" && json_flag(spec, "add_prefix_space", true);
   } else if (type == "Strip") {
@@ -248,7 +273,7 @@ Status add_decoder(const json& spec, DecoderSteps* decoder) {
   } else if (type != "Fuse") {
     return unknown_type("decoder", type);
   }
-  return {};
+  return check_growth("decoder", decoder->replacements.size(), decoder->growth);
 }
 
 }  // namespace restkv

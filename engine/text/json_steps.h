@@ -31,6 +31,7 @@ struct DecoderSteps {
   bool strips_leading_space = false;
   bool puts_spaces_between = false;  // a file without a decoder: tokens are words
   std::vector<std::pair<std::string, std::string>> replacements;  // from, to
+  double growth = 1;  // how many bytes at most the replacements make of one
 
   std::string bytes_of(std::string_view text) const;
   std::string replaced(std::string_view text) const;  // the replacements alone

@@ -17,6 +17,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr size_t kMaxAroundText = 64;  // special tokens at one side
+
 Status malformed(const std::string& what) { return invalid_argument("tokenizer.json: " + what); }
 
 class JsonTokenizerReader {
@@ -266,7 +268,12 @@ Status JsonTokenizerReader::read_post_processor(const json& spec) {
       if (!id.is_number_unsigned() || id.get<uint64_t>() >= entries_.size()) {
         return malformed("the post-processor puts in a token that is not in the vocabulary");
       }
-      (behind_text ? parts_.suffix_ids : parts_.prefix_ids).push_back(id.get<int32_t>());
+      std::vector<int32_t>& put_in = behind_text ? parts_.suffix_ids : parts_.prefix_ids;
+      put_in.push_back(id.get<int32_t>());
+      if (put_in.size() > kMaxAroundText) {
+        return malformed("the post-processor puts more than " + std::to_string(kMaxAroundText) +
+                         " tokens before or behind a text");
+      }
     }
   }
   return {};

@@ -13,8 +13,14 @@ namespace restkv {
 class Normalizer {
  public:
   using Step = std::function<std::string(std::string text)>;
-  void add(Step step) { steps_.push_back(std::move(step)); }
+  // `growth`: how many bytes at most become of one.
+  void add(Step step, double growth = 1) {
+    steps_.push_back(std::move(step));
+    growth_ *= growth;
+  }
   bool empty() const { return steps_.empty(); }
+  size_t num_steps() const { return steps_.size(); }
+  double growth() const { return growth_; }  // of all steps together
   std::string apply(std::string_view text) const {
     std::string out(text);
     for (const Step& step : steps_) out = step(std::move(out));
@@ -23,6 +29,7 @@ class Normalizer {
 
  private:
   std::vector<Step> steps_;
+  double growth_ = 1;
 };
 
 // `from` must not be empty.

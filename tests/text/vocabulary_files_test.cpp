@@ -214,6 +214,26 @@ TEST(TokenizerJson, HostileOnesAreRefused) {
   refused("pattern", "not understood", [](json* r) {
     (*r)["pre_tokenizer"] = json::parse(R"({"type":"Split","pattern":{"Regex":"(("},"behavior":"Isolated"})");
   });
+  const auto repeated = [](const char* key, const char* list, const char* step, int times) {
+    return [=](json* r) {
+      (*r)[key] = {{"type", "Sequence"}, {list, json::array()}};
+      for (int i = 0; i < times; ++i) (*r)[key][list].push_back(json::parse(step));
+    };
+  };
+  const char* const doubling = R"({"type":"Replace","pattern":{"String":"a"},"content":"aa"})";
+  refused("doubling normalizer", "times as long", repeated("normalizer", "normalizers", doubling, 40));
+  refused("doubling by pattern", "times as long",
+          repeated("normalizer", "normalizers",
+                   R"({"type":"Replace","pattern":{"Regex":"[ab]"},"content":"aa"})", 40));
+  refused("long prefix", "times as long",
+          repeated("normalizer", "normalizers", R"({"type":"Prepend","prepend":"ab"})", 40));
+  refused("endless normalizer", "256 steps", repeated("normalizer", "normalizers", R"({"type":"NFC"})", 257));
+  refused("doubling decoder", "times as long", repeated("decoder", "decoders", doubling, 40));
+  refused("many tokens before a text", "more than 64 tokens", [](json* r) {
+    (*r)["post_processor"] = {{"type", "TemplateProcessing"},
+                              {"single", {{{"SpecialToken", {{"id", "x"}}}}}},
+                              {"special_tokens", {{"x", {{"ids", std::vector<int>(65, 0)}}}}}};
+  });
   refused("suffix", "end_of_word_suffix", [](json* r) { (*r)["model"]["end_of_word_suffix"] = "</w>"; });
   EXPECT_FALSE(load_json_tokenizer("", {}).ok());
   EXPECT_FALSE(load_json_tokenizer("[1]", {}).ok());
