@@ -192,11 +192,17 @@ int run_command_line(std::span<const std::string> arguments) {
                  line.verb ? std::string(line.verb->name).c_str() : "");
     return kExitUsage;
   }
+  int exit_code = kExitOk;
   if (line.wants_help) {
     std::fputs(help_of_verb(*line.verb).c_str(), stdout);
-    return kExitOk;
+  } else {
+    exit_code = line.verb->run(line.invocation);
   }
-  return line.verb->run(line.invocation);
+  // What was asked for and is not there must not look like success: `restkv inspect M >FILE` on a full disk.
+  const bool is_written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  if (exit_code == kExitOk && !is_written && line.verb->bit != kServe)
+    return fail("cannot write all of the output to standard output");
+  return exit_code;
 }
 
 int fail(std::string_view message, int exit_code) {

@@ -1,6 +1,4 @@
 // restkv complete MODEL [PROMPT]: the answer streams to stdout, figures go to stderr.
-#include <iostream>
-#include <iterator>
 
 #include "server/cli/allocation_path.h"
 #include "server/cli/answer.h"
@@ -38,13 +36,13 @@ int run_complete(const Invocation& invocation) {
   if (!loaded.ok()) return fail(loaded.status());
   if (Status status = apply_allocation(*loaded->model, settings); !status.ok()) return fail(status);
   const Tokenizer& tokenizer = *loaded->tokenizer;
-  const std::string prompt = invocation.arguments.empty()
-                                 ? std::string(std::istreambuf_iterator<char>(std::cin), {})
-                                 : invocation.arguments[0];
+  const Result<std::string> prompt =
+      invocation.arguments.empty() ? read_standard_input() : Result<std::string>(invocation.arguments[0]);
+  if (!prompt.ok()) return fail(prompt.status());
   const Result<std::unique_ptr<Engine>> engine = Engine::start(loaded->model, settings.engine);
   if (!engine.ok()) return fail(engine.status());
 
-  Request request = request_of(settings, **engine, tokenizer, prompt);
+  Request request = request_of(settings, **engine, tokenizer, *prompt);
   const Status probed = tokenize_probe(request.cache, static_cast<int64_t>(request.prompt.size()), tokenizer);
   if (!probed.ok()) return fail(probed);
 

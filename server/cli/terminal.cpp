@@ -2,8 +2,10 @@
 #include "server/cli/terminal.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 
 #include <unistd.h>
 
@@ -22,6 +24,21 @@ void on_interrupt(int) { interrupt_flag = 1; }
 bool stderr_is_terminal() {
   static const bool is_terminal = ::isatty(STDERR_FILENO) == 1;
   return is_terminal;
+}
+
+Result<std::string> read_standard_input() {
+  std::string text;
+  char piece[1 << 16];
+  for (;;) {
+    const ssize_t count = ::read(STDIN_FILENO, piece, sizeof(piece));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) {
+      return Status(StatusCode::kFailedPrecondition,
+                    std::string("cannot read standard input: ") + std::strerror(errno));
+    }
+    if (count == 0) return text;
+    text.append(piece, static_cast<size_t>(count));
+  }
 }
 
 ProgressBar::~ProgressBar() {

@@ -5,9 +5,14 @@
 #include <cstdint>
 #include <string>
 
+#include "kernels/base/status.h"
+
 namespace restkv {
 
 bool stderr_is_terminal();
+
+// Everything that comes on stdin.
+Result<std::string> read_standard_input();
 
 // One line on stderr that is redrawn, e.g. "loading weights [######....] 60 % of 93.8 MiB". Nothing is drawn where stderr
 // is no terminal, or when the work is done within 200 ms.

@@ -2,11 +2,11 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <iostream>
 #include <iterator>
 
 #include "engine/text/tokenizer.h"
 #include "server/cli/model_path.h"
+#include "server/cli/terminal.h"
 #include "server/cli/verbs.h"
 
 namespace restkv {
@@ -30,7 +30,9 @@ int run_tokenize(const Invocation& invocation) {
   } else if (!invocation.arguments.empty()) {
     text = invocation.arguments[0];
   } else {
-    text.assign(std::istreambuf_iterator<char>(std::cin), {});
+    Result<std::string> piped = read_standard_input();
+    if (!piped.ok()) return fail(piped.status());
+    text = *std::move(piped);
   }
 
   std::string out = output.json ? "{\"tokens\": [" : "";

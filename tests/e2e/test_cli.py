@@ -5,14 +5,16 @@ signal, and each message names what is wrong.
 """
 
 import json
+import os
 import re
 import shutil
 import struct
+import subprocess
 import time
 
 import numpy
 import pytest
-from conftest import ROOT, SHARED, run_restkv
+from conftest import BINARY, ROOT, SHARED, clean_environment, run_restkv
 from split_gguf import split_gguf
 
 pytestmark = pytest.mark.usefixtures("binary")
@@ -471,3 +473,22 @@ def test_config_schema_is_json():
 def test_wrong_environment_setting():
     done = run_restkv("serve", "demo", environment={"RESTKV_PORT": "many"})
     expect_failure(done, 2, "RESTKV_PORT", "many")
+
+
+# --- standard input and output ---
+
+@pytest.mark.parametrize("arguments", [["version"], ["config", "schema"], ["completion", "bash"], ["ls", "--help"]])
+def test_output_that_cannot_be_written_is_no_success(arguments):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([BINARY, *arguments], stdout=full, stderr=subprocess.PIPE, env=clean_environment(), timeout=60,
+                              check=False, text=True)
+    assert done.returncode == 1 and "standard output" in done.stderr
+
+
+@needs_gpt2
+def test_input_that_cannot_be_read_is_no_empty_text(tmp_path):
+    folder = os.open(tmp_path, os.O_RDONLY)
+    done = subprocess.run([BINARY, "tokenize", GPT2], stdin=folder, capture_output=True, env=clean_environment(), timeout=60,
+                          check=False, text=True)
+    os.close(folder)
+    expect_failure(done, 1, "cannot read standard input")
