@@ -170,9 +170,10 @@ class Download {
         "/" + request_.name.full() + "/resolve/" + request_.commit + "/" + escape_path(file().name);
     int tries = 0;
     milliseconds wait = kFirstPause;
+    int64_t most =
+        done_;  // ever: a server without ranges begins anew each time, and that alone is no progress
     while (done_ < file().size || (file().size == 0 && tries == 0)) {
       if (is_stopped_()) return Status(StatusCode::kCancelled, "the download was stopped");
-      const int64_t before = done_;
       Status failure;
       is_first_piece_ = true;
       const Result<HubReply> reply = client_.get(
@@ -205,7 +206,9 @@ class Download {
       } else {
         why = reply.status().message();
       }
-      if (done_ > before) {
+      const bool has_progress = done_ > most;
+      most = std::max(most, done_);
+      if (has_progress) {
         tries = 0;
         wait = kFirstPause;
       }
@@ -215,7 +218,7 @@ class Download {
                                                     " tries, what came is kept: run it again to go on");
       }
       events_.on_message(name() + ": " + why + ", trying again");
-      pause(std::max(asked, done_ > before ? milliseconds(100) : wait), is_stopped_);
+      pause(std::max(asked, has_progress ? milliseconds(100) : wait), is_stopped_);
       wait = std::min(wait * 2, kLongestPause);
     }
     return {};

@@ -13,6 +13,8 @@ namespace {
 
 constexpr int kMaxRedirects = 10;
 constexpr long kConnectSeconds = 10;
+constexpr int64_t kMaxUnreadBytes =
+    1 << 20;  // of an answer that is no file: its status and headers are what counts
 
 void set_up_curl() {
   static const CURLcode code = curl_global_init(CURL_GLOBAL_DEFAULT);
@@ -89,6 +91,8 @@ struct HubClient::Connection {
   const Sink* sink = nullptr;
   const StopFlag* is_stopped = nullptr;
   bool sink_ended = false;
+  int64_t unread_bytes = 0;
+  bool has_endless_body() const { return unread_bytes > kMaxUnreadBytes; }
 
   ~Connection() { curl_easy_cleanup(curl); }
 
@@ -104,7 +108,10 @@ struct HubClient::Connection {
     long status = 0;
     curl_easy_getinfo(connection.curl, CURLINFO_RESPONSE_CODE, &status);
     connection.reply.status = static_cast<int>(status);
-    if (status < 200 || status > 299) return size * count;  // the headers say what is wrong
+    if (status < 200 || status > 299) {  // the headers say what is wrong
+      connection.unread_bytes += static_cast<int64_t>(size * count);
+      return connection.has_endless_body() ? 0 : size * count;
+    }
     if (status != 206) connection.reply.first_byte = 0;
     if ((*connection.sink)(connection.reply, {data, size * count})) return size * count;
     connection.sink_ended = true;
@@ -164,6 +171,7 @@ Result<HubReply> HubClient::get(const std::string& path, int64_t offset, const S
       headers = curl_slist_append(headers, ("Range: bytes=" + std::to_string(offset) + "-").c_str());
     connection.reply = {};
     connection.error[0] = '\0';
+    connection.unread_bytes = 0;
     curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(curl, CURLOPT_URL, url.c_str());
     const CURLcode code = curl_easy_perform(curl);
@@ -171,7 +179,7 @@ Result<HubReply> HubClient::get(const std::string& path, int64_t offset, const S
     curl_slist_free_all(headers);
     if (connection.sink_ended || is_stopped())
       return Status(StatusCode::kCancelled, "the download was stopped");
-    if (code != CURLE_OK) {
+    if (code != CURLE_OK && !connection.has_endless_body()) {
       const bool is_trust = code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE;
       return Status(
                  is_trust ? StatusCode::kFailedPrecondition : StatusCode::kUnavailable,

@@ -93,6 +93,8 @@ class Handler(BaseHTTPRequestHandler):
         if hub.answers_503 > 0 and not is_store:
             hub.answers_503 -= 1
             return self.refuse(503, headers=[("Retry-After", "0")])
+        if hub.endless_status:
+            return self.send_endless(hub.endless_status)
         if is_store:
             _, org, name, file = path.split("/", 3)
             return self.send_file(hub.repos[f"{org}/{name}"], file)
@@ -102,6 +104,14 @@ class Handler(BaseHTTPRequestHandler):
         if len(parts) > 4 and parts[2] == "resolve":
             return self.send_resolved("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
         return self.refuse(404)
+
+    def send_endless(self, status: int):
+        self.send_response(status)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        piece = b"x" * 65536
+        while not self.server.hub.stop.is_set():
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
 
     def has_token(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {self.server.hub.token}"
@@ -217,6 +227,7 @@ class FakeHub:
         self.stalls = False  # a cut answer stays open instead
         self.answers_503 = 0
         self.bytes_per_second = 0
+        self.endless_status = 0  # every answer has this status and a body without an end
         self.redirect_override: str | None = None
         self.log: list[tuple[str, dict]] = []
         self.store_log: list[tuple[str, dict]] = []

@@ -152,6 +152,15 @@ def test_cut_connections_are_resumed(hub, tmp_path, honours_ranges):
     assert ranges == [None, "bytes=100000-", "bytes=150000-"][:2 + honours_ranges]
 
 
+@pytest.mark.slow
+def test_a_server_without_ranges_that_always_cuts_is_given_up(hub, tmp_path):
+    hub.add("org/tiny", SMALL)
+    hub.honours_ranges = False
+    hub.cuts["model.safetensors"] = [200_000, 100_000] * 20
+    expect_failure(pull(hub, tmp_path, "org/tiny", expected=1), 1, "given up after 5 tries")
+    assert len(hub.downloads("model.safetensors")) < 10
+
+
 def test_killed_download_goes_on_where_it_was(hub, tmp_path):
     hub.add("org/tiny", SMALL)
     hub.bytes_per_second = 200_000
@@ -348,6 +357,13 @@ def test_redirects_to_nowhere_good(hub, tmp_path, target):
     hub.redirect_override = f"{hub.url}/org/tiny/resolve/{repo.commit}/model.safetensors" if target == "LOOP" else target
     done = pull(hub, tmp_path, "org/tiny", expected=1, HF_HUB_DOWNLOAD_TIMEOUT="2")
     expect_failure(done, 1, "redirect")
+
+
+@pytest.mark.parametrize(("status", "words"), [(404, "check the name"), (200, "too long"), (302, "redirect")])
+def test_answers_without_an_end(hub, tmp_path, status, words):
+    hub.add("org/tiny", SMALL)
+    hub.endless_status = status
+    expect_failure(run_restkv("pull", "org/tiny", environment=hub.environment(tmp_path), timeout=30), 1, words)
 
 
 def test_signed_addresses_are_in_no_message(hub, tmp_path):
