@@ -106,15 +106,16 @@ Result<FileChoice> take_gguf(std::span<const std::string> names, const std::stri
   const int num_parts = gguf_name(file).num_parts;
   FileChoice choice{.names = {}, .gguf = num_parts == 0 ? file : part_name(file, 1)};
   if (num_parts == 0) choice.names.push_back(file);
+  const std::set<std::string_view> all(names.begin(), names.end());
   for (int number = 1; number <= num_parts; ++number) {
     choice.names.push_back(part_name(file, number));
-    if (std::find(names.begin(), names.end(), choice.names.back()) == names.end()) {
+    if (!all.contains(choice.names.back())) {
       return not_found("'" + escape_text(file) + "' is one of " + std::to_string(num_parts) +
                        " parts, and part '" + escape_text(choice.names.back()) + "' is not there");
     }
   }
   const std::string allocation = choice.gguf + ".restkv.json";
-  if (std::find(names.begin(), names.end(), allocation) != names.end()) choice.names.push_back(allocation);
+  if (all.contains(allocation)) choice.names.push_back(allocation);
   return choice;
 }
 

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iterator>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -112,12 +113,10 @@ Status download_missing(const HubSettings& settings, const HubCache& cache, cons
                         const RepoListing& listing, std::span<const std::string> names,
                         PullObserver& observer, const StopFlag& is_stopped) {
   std::vector<RepoFile> missing;
+  std::set<std::string_view> digests;  // of `missing`, in `listing`
   for (const std::string& file_name : names) {
     const RepoFile& file = *listing.find(file_name);
-    const bool is_there = has_blob(cache, name, file) ||
-                          std::any_of(missing.begin(), missing.end(),
-                                      [&](const RepoFile& other) { return other.digest == file.digest; });
-    if (!is_there) missing.push_back(file);
+    if (!has_blob(cache, name, file) && digests.insert(file.digest).second) missing.push_back(file);
   }
   if (!missing.empty()) {
     // Large files first: the small ones fill the gaps.

@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstdio>
+
 namespace restkv {
 namespace {
 
@@ -110,6 +113,21 @@ TEST(FileChoice, Shards) {
         R"({"weight_map": {"a": "m-3.safetensors"}})", R"({"weight_map": {"a": "../m-1.safetensors"}})"}) {
     EXPECT_FALSE(shards_of_index(bad, names).ok()) << bad;
   }
+}
+
+// As many parts as a name can count; a search through the list for each took a quarter of a minute.
+TEST(FileChoice, AHundredThousandPartsTakeNoTime) {
+  Names names;
+  for (int part = 1; part <= 99'999; ++part) {
+    char name[40];
+    std::snprintf(name, sizeof(name), "m-%05d-of-99999.gguf", part);
+    names.emplace_back(name);
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  const Result<FileChoice> choice = choose_files(names, "");
+  ASSERT_TRUE(choice.ok()) << choice.status().message();
+  EXPECT_EQ(choice->names.size(), names.size());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
 }
 
 }  // namespace
