@@ -13,7 +13,11 @@ namespace restkv {
 namespace {
 
 constexpr int32_t kContext = 160;
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kNumRequests = 6;  // several times slower
+#else
 constexpr size_t kNumRequests = 14;
+#endif
 
 std::vector<Request> random_requests(uint32_t seed) {
   std::mt19937 random(seed);
