@@ -315,14 +315,14 @@ Result<CacheSettings> resolve_cache_settings(const CacheRequest& request, const 
                      "must be at least " + std::to_string(smallest) + " (" + parts_of_budget(s, smallest) +
                          ") for these settings; this server allows " + std::to_string(limits.max_budget));
   }
-  if (budget >= smallest && budget <= limits.max_budget && !is_legal(s, static_cast<int32_t>(budget))) {
-    return bad_field("budget", "is " + std::to_string(budget) + ", has no room for " +
-                                   parts_of_budget(s, static_cast<int32_t>(budget)) + "; one more has");
-  }
   if (budget < smallest || budget > limits.max_budget) {
     return bad_field("budget", "is " + std::to_string(budget) + ", must be between " +
                                    std::to_string(smallest) + " (" + parts_of_budget(s, smallest) + ") and " +
                                    std::to_string(limits.max_budget));
+  }
+  if (!is_legal(s, static_cast<int32_t>(budget))) {
+    return bad_field("budget", "is " + std::to_string(budget) + ", has no room for " +
+                                   parts_of_budget(s, static_cast<int32_t>(budget)) + "; one more has");
   }
   s.budget = static_cast<int32_t>(budget);
   return s;

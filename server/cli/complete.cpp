@@ -1,5 +1,4 @@
 // restkv complete MODEL [PROMPT]: the answer streams to stdout, figures go to stderr.
-
 #include "server/cli/allocation_path.h"
 #include "server/cli/answer.h"
 #include "server/cli/model_loading.h"

@@ -2,6 +2,7 @@
 #include "server/http/request_handlers.h"
 
 #include <algorithm>
+#include <charconv>
 #include <string>
 
 #include "server/http/connection.h"
@@ -44,22 +45,18 @@ void append_request(std::string& out, const RequestInfo& info) {
   out += "}";
 }
 
-int hex_digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
 }  // namespace
 
 std::string path_id(const Connection& connection, std::string_view prefix) {
   std::string_view text = std::string_view(connection.head().path).substr(prefix.size());
   std::string id;
   while (!text.empty()) {
-    const int high = text.size() > 2 && text[0] == '%' ? hex_digit(text[1]) : -1;
-    const int low = high >= 0 ? hex_digit(text[2]) : -1;
-    id += low >= 0 ? static_cast<char>(high << 4 | low) : text.front();
-    text.remove_prefix(low >= 0 ? 3 : 1);
+    const std::string_view digits = text.substr(1, 2);
+    uint8_t byte = 0;
+    const bool is_escape = text[0] == '%' && digits.size() == 2 &&
+                           std::from_chars(digits.begin(), digits.end(), byte, 16).ptr == digits.end();
+    id += is_escape ? static_cast<char>(byte) : text.front();
+    text.remove_prefix(is_escape ? 3 : 1);
   }
   return id;
 }
