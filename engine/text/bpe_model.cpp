@@ -3,8 +3,10 @@
 #include "engine/text/bpe_model.h"
 
 #include <algorithm>
+#include <array>
 #include <queue>
 #include <string>
+#include <utility>
 
 #include "engine/text/utf8.h"
 
@@ -18,6 +20,28 @@ std::string quoted(std::string_view text) {
   constexpr size_t kShown = 40;
   std::string out = "'" + std::string(text.substr(0, kShown));
   return out + (text.size() > kShown ? "...'" : "'");
+}
+
+// By the upper halves, which are few different ones of many; stable.
+void sort_by_rank(std::vector<uint64_t>* keys) {
+  constexpr int kBits = 11;
+  constexpr size_t kFew = 4096;
+  if (keys->size() < kFew) {
+    std::sort(keys->begin(), keys->end());  // equal ranks by position, as they came
+    return;
+  }
+  uint64_t all = 0;
+  for (const uint64_t key : *keys) all |= key;
+  std::vector<uint64_t> sorted(keys->size());
+  for (int shift = 32; shift < 64 && all >> shift != 0; shift += kBits) {
+    std::array<size_t, size_t{1} << kBits> begins{};
+    const auto digit = [shift](uint64_t key) { return key >> shift & ((uint64_t{1} << kBits) - 1); };
+    for (const uint64_t key : *keys) ++begins[digit(key)];
+    size_t begin = 0;
+    for (size_t& count : begins) begin += std::exchange(count, begin);
+    for (const uint64_t key : *keys) sorted[begins[digit(key)]++] = key;
+    keys->swap(sorted);
+  }
 }
 
 }  // namespace
@@ -170,50 +194,50 @@ void BpeModel::merge_short(int32_t* symbols, size_t* count) const {
   *count = n;
 }
 
+// Of the pairs that the word begins with most merge, so they are sorted once; those that come up later wait in a heap, which stays
+// small. A key is rank << 32 | position, and is stale where the pair at its position has another rank by now.
 void BpeModel::merge_long(std::vector<int32_t>* symbols) const {
-  struct Candidate {
-    uint64_t value;  // rank << 32 | id
-    uint32_t pos;
-    int32_t left, right;  // what the two symbols were when this was pushed
-    bool operator>(const Candidate& other) const {
-      const uint64_t rank = value >> 32, other_rank = other.value >> 32;
-      return rank != other_rank ? rank > other_rank : pos > other.pos;
-    }
-  };
   constexpr uint32_t kEnd = ~uint32_t{0};
   std::vector<int32_t>& ids = *symbols;
-  const uint32_t n = static_cast<uint32_t>(ids.size());
+  const auto n = static_cast<uint32_t>(ids.size());
   std::vector<uint32_t> prev(n), next(n);
-  std::vector<Candidate> heap;
-  heap.reserve(n);
-  const auto candidate = [&](uint32_t pos, Candidate* out) {
-    const int32_t left = ids[pos], right = ids[next[pos]];
-    const uint64_t value = merges_.find(static_cast<uint32_t>(left), static_cast<uint32_t>(right));
-    *out = {value, pos, left, right};
-    return value != PairMap::kNone;
+  std::vector<uint64_t> values(n, PairMap::kNone);  // of the pair (i, next[i]): rank << 32 | id
+  const auto find = [&](uint32_t pos) {
+    values[pos] = next[pos] == kEnd
+                      ? PairMap::kNone
+                      : merges_.find(static_cast<uint32_t>(ids[pos]), static_cast<uint32_t>(ids[next[pos]]));
+    return values[pos] != PairMap::kNone;
   };
+  const auto key_of = [&](uint32_t pos) { return values[pos] >> 32 << 32 | pos; };
   for (uint32_t i = 0; i < n; ++i) {
     prev[i] = i == 0 ? kEnd : i - 1;
     next[i] = i + 1 == n ? kEnd : i + 1;
   }
-  Candidate found;
-  for (uint32_t i = 0; i + 1 < n; ++i) {
-    if (candidate(i, &found)) heap.push_back(found);
+  std::vector<uint64_t> first;
+  first.reserve(n);
+  for (uint32_t i = 0; i < n; ++i) {
+    if (find(i)) first.push_back(key_of(i));
   }
-  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue(std::greater<>(),
-                                                                               std::move(heap));
-  while (!queue.empty()) {
-    const Candidate best = queue.top();
-    queue.pop();
-    // A symbol that was merged away holds -1; one that changed or lost its neighbour no longer fits.
-    if (ids[best.pos] != best.left || next[best.pos] == kEnd || ids[next[best.pos]] != best.right) continue;
-    const uint32_t gone = next[best.pos];
-    ids[best.pos] = static_cast<int32_t>(best.value & 0xFFFFFFFFu);
+  sort_by_rank(&first);
+  std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> later;
+  for (size_t at = 0; at < first.size() || !later.empty();) {
+    uint64_t key = 0;
+    if (later.empty() || (at < first.size() && first[at] < later.top())) {
+      key = first[at++];
+    } else {
+      key = later.top();
+      later.pop();
+    }
+    const auto pos = static_cast<uint32_t>(key);
+    if (values[pos] >> 32 != key >> 32) continue;
+    const uint32_t gone = next[pos];
+    ids[pos] = static_cast<int32_t>(values[pos] & 0xFFFFFFFFu);
     ids[gone] = -1;
-    next[best.pos] = next[gone];
-    if (next[gone] != kEnd) prev[next[gone]] = best.pos;
-    if (next[best.pos] != kEnd && candidate(best.pos, &found)) queue.push(found);
-    if (prev[best.pos] != kEnd && candidate(prev[best.pos], &found)) queue.push(found);
+    values[gone] = PairMap::kNone;
+    next[pos] = next[gone];
+    if (next[gone] != kEnd) prev[next[gone]] = pos;
+    if (find(pos)) later.push(key_of(pos));
+    if (prev[pos] != kEnd && find(prev[pos])) later.push(key_of(prev[pos]));
   }
   std::erase(ids, -1);
 }

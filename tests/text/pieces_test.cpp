@@ -272,7 +272,9 @@ TEST(BpeModel, EqualsRescanningForRandomMerges) {
     for (int32_t id = 0; id < vocabulary.size(); ++id) ids_of_texts.insert(vocabulary.text(id), id);
     BpeModel model(vocabulary, {});
     for (const auto& [left, right] : texts) ASSERT_TRUE(model.add_merge(left, right, ids_of_texts).ok());
-    for (const size_t length : {1u, 5u, 20u, 32u, 33u, 100u}) {
+    std::vector<size_t> lengths = {1, 5, 20, 32, 33, 100};
+    if (round == 0) lengths.push_back(5000);  // from 4,096 pairs on they are sorted in another way
+    for (const size_t length : lengths) {
       std::string word;
       std::vector<int32_t> symbols, ids;
       for (size_t i = 0; i < length; ++i) {
