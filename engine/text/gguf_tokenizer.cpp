@@ -168,7 +168,7 @@ Status GgufVocabularyReader::read_sentencepiece() {
   if (*space_prefix) {
     // In front of every stretch, also behind user-defined pieces: as llama.cpp, whose format this is.
     parts_.normalizer.add(prepend_step(" "));
-    parts_.strips_leading_space = true;
+    parts_.leading_spaces = LeadingSpaces::kOneGoes;
   }
   parts_.normalizer.add(replace_step(kSpaceMark, " "));
   if (can_cut_before(*parts_.vocabulary, " ")) parts_.pre_tokenizer.add_cut_before(" ");

@@ -261,15 +261,16 @@ Status add_decoder(const json& spec, DecoderSteps* decoder) {
   } else if (type == "Metaspace") {
     const std::string replacement = json_text(spec, "replacement");
     add_replacement(replacement.empty() ? kSpaceMark : replacement, " ", decoder);
-    decoder->strips_leading_space =
+    const bool prepends =
         json_text(spec, "prepend_scheme") != "never" && json_flag(spec, "add_prefix_space", true);
+    decoder->leading_spaces = prepends ? LeadingSpaces::kAllOfFirstTokenGo : LeadingSpaces::kStay;
   } else if (type == "Strip") {
     const json& start = json_member(spec, "start");
     if (json_text(spec, "content") != " " || !start.is_number_unsigned() || start.get<uint64_t>() > 1 ||
         json_member(spec, "stop") != 0) {
       return unimplemented("tokenizer.json: a Strip decoder other than one leading space");
     }
-    decoder->strips_leading_space = start.get<uint64_t>() == 1;
+    decoder->leading_spaces = start.get<uint64_t>() == 1 ? LeadingSpaces::kOneGoes : LeadingSpaces::kStay;
   } else if (type != "Fuse") {
     return unknown_type("decoder", type);
   }

@@ -11,6 +11,7 @@
 
 #include "engine/text/normalizer.h"
 #include "engine/text/pre_tokenizer.h"
+#include "engine/text/tokenizer.h"
 #include "kernels/base/status.h"
 
 namespace restkv {
@@ -28,7 +29,7 @@ Status add_pre_tokenizer(const nlohmann::json& spec, PreTokenizer* pre_tokenizer
 struct DecoderSteps {
   bool byte_level = false;
   bool byte_fallback = false;
-  bool strips_leading_space = false;
+  LeadingSpaces leading_spaces = LeadingSpaces::kStay;
   bool puts_spaces_between = false;  // a file without a decoder: tokens are words
   std::vector<std::pair<std::string, std::string>> replacements;  // from, to
   double growth = 1;  // how many bytes at most the replacements make of one

@@ -297,8 +297,11 @@ Result<std::shared_ptr<const Tokenizer>> JsonTokenizerReader::read(const Tokeniz
   DecoderSteps decoder;
   const json& decoder_spec = json_member(root_, "decoder");
   if (Status status = add_decoder(decoder_spec, &decoder); !status.ok()) return status;
-  if (decoder_spec.is_null()) decoder.puts_spaces_between = decoder.strips_leading_space = true;
-  parts_.strips_leading_space = decoder.strips_leading_space;
+  if (decoder_spec.is_null()) {
+    decoder.puts_spaces_between = true;
+    decoder.leading_spaces = LeadingSpaces::kOneGoes;
+  }
+  parts_.leading_spaces = decoder.leading_spaces;
   if (Status status = build_vocabularies(decoder); !status.ok()) return status;
   if (Status status = read_added_tokens(); !status.ok()) return status;
   if (Status status = is_bpe_ ? build_bpe() : build_unigram(); !status.ok()) return status;

@@ -136,14 +136,18 @@ Result<ModelProto> parse_model(std::string_view bytes) {
   return model;
 }
 
-// Runs of spaces become one, none stay at the ends.
+// Runs of spaces become one, none stay at the front.
 std::string without_extra_spaces(std::string text) {
   std::string out;
   for (const char c : text) {
     if (c != ' ' || (!out.empty() && out.back() != ' ')) out += c;
   }
-  if (!out.empty() && out.back() == ' ') out.pop_back();
   return out;
+}
+
+std::string without_trailing_spaces(std::string text) {
+  text.resize(text.find_last_not_of(' ') + 1);
+  return text;
 }
 
 Status fill_normalizer(const ModelProto& model, TokenizerParts* parts) {
@@ -168,8 +172,10 @@ Status fill_normalizer(const ModelProto& model, TokenizerParts* parts) {
   }
   if (model.remove_extra_spaces) parts->normalizer.add(without_extra_spaces);
   if (model.dummy_prefix) parts->normalizer.add(prepend_step(" "));
-  parts->strips_leading_space = model.dummy_prefix;
+  if (model.dummy_prefix) parts->leading_spaces = LeadingSpaces::kOneGoes;
   parts->normalizer.add(replace_step(kSpaceMark, " "));
+  // Behind the rest: at the end of a text the mark itself counts as a space, and so does the dummy prefix.
+  if (model.remove_extra_spaces) parts->normalizer.add(without_trailing_spaces);
   return {};
 }
 

@@ -56,7 +56,7 @@ class TextTokenizer final : public Tokenizer {
   int32_t bos_id() const override { return parts_.bos_id; }
   const std::vector<int32_t>& eos_ids() const override { return parts_.eos_ids; }
   bool adds_bos() const override { return adds_bos_; }
-  bool strips_leading_space() const override { return parts_.strips_leading_space; }
+  LeadingSpaces leading_spaces() const override { return parts_.leading_spaces; }
 
  private:
   static constexpr int32_t kPlain = -2;  // the id of a stretch without guarded tokens

@@ -28,7 +28,7 @@ struct TokenizerParts {
   std::vector<int32_t> prefix_ids, suffix_ids;  // around the ids with add_special
   int32_t bos_id = -1;
   std::vector<int32_t> eos_ids;
-  bool strips_leading_space = false;
+  LeadingSpaces leading_spaces = LeadingSpaces::kStay;
 };
 
 // Sorts eos_ids and checks every id against the vocabulary.

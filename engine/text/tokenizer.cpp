@@ -1,19 +1,28 @@
 // Decoding, whole and as a stream.
 #include "engine/text/tokenizer.h"
 
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
 #include "engine/text/utf8.h"
 
 namespace restkv {
 namespace {
 
-// The bytes that `id` adds to a text; at its start a tokenizer with a dummy prefix takes one space back.
-std::string_view bytes_in_text(const Tokenizer& tokenizer, int32_t id, bool skip_special, bool* at_start) {
-  if (id < 0 || id >= tokenizer.vocab_size()) return {};
-  if (skip_special && tokenizer.is_special(id)) return {};
-  std::string_view bytes = tokenizer.token_bytes(id);
-  if (*at_start && tokenizer.strips_leading_space() && bytes.starts_with(' ')) bytes.remove_prefix(1);
-  *at_start = false;
-  return bytes;
+// Appends the bytes that `id` adds to a text; at its start a tokenizer with a dummy prefix takes spaces back.
+void append_token(const Tokenizer& tokenizer, int32_t id, bool skip_special, bool* at_start,
+                  std::string* text) {
+  if (id < 0 || id >= tokenizer.vocab_size()) return;
+  if (skip_special && tokenizer.is_special(id)) return;
+  const std::string_view bytes = tokenizer.token_bytes(id);
+  const LeadingSpaces leading =
+      std::exchange(*at_start, false) ? tokenizer.leading_spaces() : LeadingSpaces::kStay;
+  if (leading == LeadingSpaces::kAllOfFirstTokenGo && bytes != tokenizer.token_text(id)) {
+    std::copy_if(bytes.begin(), bytes.end(), std::back_inserter(*text), [](char c) { return c != ' '; });
+  } else {
+    text->append(bytes, leading == LeadingSpaces::kOneGoes && bytes.starts_with(' ') ? 1 : 0);
+  }
 }
 
 }  // namespace
@@ -22,7 +31,7 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
   std::string text;
   text.reserve(ids.size() * 4);
   bool at_start = true;
-  for (const int32_t id : ids) text += bytes_in_text(*this, id, skip_special, &at_start);
+  for (const int32_t id : ids) append_token(*this, id, skip_special, &at_start, &text);
   return text;
 }
 
@@ -30,7 +39,7 @@ StreamingDetokenizer::StreamingDetokenizer(const Tokenizer& tokenizer, bool skip
     : tokenizer_(&tokenizer), skip_special_(skip_special), at_start_(at_start) {}
 
 std::string StreamingDetokenizer::append(int32_t id) {
-  pending_ += bytes_in_text(*tokenizer_, id, skip_special_, &at_start_);
+  append_token(*tokenizer_, id, skip_special_, &at_start_, &pending_);
   std::string complete;
   size_t pos = 0;
   while (pos < pending_.size()) {

@@ -31,6 +31,13 @@ struct EncodeOptions {
   std::span<const ByteSpan> plain = {};
 };
 
+// What decoding drops at the start of a text.
+enum class LeadingSpaces : uint8_t {
+  kStay,
+  kOneGoes,            // SentencePiece's dummy prefix
+  kAllOfFirstTokenGo,  // as tokenizer.json's Metaspace does: also those inside it
+};
+
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
@@ -46,8 +53,7 @@ class Tokenizer {
   virtual int32_t bos_id() const = 0;  // -1: none
   virtual const std::vector<int32_t>& eos_ids() const = 0;  // end of text and of turn
   virtual bool adds_bos() const = 0;
-  // Whether decoding starts by dropping one leading space (SentencePiece's dummy prefix).
-  virtual bool strips_leading_space() const = 0;
+  virtual LeadingSpaces leading_spaces() const = 0;
 
   std::string decode(std::span<const int32_t> ids, bool skip_special = false) const;
 };

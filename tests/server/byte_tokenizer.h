@@ -24,7 +24,7 @@ class ByteTokenizer final : public Tokenizer {
   int32_t bos_id() const override { return kBos; }
   const std::vector<int32_t>& eos_ids() const override { return eos_; }
   bool adds_bos() const override { return true; }
-  bool strips_leading_space() const override { return false; }
+  LeadingSpaces leading_spaces() const override { return LeadingSpaces::kStay; }
 
  private:
   std::vector<std::string> tokens_;  // [V]

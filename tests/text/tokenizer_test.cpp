@@ -172,7 +172,7 @@ TEST(SentencePiece, MergesByScoreWithTheDummyPrefix) {
   EXPECT_THAT(tokenizer->encode(" ", kPlain), ElementsAre(V::kSpace, V::kSpace));
   EXPECT_TRUE(tokenizer->encode("", kPlain).empty());
   EXPECT_THAT(tokenizer->encode("", {}), ElementsAre(1));
-  EXPECT_TRUE(tokenizer->strips_leading_space());
+  EXPECT_EQ(tokenizer->leading_spaces(), LeadingSpaces::kOneGoes);
   EXPECT_EQ(tokenizer->decode(tokenizer->encode("the a", kPlain)), "the a");
   EXPECT_EQ(tokenizer->token_text(V::kSpaceThe), "\xE2\x96\x81the");
   EXPECT_EQ(tokenizer->token_bytes(V::kSpaceThe), " the");

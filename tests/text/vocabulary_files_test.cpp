@@ -139,6 +139,26 @@ TEST(TokenizerJson, LlamaStyleFallsBackToBytes) {
 }
 
 // What `tokenizers` gives: an unknown character waits for the next token, and bytes go before it.
+// `tokenizers` drops every mark of the first token, also one inside it; those of later tokens stay.
+TEST(TokenizerJson, TheMetaspaceDecoderDropsAllSpacesOfTheFirstToken) {
+  json root = {
+      {"model",
+       {{"type", "BPE"},
+        {"vocab",
+         {{"<unk>", 0}, {"\u2581", 1}, {"a", 2}, {"\u2581\u2581", 3}, {"\u2581a\u2581a", 4}, {"x y", 5}}},
+        {"merges", json::array()},
+        {"unk_token", "<unk>"}}},
+      {"decoder",
+       {{"type", "Metaspace"}, {"replacement", "\u2581"}, {"prepend_scheme", "always"}, {"split", false}}}};
+  const auto decode = [&](std::vector<int32_t> ids) { return must_load(root)->decode(ids); };
+  EXPECT_EQ(decode({3, 2}), "a");
+  EXPECT_EQ(decode({4, 4}), "aa a a");
+  EXPECT_EQ(decode({1, 3, 2}), "  a");
+  EXPECT_EQ(decode({5, 5}), "x yx y") << "a space of its own is no mark";
+  root["decoder"]["prepend_scheme"] = "never";
+  EXPECT_EQ(decode({4, 4}), " a a a a");
+}
+
 TEST(TokenizerJson, BytesThatAreMissingMakeTheCharacterUnknown) {
   json root = small_json();
   root["pre_tokenizer"] = root["decoder"] = nullptr;
@@ -313,6 +333,11 @@ TEST(SentencePieceFile, RemovesExtraSpacesByDefault) {
   ASSERT_TRUE(loaded.ok()) << loaded.status().message();
   EXPECT_THAT((*loaded)->encode("  ab   ab ", kPlain), ElementsAre(7, 7));
   EXPECT_TRUE((*loaded)->encode("   ", kPlain).empty());
+  // Its mark, typed: a character like others, but at the end a space. As sentencepiece 0.2.3.
+  EXPECT_THAT((*loaded)->encode("ab\xE2\x96\x81", kPlain), ElementsAre(7));
+  EXPECT_THAT((*loaded)->encode("ab \xE2\x96\x81 ", kPlain), ElementsAre(7));
+  EXPECT_THAT((*loaded)->encode("\xE2\x96\x81 ab \xE2\x96\x81 b", kPlain), ElementsAre(3, 3, 7, 3, 3, 3, 5));
+  EXPECT_TRUE((*loaded)->encode("\xE2\x96\x81", kPlain).empty());
 }
 
 TEST(SentencePieceFile, EveryCutAndEveryChangedByteIsAStatusOrAVocabulary) {
