@@ -138,7 +138,7 @@ def test_schemathesis_of_what_is_read(start_server, stories_model, tmp_path):
 
 @pytest.mark.slow
 def test_langchain(chat_server):
-    langchain = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed (tests/requirements-slow.txt)")
+    langchain = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed (tests/requirements-clients.txt)")
     model = langchain.ChatOpenAI(base_url=chat_server.url + "/v1", api_key="none", model=chat_server.model_id, temperature=0,
                                  max_tokens=12)
     answer = model.invoke("Hello")
@@ -150,7 +150,7 @@ def test_langchain(chat_server):
 @pytest.mark.timeout(600)
 def test_lm_eval(chat_server, tmp_path):
     if importlib.util.find_spec("lm_eval") is None:
-        pytest.skip("lm-eval is not installed (tests/requirements-slow.txt)")
+        pytest.skip("lm-eval is not installed (tests/requirements-clients.txt)")
     data = tmp_path / "tiny.jsonl"
     rows = [{"q": "Once upon a", "choices": [" time", " xyzzy"], "answer": 0},
             {"q": "The little girl was very", "choices": [" happy", " qqq"], "answer": 0}]
