@@ -250,6 +250,30 @@ Value urlencode(Context& context, const Value& subject, CallArguments& arguments
   return context.make_string(std::move(out));
 }
 
+// ' key="value"' of all entries that have a value; keys are what the template says, values what anybody may.
+Value xmlattr(Context& context, const Value& subject, CallArguments& arguments) {
+  ArgumentReader reader(context, "xmlattr", arguments);
+  const bool has_space_before = reader.take_bool("autospace", true);
+  reader.finish();
+  context.require_defined(subject);
+  if (!subject.is_dict()) context.fail("xmlattr needs a mapping, not " + subject.type_name());
+  Text out;
+  for (const auto& [key, value] : subject.as_dict()->entries()) {
+    context.charge(1);
+    if (value.is_none() || value.is_undefined()) continue;
+    if (!key.is_string()) context.fail("xmlattr needs names that are strings, not " + key.type_name());
+    if (key.bytes().find_first_of(" \t\n\r\f\v/>=") != std::string::npos)
+      context.fail("Invalid character in attribute name");
+    if (has_space_before || out.size() > 0) out.append(" ");
+    out.append(escape_html(context, key));
+    out.append("=\"");
+    out.append(escape_html(context, value));
+    out.append("\"");
+    context.check_size(out.size());
+  }
+  return context.make_string(std::move(out));
+}
+
 Value striptags(Context& context, const Value& subject, CallArguments& arguments) {
   ArgumentReader(context, "striptags", arguments).finish();
   Text text = context.str(subject);
@@ -445,6 +469,7 @@ const FilterTable& text_filters() {
       {"wordcount", wordcount},
       {"urlencode", urlencode},
       {"striptags", striptags},
+      {"xmlattr", xmlattr},
       {"filesizeformat", file_size_format},
       {"int", int_filter},
       {"float", float_filter},

@@ -214,6 +214,18 @@ lines|indent ~ '|' ~ lines|indent(2, true) ~ '|' ~ lines|indent('> ', blank=true
 'a b c d e f'|truncate(8) ~ 'abcdefghijklmnop'|truncate(8, true) ~ 'abcdefghij klm'|truncate(5, false, '!', 0) ~ 'foo bar baz'|truncate(9)
 'a b, c-d e_f'|wordcount ~ u|wordcount
 'a b&c=d/é?'|urlencode ~ {'a b': 'c&d', 'x': 1}|urlencode ~ [('a', 'b')]|urlencode ~ 5|urlencode
+{'class': 'a "b"', 'id': 5, 'x': none, 'y': undefinedvar, 'h': html|safe, 'z': [1, '<']}|xmlattr ~ {'a': 1}|xmlattr(false) ~ {'a': 1, 'b<': ''}|xmlattr(autospace=false) ~ {}|xmlattr ~ {'a b': none}|xmlattr
+{'a b': 1}|xmlattr
+{'a\x0b': 1}|xmlattr
+{'a=': 1}|xmlattr
+{'a/': 1}|xmlattr
+{1: 1}|xmlattr
+{1: none}|xmlattr
+{'a\x1cb\u2028é': 1}|xmlattr ~ {'': 1}|xmlattr
+l|xmlattr
+s|xmlattr
+n|xmlattr
+undefinedvar|xmlattr
 '<p>Hi <b>you</b>  &amp; <!-- no --> me</p>'|striptags ~ 1000|filesizeformat ~ 1500000|filesizeformat ~ 2048|filesizeformat(true) ~ 1|filesizeformat ~ 500|filesizeformat
 s is string ~ i is string ~ dd is mapping ~ l is mapping ~ l is sequence ~ s is sequence ~ dd is sequence ~ i is sequence ~ l is iterable ~ i is iterable ~ s is iterable ~ n is iterable
 i is number ~ d is number ~ t is number ~ s is number ~ i is integer ~ t is integer ~ d is float ~ i is float ~ t is boolean ~ i is boolean ~ t is true ~ f is false ~ i is true ~ n is none ~ n is not none ~ s is not string
@@ -340,7 +352,7 @@ class Generator:
     FILTERS = ["upper", "lower", "trim", "length", "string", "list", "first", "last", "sort", "reverse", "join", "join('-')", "int", "float",
                "tojson", "default('d')", "default('d', true)", "title", "capitalize", "abs", "round", "unique|list", "map('string')|list",
                "select|list", "reject|list", "map(attribute='name')|list", "selectattr('name')|list", "dictsort", "items|list", "sum", "max", "min",
-               "replace('l', 'L')", "indent(2)", "tojson(indent=2)", "batch(2)|list", "wordcount", "e", "safe", "count", "urlencode", "reverse|list"]
+               "replace('l', 'L')", "indent(2)", "tojson(indent=2)", "batch(2)|list", "wordcount", "e", "safe", "count", "urlencode", "reverse|list", "xmlattr"]
     TESTS = ["defined", "undefined", "none", "string", "mapping", "iterable", "sequence", "number", "integer", "float", "boolean", "true", "false",
              "odd", "even", "lower", "upper", "callable", "in [1, 'a']", "eq(1)", "divisibleby(2)", "sameas(none)"]
     METHODS = ["upper()", "lower()", "strip()", "split()", "split('l')", "split(',', 1)", "title()", "items()|list", "keys()|list", "get('a')", "get('zz', 1)",

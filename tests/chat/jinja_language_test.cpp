@@ -89,6 +89,8 @@ TEST(JinjaLanguage, Filters) {
       {R"~(['b', 'A', 'c']|sort ~ l|sort(reverse=true))~", R"~(['A', 'b', 'c'][3, 2, 1])~"},
       {R"~(5|string ~ 'x'|string)~", R"~(5x)~"},
       {R"~('<b>x</b> &amp; y'|striptags)~", R"~(x & y)~"},
+      {R"~({'class': 'a "b"', 'id': 5, 'x': none, 'y': nosuch}|xmlattr ~ {'a': 1}|xmlattr(false))~",
+       R"~( class="a &#34;b&#34;" id="5"a="1")~"},
       {R"~(l|sum ~ people|sum(attribute='age'))~", R"~(687)~"},
       {R"~('foo bar-baz'|title)~", R"~(Foo Bar-Baz)~"},
       {R"~({'a': [1, 2.0, none, true, "é\n<"]}|tojson)~", R"~({"a": [1, 2.0, null, true, "é\n<"]})~"},
