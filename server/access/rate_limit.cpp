@@ -44,6 +44,13 @@ int64_t RateLimit::try_take(int64_t prompt_tokens, Clock::time_point now) {
   return 0;
 }
 
+void RateLimit::give_back(int64_t requests, int64_t tokens, Clock::time_point now) {
+  const std::lock_guard lock(mutex_);
+  fill(now);
+  requests_.level = std::min(requests_.limit, requests_.level + static_cast<double>(requests));
+  tokens_.level = std::min(tokens_.limit, tokens_.level + static_cast<double>(tokens));
+}
+
 void RateLimit::charge_tokens(int64_t tokens, Clock::time_point now) {
   const std::lock_guard lock(mutex_);
   fill(now);

@@ -16,6 +16,8 @@ class RateLimit {
   void set_limits(int64_t requests, int64_t tokens);
   // Takes one request and its prompt's tokens. Else: whole seconds (>= 1) after which it would fit.
   int64_t try_take(int64_t prompt_tokens, Clock::time_point now);
+  // What was taken for requests that were refused in the end.
+  void give_back(int64_t requests, int64_t tokens, Clock::time_point now);
   void charge_tokens(int64_t tokens, Clock::time_point now);
 
  private:

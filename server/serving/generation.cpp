@@ -43,6 +43,14 @@ Refusal Generation::submit(Clock::time_point arrival, std::chrono::nanoseconds t
                 .with_reason("rate_limit_exceeded"),
             wait};
   }
+  Status status = submit_prompts(arrival, timeout, wake);
+  // A list is refused as a whole: what of it came into the queue is cancelled by the destructor.
+  if (!status.ok()) caller_.rate().give_back(1, prompt_tokens, arrival);
+  return {std::move(status)};
+}
+
+Status Generation::submit_prompts(Clock::time_point arrival, std::chrono::nanoseconds timeout,
+                                  const std::function<void()>& wake) {
   running_.reserve(job_.requests.size());
   for (size_t i = 0; i < job_.requests.size(); ++i) {
     Request& request = job_.requests[i];
@@ -59,9 +67,9 @@ Refusal Generation::submit(Clock::time_point arrival, std::chrono::nanoseconds t
     auto handle = std::make_shared<RequestHandle>(std::move(request), wake);
     if (Status status = serving_.model.engine->submit(handle); !status.ok()) {
       const bool is_prompt = status.param() == "prompt" && job_.api == CompletionApi::kChat;
-      if (is_prompt) return {std::move(status).with_param("messages")};
-      if (status.param() == "max_tokens") return {std::move(status).with_param(job_.limit_field)};
-      return {std::move(status)};
+      if (is_prompt) return std::move(status).with_param("messages");
+      if (status.param() == "max_tokens") return std::move(status).with_param(job_.limit_field);
+      return status;
     }
     Running& r = running_.emplace_back();
     r.assembler = std::make_unique<OutputAssembler>(*serving_.model.tokenizer, job_.output, *handle,

@@ -27,7 +27,7 @@ class Generation {
   Generation(const Generation&) = delete;
 
   // Within the limits of the caller's key. `wake`: on the engine thread, when there is something to take (TokenStream).
-  // `timeout` 0: none.
+  // `timeout` 0: none. What is refused is not charged to the key.
   Refusal submit(Clock::time_point arrival, std::chrono::nanoseconds timeout,
                  const std::function<void()>& wake);
   // What one more record made visible; false: nothing is there now. `index` counts choices over all prompts.
@@ -48,6 +48,8 @@ class Generation {
 
  private:
   Status check_list() const;  // whether all of it can be in the queue
+  Status submit_prompts(Clock::time_point arrival, std::chrono::nanoseconds timeout,
+                        const std::function<void()>& wake);
 
   struct Running {
     std::shared_ptr<RequestHandle> handle;

@@ -48,6 +48,19 @@ TEST_F(RateLimitTest, APromptAboveTheLimitNeedsAFullBucket) {
   EXPECT_EQ(rate_.try_take(6000, now_ + 600s), 0);
 }
 
+TEST_F(RateLimitTest, WhatWasRefusedIsGivenBack) {
+  rate_.set_limits(2, 600);
+  EXPECT_EQ(rate_.try_take(400, now_), 0);
+  rate_.give_back(1, 400, now_);
+  rate_.give_back(1, 400, now_);  // never above a full bucket
+  EXPECT_EQ(rate_.try_take(300, now_), 0);
+  EXPECT_EQ(rate_.try_take(300, now_), 0);
+  EXPECT_GT(rate_.try_take(1, now_), 0);
+  rate_.set_limits(0, 0);
+  rate_.give_back(1, 400, now_);
+  EXPECT_EQ(rate_.try_take(1'000'000, now_), 0);
+}
+
 TEST_F(RateLimitTest, NewLimitsForgetNoUse) {
   rate_.set_limits(10, 0);
   for (int i = 0; i < 10; ++i) EXPECT_EQ(rate_.try_take(1, now_), 0);

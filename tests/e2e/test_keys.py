@@ -1,5 +1,6 @@
 """API keys against the real binary: who is let in where, limits, reloads, what is refused at start."""
 
+import http.client
 import json
 import signal
 import socket
@@ -23,6 +24,11 @@ keys:
   - name: dave
     key: sk-dave-secret
     tokens_per_minute: 30
+  - name: frank
+    key: sk-frank-secret
+    requests_per_minute: 2
+    tokens_per_minute: 400
+    max_concurrent: 1
 """
 BODY = {"prompt": "Once upon a time", "max_tokens": 4, "temperature": 0}
 
@@ -93,6 +99,26 @@ def test_rates_concurrency_and_retry_after(keyed):
     status, headers, _ = keyed.complete("dave")
     assert status == 429 and int(headers["Retry-After"]) > 30, "tokens of the answer count"
     assert keyed.complete("alice")[0] == 200
+
+
+def test_what_is_refused_is_not_charged(keyed):
+    long_answer = {**BODY, "max_tokens": 200, "ignore_eos": True, "stream": True}
+    connection = http.client.HTTPConnection("127.0.0.1", keyed.server.port, timeout=60)
+    for _ in range(3):
+        status, _, body = keyed.complete("frank", max_tokens=1_000_000)
+        assert (status, json.loads(body)["error"]["code"]) == (400, "context_length_exceeded"), body
+    connection.request("POST", "/v1/completions", json.dumps(long_answer), bearer("frank"))
+    stream = connection.getresponse()
+    assert stream.readline().startswith(b"data: ")
+    for prompt in ["Once upon a time", "Once", ["a list", "of two"]] * 2:
+        status, _, body = keyed.complete("frank", prompt=prompt)
+        assert (status, json.loads(body)["error"]["code"]) == (429, "concurrency_limit"), body
+    stream.read()
+    connection.close()
+    keyed.server.wait_until_idle()
+    assert keyed.complete("frank")[0] == 200
+    status, _, body = keyed.complete("frank")
+    assert (status, json.loads(body)["error"]["code"]) == (429, "rate_limit_exceeded"), "two of two"
 
 
 def test_reload_by_signal_and_by_change_is_all_or_nothing(keyed):
