@@ -1,5 +1,6 @@
 // restkv config check [FILE...] | show | schema | options: what the option table says about YAML files and settings.
 #include <cstdio>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "server/access/access_control.h"
@@ -8,17 +9,23 @@
 namespace restkv {
 namespace {
 
+// What `serve` would refuse of settings that can each be read.
+std::vector<std::string> errors_of(Settings settings) {
+  if (Status status = check_settings(settings); !status.ok()) return {status.message()};
+  if (Status status = resolve_cache_options(settings); !status.ok()) return {status.message()};
+  AccessControl access(settings.server.api_key);
+  return access.load(std::make_shared<const CacheProfiles>(settings.cache.profiles));
+}
+
 // Each file alone, with the environment for its ${VARIABLES} only.
 int check_files(const std::vector<std::string>& files) {
   int exit_code = kExitOk;
   for (const std::string& file : files) {
     LoadedSettings loaded;
     apply_yaml_file(file, process_environment(), loaded);
-    if (Status status = check_settings(loaded.settings); loaded.errors.empty() && !status.ok()) {
-      loaded.errors.push_back(file + ": " + status.message());
-    }
-    if (Status status = resolve_cache_options(loaded.settings); loaded.errors.empty() && !status.ok()) {
-      loaded.errors.push_back(file + ": " + status.message());
+    if (loaded.errors.empty()) {
+      for (const std::string& error : errors_of(loaded.settings))
+        loaded.errors.push_back(file + ": " + error);
     }
     for (const std::string& error : loaded.errors) std::fprintf(stderr, "restkv: %s\n", error.c_str());
     if (loaded.errors.empty()) {
@@ -83,12 +90,9 @@ int run_config(const Invocation& invocation) {
   }
   if (action == "check") {
     // What flags, environment and --config say was checked while they were read.
-    if (Status status = check_settings(invocation.settings()); !status.ok()) {
-      return fail(status.message(), kExitUsage);
-    }
-    Settings settings = invocation.settings();
-    if (Status status = resolve_cache_options(settings); !status.ok())
-      return fail(status.message(), kExitUsage);
+    const std::vector<std::string> errors = errors_of(invocation.settings());
+    for (const std::string& error : errors) std::fprintf(stderr, "restkv: %s\n", error.c_str());
+    if (!errors.empty()) return kExitUsage;
     if (files.empty()) std::puts("ok");
     return check_files(files);
   }

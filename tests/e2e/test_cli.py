@@ -456,6 +456,24 @@ def test_all_errors_of_a_file_at_once(tmp_path):
     expect_failure(done, 2, f"{path}:3:3", f"{path}:4:", f"{path}:5:1", f"{path}:7:")
 
 
+def test_check_and_serve_refuse_the_same_keys(tmp_path):
+    path, keys = tmp_path / "serve.yaml", tmp_path / "keys.yaml"
+    keys.write_text("keys:\n  - name: alice\n    kex: sk-alice\n", encoding="utf-8")
+    for api_key, expected in (("sk-a-secret-itself", "env:NAME"), ("env:RESTKV_NO_SUCH_KEYS", "is not set"),
+                              (keys, f"{keys}:3:5")):
+        path.write_text(f"version: 1\nserver:\n  api_key: {api_key}\n", encoding="utf-8")
+        for arguments in (["config", "check", path], ["config", "check", "--config", path],
+                          ["serve", "/no/such/model", "--config", path]):
+            if arguments[0] == "serve" and api_key == keys:
+                continue  # it reads them when the model is there
+            done = run_restkv(*arguments)
+            expect_failure(done, 2, expected)
+            assert "secret" not in done.stderr
+    keys.write_text("keys:\n  - name: alice\n    key: sk-alice\n", encoding="utf-8")
+    done = run_restkv("config", "check", path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_settings_file_that_is_not_there():
     expect_failure(run_restkv("serve", "demo", "--config", "/no/such.yaml"), 2, "/no/such.yaml")
 
