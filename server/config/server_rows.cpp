@@ -74,6 +74,17 @@ std::vector<Option> server_option_rows() {
        .verbs = kServe,
        .help = "Bytes of a request body; 0: 8 MiB or 8 bytes a token of max_model_len, whichever is more",
        .field = [](Settings& s) { return &s.server.max_body_size; }},
+      {.flag = "max-body-memory",
+       .section = "server",
+       .key = "max_body_memory",
+       .type = kSize,
+       .min = 64 * kKiB,
+       .max = 1024 * kGiB,
+       .verbs = kServe,
+       .help =
+           "Bytes that all HTTP request bodies of more than 64 KiB together may take, also while they come "
+           "in; further ones are refused (503)",
+       .field = [](Settings& s) { return &s.server.max_body_memory; }},
       {.flag = "max-request-line",
        .section = "server",
        .key = "max_request_line",

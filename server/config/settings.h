@@ -24,9 +24,10 @@ struct ServerSettings {
   bool strict_params = false;      // unknown request fields are a 400 instead of a warning
   int32_t io_threads = 1;          // each with its own io_context
   int32_t max_connections = 4096;
-  int64_t max_body_size = 0;           // bytes; 0: max(8 MiB, 8 x max_model_len)
-  int64_t max_request_line = 8 << 10;  // bytes
-  int64_t max_header_size = 16 << 10;  // bytes of all headers
+  int64_t max_body_size = 0;            // bytes; 0: max(8 MiB, 8 x max_model_len)
+  int64_t max_body_memory = 256 << 20;  // bytes of all request bodies of more than 64 KiB together
+  int64_t max_request_line = 8 << 10;   // bytes
+  int64_t max_header_size = 16 << 10;   // bytes of all headers
   int32_t max_headers = 100;
   int32_t max_chunks = 65'536;         // of one chunked body
   int64_t max_unsent_size = 64 << 10;  // bytes of a stream held for a client that reads slowly

@@ -17,16 +17,18 @@ int hex_value(char c) {
 
 }  // namespace
 
-std::optional<HttpFailure> BodyReader::start(const RequestHead& head, const HttpLimits& limits) {
+std::optional<HttpFailure> BodyReader::start(const RequestHead& head, const HttpLimits& limits,
+                                             size_t max_size) {
   *this = BodyReader();
   limits_ = &limits;
+  max_size_ = max_size;
   if (head.is_chunked) {
     state_ = State::kChunkSize;
     return std::nullopt;
   }
   left_ = head.content_length.value_or(0);
-  if (left_ > limits.body) {
-    return failure(413, "the body is larger than " + std::to_string(limits.body) + " bytes");
+  if (left_ > max_size_) {
+    return failure(413, "the body is larger than " + std::to_string(max_size_) + " bytes");
   }
   if (left_ > 0) state_ = State::kBytes;
   return std::nullopt;
@@ -126,8 +128,8 @@ std::optional<HttpFailure> BodyReader::read_size(std::string_view line) {
   if (++num_chunks_ > limits_->chunks) {
     return failure(413, "the body has more than " + std::to_string(limits_->chunks) + " chunks");
   }
-  if (size > limits_->body - body_.size()) {
-    return failure(413, "the body is larger than " + std::to_string(limits_->body) + " bytes");
+  if (size > max_size_ - body_.size()) {
+    return failure(413, "the body is larger than " + std::to_string(max_size_) + " bytes");
   }
   left_ = size;
   state_ = State::kChunkData;

@@ -14,13 +14,17 @@ namespace restkv {
 class BodyReader {
  public:
   // Failure: the announced length is over the limit.
-  std::optional<HttpFailure> start(const RequestHead& head, const HttpLimits& limits);
+  std::optional<HttpFailure> start(const RequestHead& head, const HttpLimits& limits) {
+    return start(head, limits, limits.body);
+  }
+  std::optional<HttpFailure> start(const RequestHead& head, const HttpLimits& limits, size_t max_size);
   // Takes what belongs to the body from the front of `in`.
   std::optional<HttpFailure> feed(std::string& in);
 
   bool is_done() const { return state_ == State::kDone; }
   uint64_t received() const { return received_; }  // bytes taken from the wire
   std::string& body() { return body_; }
+  const std::string& body() const { return body_; }
 
  private:
   enum class State : uint8_t { kBytes, kChunkSize, kChunkData, kChunkEnd, kTrailer, kDone };
@@ -33,6 +37,7 @@ class BodyReader {
   std::optional<HttpFailure> read_size(std::string_view line);
 
   const HttpLimits* limits_ = nullptr;
+  size_t max_size_ = 0;  // of the body
   State state_ = State::kDone;
   uint64_t left_ = 0;  // bytes of the body or the chunk still to come
   size_t num_chunks_ = 0;

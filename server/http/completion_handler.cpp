@@ -205,7 +205,7 @@ asio::awaitable<void> handle(Connection& connection, CompletionApi api) {
     const std::string_view shown = std::string_view(connection.body()).substr(0, kMaxLoggedBody);
     log_event(LogLevel::kInfo, "request body", {{"id", connection.request_id()}, {"body", shown}});
   }
-  connection.body() = std::string();
+  connection.drop_body();
   if (connection.is_gone()) co_return;
   if (!job.ok()) {
     co_await connection.respond_error(api_error(job.status()));

@@ -41,7 +41,8 @@ Connection::Connection(tcp::socket socket, IoThread& thread, ServerState& server
       thread_(thread),
       server_(server),
       limits_(server.limits),
-      event_(std::make_shared<Event>()) {
+      event_(std::make_shared<Event>()),
+      body_share_(server.body_room) {
   ++server_.num_connections;
   thread_.add(this);
 }
@@ -66,7 +67,8 @@ asio::awaitable<void> Connection::run() {
       co_await linger();
       break;
     }
-    if (!co_await read_body()) break;
+    const bool takes_body = admission.route && admission.route->method == "POST";
+    if (!co_await read_body(takes_body)) break;
     phase_ = Phase::kRunning;
     arrival_ = Clock::now();
     deadline_ = Clock::time_point::max();
@@ -87,7 +89,7 @@ asio::awaitable<void> Connection::run() {
 
 void Connection::reset_request() {
   head_ = RequestHead();
-  body_ = BodyReader();
+  drop_body();
   request_id_.clear();
   caller_.reset();
   trace_ = {};
@@ -146,10 +148,16 @@ bool Connection::may_be_large() const {
          head_.content_length.value_or(0) > std::min(limits_.pipelined, limits_.body);
 }
 
-asio::awaitable<bool> Connection::read_body() {
+void Connection::drop_body() {
+  body_ = BodyReader();
+  body_share_.release();
+}
+
+asio::awaitable<bool> Connection::read_body(bool takes_body) {
   phase_ = Phase::kBody;
   body_begin_ = Clock::now();
-  if (std::optional<HttpFailure> bad = body_.start(head_, limits_)) {
+  const size_t max_size = takes_body ? limits_.body : std::min(limits_.pipelined, limits_.body);
+  if (std::optional<HttpFailure> bad = body_.start(head_, limits_, max_size)) {
     co_await refuse(*bad);
     co_return false;
   }
@@ -160,6 +168,15 @@ asio::awaitable<bool> Connection::read_body() {
   for (;;) {
     if (std::optional<HttpFailure> bad = body_.feed(in_)) {
       co_await refuse(*bad);
+      co_return false;
+    }
+    const size_t held = body_.body().capacity();
+    if (held > limits_.pipelined && !body_share_.resize(held)) {
+      drop_body();
+      const HttpFailure busy{503,
+                             "bodies of other requests take all of the " + std::to_string(limits_.bodies) +
+                                 " bytes that this server holds of them (max_body_memory); try again later"};
+      co_await refuse(busy);
       co_return false;
     }
     if (body_.is_done()) co_return true;

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "server/http/body_reader.h"
+#include "server/http/body_room.h"
 #include "server/http/io_thread.h"
 #include "server/http/request_head.h"
 #include "server/http/response_head.h"
@@ -34,6 +35,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // For routes. The request, whole:
   const RequestHead& head() const { return head_; }
   std::string& body() { return body_.body(); }
+  void drop_body();  // it was read: its memory is free for others
   const std::string& request_id() const { return request_id_; }
   Clock::time_point arrival() const { return arrival_; }
   ServerState& server() { return server_; }
@@ -72,7 +74,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   enum class Phase : uint8_t { kIdle, kHead, kBody, kRunning, kClosing };
 
   boost::asio::awaitable<bool> read_head(bool is_first);
-  boost::asio::awaitable<bool> read_body();
+  // `takes_body`: else a small one is let pass.
+  boost::asio::awaitable<bool> read_body(bool takes_body);
   boost::asio::awaitable<bool> read_some();
   boost::asio::awaitable<bool> write(std::string_view head, std::string_view body);
   boost::asio::awaitable<void> refuse(const HttpFailure& failure);
@@ -104,6 +107,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   size_t scanned_ = 0;
   RequestHead head_;
   BodyReader body_;
+  BodyShare body_share_;
   std::string request_id_;
   std::optional<Caller> caller_;
   TraceContext trace_;                // of the caller

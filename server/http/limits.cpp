@@ -14,6 +14,8 @@ HttpLimits http_limits(const ServerSettings& settings, int64_t max_model_len) {
   limits.body = static_cast<size_t>(settings.max_body_size > 0
                                         ? settings.max_body_size
                                         : std::max<int64_t>(8 << 20, kBytesPerToken * max_model_len));
+  limits.bodies = static_cast<size_t>(settings.max_body_memory);
+  limits.body = std::min(limits.body, limits.bodies);
   limits.chunks = static_cast<size_t>(settings.max_chunks);
   limits.unsent = static_cast<size_t>(settings.max_unsent_size);
   limits.body_rate = settings.min_body_rate;

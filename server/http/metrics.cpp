@@ -154,6 +154,8 @@ std::string metrics_text(const EngineStats& stats, const Histograms& histograms,
   out.value("state", "owned", stats.pages_owned);
   out.value("state", "cached", stats.pages_cached);
   out.single("http_connections", "gauge", "Open HTTP connections", server.http_connections, true);
+  out.single("http_body_bytes", "gauge", "Bytes that HTTP request bodies of more than 64 KiB take",
+             server.body_bytes, true);
   out.single("sse_slow_clients_total", "counter",
              "Streams ended because their client took nothing for write_timeout", server.slow_clients, true);
   out.summary("tokenize_seconds", "Time in parsing, rendering and tokenizing requests", server.tokenized,

@@ -19,6 +19,7 @@ struct MetricsLabels {
 // What the server knows beside its engine.
 struct ServerMetrics {
   int64_t http_connections = 0;
+  int64_t body_bytes = 0;    // of request bodies, held
   int64_t slow_clients = 0;  // dropped since the start
   int64_t tokenized = 0;     // requests parsed, rendered and tokenized
   double tokenize_seconds = 0;

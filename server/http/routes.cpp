@@ -133,6 +133,7 @@ asio::awaitable<void> handle_metrics(Connection& c) {
   const ServerState& server = c.server();
   const Engine& engine = *server.model.engine;
   const ServerMetrics own{.http_connections = server.num_connections,
+                          .body_bytes = static_cast<int64_t>(server.body_room.used()),
                           .slow_clients = server.serving->num_slow_clients,
                           .tokenized = server.serving->num_tokenized,
                           .tokenize_seconds = 1e-9 * static_cast<double>(server.serving->tokenize_ns),

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <string>
 
+#include "server/http/body_room.h"
 #include "server/http/limits.h"
 #include "server/serving/serving.h"
 
@@ -16,7 +17,8 @@ struct ServerState {
       : serving(std::move(shared)),
         settings(serving->settings),
         model(serving->model),
-        limits(http_limits(settings.server, model.engine->memory_plan().max_model_len)) {}
+        limits(http_limits(settings.server, model.engine->memory_plan().max_model_len)),
+        body_room(limits.bodies) {}
 
   std::string new_id(std::string_view prefix) { return serving->new_id(prefix); }
 
@@ -24,6 +26,7 @@ struct ServerState {
   const Settings& settings;
   const ServedModel& model;
   const HttpLimits limits;
+  BodyRoom body_room;
   std::atomic<int64_t> num_connections{0};
   std::atomic<int64_t> num_active{0};  // requests between their last byte and the end of their answer
   std::once_flag openapi_once;

@@ -55,6 +55,68 @@ TEST_F(HttpServerTest, WhatItsHeadRefusesIsNotReadWhole) {
   EXPECT_NE(client.receive_until("\"ok\"}").find("HTTP/1.1 200 OK"), std::string::npos);
 }
 
+// Bodies count together from the moment they come in; small ones do not.
+TEST_F(HttpServerTest, AllBodiesTogetherAreBounded) {
+  settings_.server.max_body_memory = 1 << 20;
+  start();
+  const auto held = [&] {
+    const std::string metrics = exchange(get("/metrics", "Connection: close\r\n"));
+    return std::stoll(metrics.substr(metrics.find("} ", metrics.rfind("restkv_http_body_bytes{")) + 2));
+  };
+  const std::string large =
+      post("/v1/completions", R"({"prompt":"a","max_tokens":1})" + std::string(600'000, ' '),
+           "Connection: close\r\n");
+  {
+    RawClient half(server_->port());
+    half.send(std::string_view(large).substr(0, 599'000));
+    ASSERT_TRUE(becomes_true([&] { return held() >= 590'000; }));
+    for (const std::string& framing :
+         {std::string("Content-Length: 900000"), std::string("Transfer-Encoding: chunked")}) {
+      RawClient refused(server_->port());
+      const bool is_chunked = framing.starts_with("Transfer");
+      refused.send("POST /tokenize HTTP/1.1\r\nHost: a\r\n" + framing + "\r\n\r\n" +
+                   (is_chunked ? "dbba0\r\n" : "") + std::string(899'000, ' '));
+      const std::string response = refused.receive_all();
+      EXPECT_EQ(status_of(response), 503) << response;
+      EXPECT_NE(response.find("Retry-After: 1\r\n"), std::string::npos);
+      EXPECT_NE(response.find("1048576 bytes"), std::string::npos);
+    }
+    EXPECT_LE(held(), 1 << 20);
+    EXPECT_EQ(status_of(complete(R"({"prompt":"a"})" + std::string(60'000, ' '))), 200) << "a small one";
+    half.send(std::string_view(large).substr(599'000));
+    EXPECT_EQ(status_of(half.receive_all()), 200);
+    EXPECT_TRUE(becomes_true([&] { return held() == 0; }));
+  }
+  {
+    RawClient gone(server_->port());
+    gone.send(std::string_view(large).substr(0, 599'000));
+    ASSERT_TRUE(becomes_true([&] { return held() > 0; }));
+  }
+  EXPECT_TRUE(becomes_true([&] { return held() == 0; })) << "its client went";
+  // While it is answered the body is gone already.
+  engine_->hold(true);
+  RawClient waits(server_->port());
+  waits.send(large);
+  ASSERT_TRUE(becomes_true([&] { return engine_->stats().waiting == 1; }));
+  EXPECT_TRUE(becomes_true([&] { return held() == 0; }));
+  engine_->hold(false);
+  EXPECT_EQ(status_of(waits.receive_all()), 200);
+  EXPECT_EQ(status_of(exchange(post("/tokenize", std::string(1'100'000, ' ')))), 413) << "never fits";
+}
+
+// Whoever may not send one, and paths that take none, keep no memory for it.
+TEST_F(HttpServerTest, PathsWithoutABodyTakeNone) {
+  start();
+  EXPECT_EQ(status_of(exchange("GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n")), 413);
+  EXPECT_EQ(
+      status_of(exchange("GET /health HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10001\r\n")),
+      413);
+  EXPECT_EQ(status_of(exchange(
+                "GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 65536\r\n\r\n" +
+                std::string(65536, ' '))),
+            200);
+}
+
 TEST_F(HttpServerTest, WorkersHaveABoundedQueue) {
   start({.max_queue = 1});
   const std::string body = R"({"content":")" + std::string(4'000'000, 'a') + R"("})";
