@@ -11,6 +11,7 @@
 #include "engine/executor.h"
 #include "kernels/cuda/graph_cache.h"
 #include "tests/emulator/emulated_backend.h"
+#include "tests/engine/prefilled_sequence.h"
 #include "tests/engine/tiny_model.h"
 
 namespace restkv {
@@ -53,21 +54,12 @@ Outcome decode(bool use_graphs, bool is_deterministic, bool refuses_launches = f
     if (i > 0) cache.budget = 24;
     cache.window = 4;
     Request request;
-    for (int32_t t = 0; t < 20; ++t) request.prompt.push_back(3 + (t * 7 + static_cast<int32_t>(i)) % 60);
+    request.prompt = testing::some_prompt(20, static_cast<int32_t>(i));
     request.max_tokens = 60;
     request.sampling.temperature = 0.8f;
     request.sampling.seed = i;
     request.cache = *resolve_cache_settings(cache, {});
-    Sequence& sequence = sequences[i];
-    sequence.tokens = request.prompt;
-    sequence.prompt_len = 20;
-    sequence.handle = std::make_shared<RequestHandle>(std::move(request), nullptr);
-    executor.prepare(sequence);
-    executor.admit(sequence);
-    batch.clear();
-    batch.prompts.push_back(&sequence);
-    executor.run_step(batch, results);
-    sequence.tokens.push_back(results.at(0).sample->token);
+    testing::start_on(executor, std::move(request), sequences[i]);
   }
   const auto step = [&](int32_t rows) {
     batch.clear();

@@ -8,6 +8,7 @@
 #include "engine/device.h"
 #include "engine/executor.h"
 #include "engine/host_memory.h"
+#include "tests/engine/prefilled_sequence.h"
 #include "tests/engine/tiny_model.h"
 
 namespace {
@@ -46,7 +47,7 @@ TEST(DecodeStep, AllocatesNothing) {
   const char* policies[] = {"full", "restkv", "restkv", "snapkv", "h2o", "tova", "streamingllm", "lacache"};
   std::vector<Sequence> sequences(std::size(policies));
   std::vector<StepResult> results;
-  StepBatch batch, prompt;
+  StepBatch batch;
   for (size_t i = 0; i < sequences.size(); ++i) {
     CacheRequest cache;
     cache.policy = policies[i];
@@ -54,22 +55,12 @@ TEST(DecodeStep, AllocatesNothing) {
     cache.budget = 48 + static_cast<int64_t>(i);
     if (i == 2) cache.preset = "paper";
     Request request;
-    for (int32_t t = 0; t < 60; ++t) request.prompt.push_back(3 + (t * 7 + static_cast<int32_t>(i)) % 60);
+    request.prompt = testing::some_prompt(60, static_cast<int32_t>(i));
     request.max_tokens = 300;
     request.sampling.temperature = 0;
     request.cache = *resolve_cache_settings(cache, {});
-    Sequence& sequence = sequences[i];
-    sequence.tokens.reserve(400);
-    sequence.tokens = request.prompt;
-    sequence.prompt_len = 60;
-    sequence.handle = std::make_shared<RequestHandle>(std::move(request), nullptr);
-    executor.prepare(sequence);
-    executor.admit(sequence);
-    prompt.clear();
-    prompt.prompts.push_back(&sequence);
-    executor.run_step(prompt, results);
-    sequence.tokens.push_back(results.at(0).sample->token);
-    batch.decodes.push_back({&sequence, 1});
+    testing::start_on(executor, std::move(request), sequences[i]);
+    batch.decodes.push_back({&sequences[i], 1});
   }
   const auto events = [&] {
     int64_t sum = 0;
