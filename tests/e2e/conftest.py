@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_hub import FakeHub
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("RESTKV_SHARED_DIR", ROOT.parent / "shared"))
@@ -223,6 +224,12 @@ def demo_server(binary, demo_model, server_logs):
     running = Server("demo", server_logs / "demo_server.log")
     yield running
     running.kill()
+
+
+@pytest.fixture
+def hub():
+    with FakeHub() as one:
+        yield one
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-// The layout on disk; what programs do with it is in tests/e2e/test_hub.py.
+// The layout on disk; what programs do with it is in tests/e2e/test_hub_*.py.
 #include "server/hub/hub_cache.h"
 
 #include <gmock/gmock.h>
