@@ -41,7 +41,8 @@ struct EngineOptions {
   SchedulingPolicy scheduling = SchedulingPolicy::kShortest;
   int32_t max_queue_requests = 1024;
   int64_t max_queue_tokens = 1 << 22;
-  int32_t max_owner_requests = 0;  // requests of one API key in flight; 0: no limit
+  int32_t max_owner_requests = 0;    // requests of one API key in flight; 0: no limit
+  int64_t trace_memory = 256 << 20;  // bytes of all traces of cuts, in main memory, beside the plan
 };
 
 // Bytes of every part of memory, fixed at start; `inspect` prints it.

@@ -27,6 +27,7 @@ EngineCore::EngineCore(const Model& model, const EngineOptions& options, const M
       plan_(plan),
       options_(options),
       now_(std::move(now)),
+      traces_({.max_bytes = static_cast<size_t>(options.trace_memory)}),
       executor_(model, backend, options_, plan_),
       cost_(static_cast<int32_t>(model.config.num_layers)),
       scheduler_({.max_num_seqs = options.max_num_seqs,
@@ -34,7 +35,9 @@ EngineCore::EngineCore(const Model& model, const EngineOptions& options, const M
                   .num_layers = static_cast<int32_t>(model.config.num_layers),
                   .policy = options.scheduling,
                   .alone_seconds = executor_.runs_beside() ? kAloneSeconds : 0},
-                 cost_, executor_) {}
+                 cost_, executor_) {
+  executor_.set_trace_room(&traces_);
+}
 
 void EngineCore::accept(const std::shared_ptr<RequestHandle>& handle) {
   const Request& request = handle->request;

@@ -99,6 +99,7 @@ class EngineCore {
   const MemoryPlan plan_;
   const EngineOptions options_;
   const Now now_;
+  TraceStore traces_;  // before the sequences, whose traces take memory from it
   Executor executor_;
   CostModel cost_;
   Scheduler scheduler_;
@@ -122,7 +123,6 @@ class EngineCore {
   std::vector<std::shared_ptr<RequestHandle>> touched_;  // streams with records to flush
   std::vector<const RequestHandle*> cancelled_;
 
-  TraceStore traces_{TraceStore::Limits{}};
   EngineStats counters_;
   Histograms histograms_;
   TurnTrace trace_;

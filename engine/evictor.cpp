@@ -127,7 +127,8 @@ void Evictor::admit(SequenceMemory& memory, int32_t prompt_len) const {
     header.policy = memory.settings.policy;
     header.budget = memory.budget.budget;
     header.prompt_len = prompt_len;
-    memory.trace = std::make_unique<TraceWriter>(header, memory.settings.trace == TraceMode::kBins);
+    memory.trace =
+        std::make_unique<TraceWriter>(header, memory.settings.trace == TraceMode::kBins, trace_room_);
   }
   const auto layers = static_cast<size_t>(model_.config.num_layers);
   memory.summed_until.assign(layers, 0);
@@ -388,6 +389,7 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
 
 void Evictor::trace_cut(const Due& due, const Cut& cut, ConstTensor kept, ConstTensor scores) {
   // Positions and hashes are no scores.
+  if (due.sequence->memory->trace->has_ended()) return;
   const bool has_scores = cut.recipe->needs_queries();
   traced_kept_.resize(static_cast<size_t>(kept.rows * kept.cols));
   backend_.read_back(kept, traced_kept_.data());

@@ -36,6 +36,8 @@ class Evictor {
   // Budget, recipe and reservation of a sequence with these numbers. `tables`: not null where `settings` are calibrated.
   static void plan(const ModelConfig& config, const AllocationTables* tables, const CacheSettings& settings,
                    int64_t prompt_len, int64_t max_tokens, SequenceMemory& memory);
+  // Where traces take their memory; null: nothing bounds them together.
+  void set_trace_room(TraceRoom* room) { trace_room_ = room; }
   // Counters and flags of a sequence that was just admitted.
   void admit(SequenceMemory& memory, int32_t prompt_len) const;
 
@@ -135,6 +137,7 @@ class Evictor {
   std::deque<CutBatch> waiting_;
   size_t num_waiting_ = 0;
   std::vector<StoreQueriesSegment> segments_;
+  TraceRoom* trace_room_ = nullptr;
   std::vector<TraceWriter::HeadRows> traced_;
   std::vector<int32_t> traced_kept_;
   std::vector<float> traced_scores_;

@@ -102,6 +102,7 @@ class Executor final : public SequenceHost {
   void count_token(Sequence& sequence, int32_t token);
 
   void set_logits_observer(LogitsObserver observer) { observer_ = std::move(observer); }
+  void set_trace_room(TraceRoom* room) { evictor_.set_trace_room(room); }
   void set_draw_observer(DrawObserver observer) { draw_observer_ = std::move(observer); }
   const EvictionSeconds& eviction_seconds() const { return eviction_seconds_; }
   const PagePool& pool() const { return cache_.pool(); }

@@ -28,11 +28,34 @@ size_t TraceStore::num_bytes() const {
   return num_bytes_;
 }
 
+size_t TraceStore::num_taken() const {
+  const std::lock_guard lock(mutex_);
+  return num_taken_;
+}
+
+bool TraceStore::take(size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  if (bytes > limits_.max_bytes - num_taken_) return false;
+  num_taken_ += bytes;
+  while (num_bytes_ + num_taken_ > limits_.max_bytes) drop_oldest();
+  return true;
+}
+
+void TraceStore::give_back(size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  num_taken_ -= bytes;
+}
+
+void TraceStore::drop_oldest() {
+  num_bytes_ -= entries_.front().trace->num_bytes();
+  entries_.pop_front();
+}
+
 void TraceStore::drop_old(Clock::time_point now) {
-  while (!entries_.empty() && (entries_.size() > limits_.max_traces || num_bytes_ > limits_.max_bytes ||
-                               now - entries_.front().since > limits_.max_age)) {
-    num_bytes_ -= entries_.front().trace->num_bytes();
-    entries_.pop_front();
+  while (!entries_.empty() &&
+         (entries_.size() > limits_.max_traces || num_bytes_ + num_taken_ > limits_.max_bytes ||
+          now - entries_.front().since > limits_.max_age)) {
+    drop_oldest();
   }
 }
 

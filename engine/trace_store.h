@@ -1,5 +1,6 @@
-// Traces of answers that are done, for those who ask later. Bounded in number, bytes and age; the oldest goes first. Any
-// thread: the engine puts one in when a traced sequence ends, the server reads immutable snapshots.
+// Traces of answers that are done, for those who ask later, and the memory of all traces: those being written take theirs from the
+// same bound, and the oldest that are done make room for them. Bounded in number, bytes and age. Any thread: the engine puts one
+// in when a traced sequence ends, the server reads immutable snapshots.
 #pragma once
 
 #include <chrono>
@@ -13,12 +14,12 @@
 
 namespace restkv {
 
-class TraceStore {
+class TraceStore final : public TraceRoom {
  public:
   using Clock = std::chrono::steady_clock;
   struct Limits {
     size_t max_traces = 256;
-    size_t max_bytes = size_t{256} << 20;
+    size_t max_bytes = size_t{256} << 20;  // with what is being written
     std::chrono::seconds max_age{900};
   };
   explicit TraceStore(const Limits& limits) : limits_(limits) {}
@@ -29,7 +30,11 @@ class TraceStore {
   // Null: there is none of that owner.
   std::shared_ptr<const CacheTrace> find(const std::string& id, const std::string& owner, int32_t choice,
                                          Clock::time_point now);
-  size_t num_bytes() const;
+  size_t num_bytes() const;  // of those that are done
+  size_t num_taken() const;  // by those being written
+
+  bool take(size_t bytes) override;
+  void give_back(size_t bytes) override;
 
  private:
   struct Entry {
@@ -38,12 +43,14 @@ class TraceStore {
     std::shared_ptr<const CacheTrace> trace;
     Clock::time_point since;
   };
-  void drop_old(Clock::time_point now);  // mutex_ held
+  // mutex_ held:
+  void drop_oldest();
+  void drop_old(Clock::time_point now);
 
   const Limits limits_;
   mutable std::mutex mutex_;
   std::deque<Entry> entries_;  // oldest first
-  size_t num_bytes_ = 0;
+  size_t num_bytes_ = 0, num_taken_ = 0;
 };
 
 }  // namespace restkv

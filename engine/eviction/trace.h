@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -36,20 +37,31 @@ class CacheTrace {
   PolicyKind policy = PolicyKind::kFull;
   bool is_truncated = false;  // later cuts did not fit kMaxTraceBytes
 
-  size_t num_cuts() const { return begins_.size(); }
-  size_t num_bytes() const { return bytes_.size() + begins_.size() * sizeof(size_t); }
+  size_t num_cuts() const { return cuts_.size(); }
+  size_t num_bytes() const { return num_bytes_; }  // that it takes in memory
   Cut cut(size_t index) const;
 
  private:
   friend class TraceWriter;
-  std::vector<uint8_t> bytes_;
-  std::vector<size_t> begins_;  // of each cut
+  std::deque<std::vector<uint8_t>> cuts_;  // each as large as it is
+  size_t num_bytes_ = 0;
+};
+
+// The memory that all traces share: those being written, and those that are kept.
+class TraceRoom {
+ public:
+  virtual ~TraceRoom() = default;
+  virtual bool take(size_t bytes) = 0;  // false: so many are not left
+  virtual void give_back(size_t bytes) = 0;
 };
 
 // One for a sequence, on the engine thread.
 class TraceWriter {
  public:
-  TraceWriter(const CacheTrace& header, bool with_bins);
+  // `room` (null: not bounded) outlives it. The trace ends early (is_truncated) where there is none left.
+  TraceWriter(const CacheTrace& header, bool with_bins, TraceRoom* room = nullptr);
+  ~TraceWriter();
+  TraceWriter(const TraceWriter&) = delete;
 
   // A cut of one layer with `tokens` tokens. kept [K][..]: row indices before it, ascending; scores [K][rows before it], or
   // empty. What is not in `kept` went; nothing is
@@ -59,17 +71,24 @@ class TraceWriter {
     std::span<const float> scores;
   };
   void add_cut(int32_t layer, int32_t tokens, std::span<const HeadRows> heads);
-  std::shared_ptr<const CacheTrace> take() { return std::move(trace_); }
+  bool has_ended() const { return trace_->is_truncated; }  // nothing more is written
+  // What was written; its bytes are no longer taken from the room.
+  std::shared_ptr<const CacheTrace> take();
 
  private:
-  void put(uint64_t value);  // LEB128
+  // Rows before the cut: what the head held, then the tokens since.
+  std::vector<int32_t> rows_before(size_t head, int32_t layer, int32_t tokens) const;
+  std::vector<uint8_t> ranks(const HeadRows& head) const;  // [rows] in bins
+  bool reserve(size_t bytes);                              // taken from the room from now on
+  void end();                                              // it does not fit any more
 
   std::shared_ptr<CacheTrace> trace_;
   bool with_bins_;
+  TraceRoom* room_;
+  size_t reserved_ = 0;                     // bytes
   std::vector<std::vector<int32_t>> held_;  // [L*K] positions after the head's last cut
+  size_t num_held_ = 0;                     // of all heads
   std::vector<int32_t> tokens_;             // [L] at the layer's last cut
-  std::vector<int32_t> order_;
-  std::vector<float> ranked_;  // [rows] scores as they rank
 };
 
 }  // namespace restkv

@@ -205,8 +205,18 @@ std::vector<Option> cache_option_rows() {
        .key = "allow_trace",
        .type = kBool,
        .verbs = kServe,
-       .help = "Allow requests with cache.trace; each may take 16 MiB while it runs",
+       .help = "Allow requests with cache.trace",
        .field = [](Settings& s) { return &s.cache.allow_trace; }},
+      {.flag = "trace-memory",
+       .section = "cache",
+       .key = "trace_memory",
+       .type = kSize,
+       .min = 1024 * kKiB,
+       .max = 1024 * kGiB,
+       .verbs = kServe,
+       .help = "Bytes of all traces together, those of requests that run and those that are kept; a trace "
+               "without room ends early (truncated)",
+       .field = [](Settings& s) { return &s.engine.trace_memory; }},
   };
 }
 

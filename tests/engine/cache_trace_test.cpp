@@ -176,6 +176,30 @@ TEST(CacheTrace, BudgetsAndProtectedRowsHoldAfterEveryStep) {
   EXPECT_EQ(engine->stats().evicted_rows, evicted);
 }
 
+// Traces that find no room end early, their answers do not; nothing of the room stays taken.
+TEST(CacheTrace, TheEnginesTracesShareTheirMemory) {
+  EngineOptions options = engine_options();
+  options.trace_memory = 3000;
+  const auto engine = start_engine(make_tiny_model(), options);
+  CacheRequest cache;
+  cache.budget = 80;
+  cache.window = 8;
+  cache.trace = TraceMode::kBins;
+  std::vector<Request> requests;
+  for (int32_t i = 0; i < 4; ++i)
+    requests.push_back(request_of(i, 100, 100, *resolve_cache_settings(cache, {.max_model_len = kContext})));
+  for (const auto& answer : ask(*engine, requests)) {
+    EXPECT_EQ(answer[0].finish, FinishReason::kLength);
+    EXPECT_GT(answer[0].counters.cache.events, 0);
+  }
+  testing::expect_idle_and_free(*engine);
+  EXPECT_EQ(engine->traces().num_taken(), 0u);
+  EXPECT_LE(engine->traces().num_bytes(), 3000u);
+  const auto last = engine->traces().find(requests.back().id, requests.back().owner, 0, Clock::now());
+  ASSERT_TRUE(last);
+  EXPECT_TRUE(last->is_truncated);
+}
+
 // Rows that the pooled order or the probe brought in are pinned at the prompt's cut and never leave.
 TEST(CacheTrace, PinnedRowsStayToTheEnd) {
   const auto engine = start_engine(make_tiny_model(), engine_options());
@@ -253,6 +277,54 @@ TEST(CacheTrace, EndsWhereItDoesNotFit) {
   EXPECT_EQ(last.heads[0].evicted, std::vector<int32_t>{static_cast<int32_t>(trace->num_cuts()) - 1});
   EXPECT_EQ(last.heads[0].scores.size(), kept.size());
   EXPECT_EQ(last.heads[0].scores[7], 0.5f);
+}
+
+// One that is written and one that is kept share the room; what is kept goes first.
+TEST(TraceStore, TracesBeingWrittenTakeFromTheSameRoom) {
+  constexpr size_t kBytes = 4000;
+  CacheTrace header;
+  header.num_layers = header.num_kv_heads = 1;
+  TraceStore store({.max_traces = 100, .max_bytes = kBytes, .max_age = std::chrono::seconds(60)});
+  const Clock::time_point start{};
+  const std::vector<int32_t> kept{0, 1, 2, 3};
+  const auto add_cuts = [&](TraceWriter& writer, int32_t first, int32_t count) {
+    for (int32_t tokens = first; tokens < first + count; ++tokens) {
+      const TraceWriter::HeadRows rows{kept, {}};
+      writer.add_cut(0, tokens, {&rows, 1});
+      ASSERT_LE(store.num_bytes() + store.num_taken(), kBytes);
+    }
+  };
+  {
+    TraceWriter first(header, false, &store);
+    add_cuts(first, 5, 20);
+    EXPECT_GE(store.num_taken(), 20 * (5 + sizeof(std::vector<uint8_t>)) + kept.size() * sizeof(int32_t));
+    const auto trace = first.take();
+    EXPECT_FALSE(trace->is_truncated);
+    EXPECT_EQ(store.num_taken(), 0u);
+    store.put("first", "", 0, trace, start);
+    EXPECT_EQ(store.num_bytes(), trace->num_bytes());
+  }
+  {
+    TraceWriter second(header, false, &store), third(header, false, &store);
+    add_cuts(second, 5, 10);
+    EXPECT_TRUE(store.find("first", "", 0, start));
+    add_cuts(second, 15, 20);
+    add_cuts(third, 5, 1000);
+    EXPECT_FALSE(store.find("first", "", 0, start));
+    const auto cut_short = third.take();
+    EXPECT_TRUE(cut_short->is_truncated);
+    EXPECT_GT(cut_short->num_cuts(), 10u);
+    EXPECT_LT(cut_short->num_cuts(), 1000u);
+    EXPECT_EQ(cut_short->cut(cut_short->num_cuts() - 1).heads[0].evicted.size(), 1u);
+    add_cuts(second, 35, 1);  // there is room again
+    const auto whole = second.take();
+    EXPECT_FALSE(whole->is_truncated);
+    EXPECT_EQ(whole->num_cuts(), 31u);
+    TraceWriter lost(header, false, &store);  // its request is cancelled: nobody takes it
+    add_cuts(lost, 5, 3);
+    EXPECT_GT(store.num_taken(), 0u);
+  }
+  EXPECT_EQ(store.num_taken(), 0u);
 }
 
 TEST(TraceStore, IsBoundedInNumberBytesAndAge) {
