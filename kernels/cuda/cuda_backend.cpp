@@ -3,6 +3,7 @@
 #include "kernels/cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <bit>
 #include <string>
 #include <vector>
 
@@ -79,7 +80,8 @@ class CudaBackend final : public Backend {
           " KiB of shared memory, the card has " + std::to_string(runtime_->limits().max_shared_bytes >> 10) +
           " KiB; there are the multiples of 8 up to " + std::to_string(largest));
     }
-    if (options_.page_slots % 16 != 0 || options_.page_slots < 16 || options_.page_slots > 256) {
+    if (options_.page_slots < 16 || options_.page_slots > 256 ||
+        !std::has_single_bit(static_cast<uint32_t>(options_.page_slots))) {
       return unsupported("pages of " + std::to_string(options_.page_slots) +
                          " slots; there are the multiples of 16 up to 256");
     }

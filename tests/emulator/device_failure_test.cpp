@@ -211,6 +211,18 @@ TEST(Device, ShapesWhoseKernelsDoNotFitTheCardAreRefusedAtLoad) {
   EXPECT_TRUE(full->check_attention_shape(shape).ok());
 }
 
+TEST(Device, PagesThatNoKernelCanDivideAreRefusedAtLoad) {
+  const AttentionShape shape = {.num_heads = 2, .num_kv_heads = 1, .head_dim = 64};
+  for (int32_t slots = 8; slots <= 512; slots += 8) {
+    const Status status = make_emulated_backend({.page_slots = slots})->check_attention_shape(shape);
+    const bool is_covered = slots == 16 || slots == 32 || slots == 64 || slots == 128 || slots == 256;
+    EXPECT_EQ(status.ok(), is_covered) << slots << ": " << status.message();
+    if (!is_covered) {
+      EXPECT_NE(status.message().find("powers of 2 from 16 to 256"), std::string::npos) << status.message();
+    }
+  }
+}
+
 TEST(Device, WhatIsLeftOpenDependsOnTheDevice) {
   const auto card = make_emulated_backend();
   const EngineOptions on_card = fit_options({}, *card);
