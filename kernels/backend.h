@@ -195,6 +195,8 @@ class Backend {
   virtual bool is_host_memory() const { return true; }
   // Whether an op may be given this address. A card cannot say cheaply and believes it; the emulated one looks.
   virtual bool is_own_address(const void*) const { return true; }
+  // What the items of one op may have together of arrays on the host: tables, lengths, positions, results. Bytes.
+  virtual int64_t max_op_bytes() const { return INT64_MAX; }
   // Free memory of the device; nothing where that is the machine's own.
   virtual std::optional<int64_t> free_bytes() { return std::nullopt; }
   // Where an op finds a weight that lies in a mapped file: there, or in a copy taken from `arena` (which may count only)

@@ -1,4 +1,5 @@
-// Cuts that share a recipe and a window run as one batch of each op; the workspace decides how many.
+// Cuts that share a recipe and a window run as one batch of each op; the workspace, and what an op may have on the host, decide how
+// many.
 #include "engine/eviction/cut.h"
 
 #include <algorithm>
@@ -89,15 +90,35 @@ int64_t Cutter::workspace_bytes(const PolicyRecipe& recipe, const AttentionShape
   return arena.used();
 }
 
+int64_t Cutter::host_bytes(const Cut& cut, int32_t num_kv_heads) {
+  constexpr int64_t kItemBytes =
+      640;  // what an op says of an item beside its arrays, and what aligning these takes
+  constexpr int64_t kArrays = 12;  // of K numbers, lengths and results
+  int64_t numbers = kArrays * num_kv_heads;
+  const auto add_table = [&](const auto& table) {
+    if (table.pages != nullptr && table.resident == nullptr) numbers += int64_t{num_kv_heads} * table.stride;
+  };
+  add_table(cut.rows.pages);
+  add_table(cut.destination);
+  add_table(cut.queries.ring);
+  add_table(cut.sums);
+  numbers += static_cast<int64_t>(std::max(cut.queries.positions.size(), cut.probe.positions.size()));
+  numbers += int64_t{num_kv_heads} * (cut.protect.pin_stride + cut.max_new_pins);
+  return kItemBytes + 4 * numbers;
+}
+
 void Cutter::run(std::span<const Cut> cuts) {
+  const int64_t max_host_bytes = backend_.max_op_bytes();
   size_t begin = 0;
   while (begin < cuts.size()) {
     Arena arena = Arena::counting();
     memory_of(arena, cuts[begin], shape_, false);
+    int64_t on_host = host_bytes(cuts[begin], shape_.num_kv_heads);
     size_t end = begin + 1;
     for (; end < cuts.size() && run_together(cuts[begin], cuts[end]); ++end) {
       memory_of(arena, cuts[end], shape_, false);
-      if (arena.used() > workspace_.cols) break;
+      on_host += host_bytes(cuts[end], shape_.num_kv_heads);
+      if (arena.used() > workspace_.cols || on_host > max_host_bytes) break;
     }
     run_group(cuts.subspan(begin, end - begin));
     begin = end;

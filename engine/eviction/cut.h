@@ -56,6 +56,9 @@ class Cutter {
   static int64_t workspace_bytes(const PolicyRecipe& recipe, const AttentionShape& shape, int64_t rows,
                                  int64_t queries, int64_t probe);
 
+  // Bytes of host arrays that an op takes at most for a cut (Backend::max_op_bytes).
+  static int64_t host_bytes(const Cut& cut, int32_t num_kv_heads);
+
   // Cuts are independent: neighbours change no bit of a result.
   void run(std::span<const Cut> cuts);
   // h2o's pass over a chunk of a prompt: adds the attention of `queries` to sums [K, >= N].

@@ -127,6 +127,8 @@ class Context {
   void wait_step();
 
   int64_t staging_bytes() const { return staging_bytes_; }
+  // What one op may stage and have as results, together.
+  int64_t max_op_bytes() const { return std::min(staging_bytes_ / 2, result_bytes_); }
 
  private:
   explicit Context(Runtime& runtime) : runtime_(runtime), graphs_(runtime) {}

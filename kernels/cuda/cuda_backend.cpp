@@ -50,6 +50,7 @@ class CudaBackend final : public Backend {
 
   std::string_view name() const override { return "cuda"; }
   int32_t page_slots() const override { return options_.page_slots; }
+  int64_t max_op_bytes() const override { return context_.max_op_bytes(); }
   DType activation_type() const override { return options_.type; }
   bool has_cache_type(DType dtype) const override {
     return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
@@ -83,7 +84,7 @@ class CudaBackend final : public Backend {
     if (options_.page_slots < 16 || options_.page_slots > 256 ||
         !std::has_single_bit(static_cast<uint32_t>(options_.page_slots))) {
       return unsupported("pages of " + std::to_string(options_.page_slots) +
-                         " slots; there are the multiples of 16 up to 256");
+                         " slots; there are the powers of 2 from 16 to 256");
     }
     return {};
   }

@@ -87,5 +87,36 @@ TEST(EmulatedEviction, RandomSettingsGiveWhatTheCpuGives) {
   }
 }
 
+// All layers of a sequence are full at the same step: more than the staged arrays of one op hold.
+TEST(EmulatedEviction, CutsOfOneStepAreSplitWhereTheHostHasNoRoom) {
+  testing::TinyShape shape;
+  shape.layers = 20;
+  const auto model = testing::make_tiny_model(shape);
+  CacheRequest cache;
+  cache.budget = 96;
+  cache.window = 64;
+  cache.pin = 8;
+  const Result<CacheSettings> settings = resolve_cache_settings(cache, {.max_model_len = kContext});
+  ASSERT_TRUE(settings.ok()) << settings.status().message();
+  Request request;
+  for (int32_t t = 0; t < 90; ++t) request.prompt.push_back(3 + t * 7 % 60);
+  request.max_tokens = 9;
+  request.ignore_eos = true;
+  request.sampling.temperature = 0;
+  request.cache = *settings;
+  EngineOptions options = engine_options();
+  const auto cpu = testing::start_engine(model, options);
+  options.backend_maker = []() -> Result<std::unique_ptr<Backend>> {
+    return make_emulated_backend({.page_slots = 16, .staging_bytes = 24 << 10});
+  };
+  const auto device = testing::start_engine(model, options);
+  const auto expected = testing::ask(*cpu, {request})[0][0], given = testing::ask(*device, {request})[0][0];
+  EXPECT_EQ(given.finish, FinishReason::kLength) << given.error.message();
+  EXPECT_EQ(given.tokens, expected.tokens);
+  EXPECT_GE(given.counters.cache.events, shape.layers);
+  EXPECT_EQ(given.counters.cache.evicted, expected.counters.cache.evicted);
+  testing::expect_idle_and_free(*device);
+}
+
 }  // namespace
 }  // namespace restkv

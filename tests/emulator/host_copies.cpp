@@ -147,6 +147,7 @@ class HostMemoryBackend final : public Backend {
 
   std::string_view name() const override { return device_->name(); }
   int32_t page_slots() const override { return device_->page_slots(); }
+  int64_t max_op_bytes() const override { return device_->max_op_bytes(); }
   DType activation_type() const override { return device_->activation_type(); }
   bool has_cache_type(DType dtype) const override { return device_->has_cache_type(dtype); }
   Status check_attention_shape(const AttentionShape& shape) const override {
