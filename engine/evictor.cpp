@@ -251,7 +251,8 @@ void Evictor::count_cut(const Due& due, const Cut& cut, const int32_t* gone) {
     // Dead rows go first; where there is room beside the living, some stay until the next cut.
     const int32_t num_evicted = std::max(0, gone[h] - cut.num_dead[h]);
     memory.counters.evicted += num_evicted;
-    memory.counters.nan_rows += cut.non_finite[h];
+    // Of heads that gave up rows: those of the others decide nothing, and not every backend makes them.
+    if (gone[h] > 0) memory.counters.nan_rows += cut.non_finite[h];
     is_event |= num_evicted > 0;
   }
   memory.counters.events += is_event;
@@ -388,8 +389,8 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
 }
 
 void Evictor::trace_cut(const Due& due, const Cut& cut, ConstTensor kept, ConstTensor scores) {
-  // Positions and hashes are no scores.
   if (due.sequence->memory->trace->has_ended()) return;
+  // Positions and hashes are no scores.
   const bool has_scores = cut.recipe->needs_queries();
   traced_kept_.resize(static_cast<size_t>(kept.rows * kept.cols));
   backend_.read_back(kept, traced_kept_.data());

@@ -22,7 +22,7 @@ struct CacheCounters {
   int64_t evicted = 0;   // rows over all layers and heads; those that left a window are not counted
   int64_t events = 0;    // cuts of one layer
   int64_t bytes = 0;     // pages (entries, ring, sums) and tables
-  int64_t nan_rows = 0;  // scores that were NaN or infinite: such rows stay
+  int64_t nan_rows = 0;  // scores that were NaN or infinite where rows went: such rows stay
 };
 
 // Counters of one choice, as of one record.

@@ -147,7 +147,8 @@ std::string metrics_text(const EngineStats& stats, const Histograms& histograms,
   out.family("kv_kept_ratio", "gauge", "Share of their cache entries that sequences held when they ended",
              true);
   out.value(number_text(1.0 - static_cast<double>(stats.ended_rows_gone) / rows));
-  out.single("kv_nan_rows_total", "counter", "Scores that were not finite; such entries stay", stats.nan_rows,
+  out.single("kv_nan_rows_total", "counter",
+             "Scores that were not finite, of heads that gave up entries; such entries stay", stats.nan_rows,
              true);
   out.family("kv_pages", "gauge", "Pages of the cache", true);
   out.value("state", "free", stats.pages_free);

@@ -87,6 +87,40 @@ TEST(EmulatedEviction, RandomSettingsGiveWhatTheCpuGives) {
   }
 }
 
+// Scores that are no numbers count where rows went, whichever heads a backend scores besides: heads of a layer that share its
+// rows out are full at different times.
+TEST(EmulatedEviction, ScoresThatAreNoNumbersAreCountedAlike) {
+  testing::TinyShape shape;
+  shape.layers = 2;
+  shape.value_scale = 1e20f;  // the squares of values are infinite
+  const auto model = testing::make_tiny_model(shape);
+  CacheRequest cache;
+  cache.budget = 64;
+  cache.window = 8;
+  cache.stride = 4;
+  cache.allocation = "ada";
+  cache.output_projection = false;
+  const Result<CacheSettings> settings = resolve_cache_settings(cache, {.max_model_len = kContext});
+  ASSERT_TRUE(settings.ok()) << settings.status().message();
+  Request request;
+  for (int32_t t = 0; t < 90; ++t) request.prompt.push_back(3 + t * 7 % 60);
+  request.max_tokens = 50;
+  request.ignore_eos = true;
+  request.sampling.temperature = 0;
+  request.cache = *settings;
+  EngineOptions options = engine_options();
+  const auto cpu = testing::start_engine(model, options);
+  options.backend_maker = []() -> Result<std::unique_ptr<Backend>> {
+    return make_emulated_backend({.page_slots = 16});
+  };
+  const auto device = testing::start_engine(model, options);
+  const auto expected = testing::ask(*cpu, {request})[0][0], given = testing::ask(*device, {request})[0][0];
+  EXPECT_EQ(given.finish, FinishReason::kLength) << given.error.message();
+  EXPECT_GT(expected.counters.cache.nan_rows, 0);
+  EXPECT_EQ(given.counters.cache.nan_rows, expected.counters.cache.nan_rows);
+  EXPECT_EQ(given.counters.cache.evicted, expected.counters.cache.evicted);
+}
+
 // All layers of a sequence are full at the same step: more than the staged arrays of one op hold.
 TEST(EmulatedEviction, CutsOfOneStepAreSplitWhereTheHostHasNoRoom) {
   testing::TinyShape shape;

@@ -23,6 +23,8 @@ namespace restkv::testing {
 struct TinyShape {
   int64_t layers = 3, hidden = 32, heads = 4, kv_heads = 2, head_dim = 8, ffn = 48, vocab = 64, context = 512;
   int64_t window = 0;  // of every second layer, from the second on; 0: full attention in all
+  float value_scale =
+      1;  // values are so many times larger, and what the output projection makes of them is not
 };
 
 inline std::string windows_json(const TinyShape& shape) {
@@ -73,8 +75,10 @@ inline std::shared_ptr<const Model> make_tiny_model(
     add(prefix + "input_layernorm.weight", {shape.hidden}, 0.1f, 1.0f);
     add(prefix + "self_attn.q_proj.weight", {shape.heads * shape.head_dim, shape.hidden}, w, 0);
     add(prefix + "self_attn.k_proj.weight", {shape.kv_heads * shape.head_dim, shape.hidden}, w, 0);
-    add(prefix + "self_attn.v_proj.weight", {shape.kv_heads * shape.head_dim, shape.hidden}, w, 0);
-    add(prefix + "self_attn.o_proj.weight", {shape.hidden, shape.heads * shape.head_dim}, w, 0);
+    add(prefix + "self_attn.v_proj.weight", {shape.kv_heads * shape.head_dim, shape.hidden},
+        w * shape.value_scale, 0);
+    add(prefix + "self_attn.o_proj.weight", {shape.hidden, shape.heads * shape.head_dim},
+        w / shape.value_scale, 0);
     add(prefix + "post_attention_layernorm.weight", {shape.hidden}, 0.1f, 1.0f);
     add(prefix + "mlp.gate_proj.weight", {shape.ffn, shape.hidden}, w, 0);
     add(prefix + "mlp.up_proj.weight", {shape.ffn, shape.hidden}, w, 0);
