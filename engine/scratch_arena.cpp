@@ -6,6 +6,11 @@
 #include "kernels/base/check.h"
 
 namespace restkv {
+namespace {
+
+bool is_large(int64_t blocks) { return blocks > kSmallPromptRows / kScratchBlockRows; }
+
+}  // namespace
 
 ScratchArena::ScratchArena(int64_t total_blocks, bool has_small_part)
     : used_(static_cast<size_t>(total_blocks), false),
@@ -26,9 +31,10 @@ int64_t ScratchArena::find_run(int64_t begin, int64_t end, int64_t blocks) const
   return -1;
 }
 
-int64_t ScratchArena::find(int64_t blocks, int64_t rows, bool may_use_open) const {
+int64_t ScratchArena::find(int64_t blocks, bool may_use_open) const {
   if (std::find(slots_.begin(), slots_.end(), false) == slots_.end()) return -1;
-  if (rows <= kSmallPromptRows) {
+  if (is_large(blocks) && has_small_part() && num_large_ == kMaxPrefills - 1) return -1;
+  if (!is_large(blocks)) {
     const int64_t small = find_run(open_, total(), blocks);
     if (small >= 0) return small;
   }
@@ -38,12 +44,13 @@ int64_t ScratchArena::find(int64_t blocks, int64_t rows, bool may_use_open) cons
 ScratchArena::Lease ScratchArena::take(int64_t rows, bool may_use_open) {
   Lease lease;
   lease.blocks = scratch_blocks(rows);
-  lease.begin = find(lease.blocks, rows, may_use_open);
+  lease.begin = find(lease.blocks, may_use_open);
   CHECK(lease.begin >= 0) << "no scratch for " << rows << " rows";
   for (int64_t i = 0; i < lease.blocks; ++i) used_[static_cast<size_t>(lease.begin + i)] = true;
   lease.slot = static_cast<int32_t>(std::find(slots_.begin(), slots_.end(), false) - slots_.begin());
   slots_[static_cast<size_t>(lease.slot)] = true;
   num_used_ += lease.blocks;
+  num_large_ += is_large(lease.blocks);
   return lease;
 }
 
@@ -52,6 +59,7 @@ void ScratchArena::give_back(Lease& lease) {
   for (int64_t i = 0; i < lease.blocks; ++i) used_[static_cast<size_t>(lease.begin + i)] = false;
   slots_[static_cast<size_t>(lease.slot)] = false;
   num_used_ -= lease.blocks;
+  num_large_ -= is_large(lease.blocks);
   lease = Lease{};
 }
 

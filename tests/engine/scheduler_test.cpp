@@ -391,5 +391,23 @@ TEST(ScratchArena, KeepsAnEighthForSmallPrompts) {
   EXPECT_EQ(ScratchArena::plan_blocks(8191), 32);
 }
 
+TEST(ScratchArena, KeepsASlotForSmallPrompts) {
+  ScratchArena arena(ScratchArena::plan_blocks(65'536), true);
+  std::vector<ScratchArena::Lease> large;
+  for (int32_t i = 0; i < kMaxPrefills - 1; ++i) large.push_back(arena.take(8193, true));
+  EXPECT_FALSE(arena.can_take(8193, true)) << "there is room, and a slot";
+  auto small = arena.take(100, true);
+  EXPECT_FALSE(arena.can_take(100, true)) << "no slot is left";
+  arena.give_back(small);
+  arena.give_back(large[0]);
+  EXPECT_TRUE(arena.can_take(8193, true));
+  // Small ones may have them all.
+  for (int32_t i = 1; i < kMaxPrefills - 1; ++i) arena.give_back(large[static_cast<size_t>(i)]);
+  for (int32_t i = 0; i < kMaxPrefills; ++i) EXPECT_GE(arena.take(8192, true).slot, 0);
+  // Where every prompt is a small one there is nothing to keep.
+  ScratchArena equal(ScratchArena::plan_blocks(8192), false);
+  for (int32_t i = 0; i < kMaxPrefills; ++i) EXPECT_GE(equal.take(2000, true).slot, 0);
+}
+
 }  // namespace
 }  // namespace restkv
