@@ -76,6 +76,7 @@ void Scheduler::admit(std::vector<Sequence*>& admitted) {
       return;
     host_.admit(choices);
     Sequence* leader = choices.front().get();
+    leader->unit_row = leader->first_row;  // what the prefix cache has is done
     const auto place =
         std::upper_bound(prompts_.begin(), prompts_.end(), leader->key,
                          [](const ScheduleKey& key, const Sequence* other) { return key < other->key; });
@@ -144,7 +145,6 @@ void Scheduler::start_waiting_prefills() {
     if (host_.can_start_prefill(*sequence, may_use_open)) {
       host_.start_prefill(*sequence, may_use_open);
       sequence->in_units = true;
-      sequence->unit_row = sequence->first_row;
     } else {
       may_use_open = false;
     }

@@ -47,7 +47,7 @@ struct Sequence {
   int32_t cached_tokens = 0;  // the same for every choice, for its counters
   bool in_units = false;      // the prompt runs in units and holds scratch
   int32_t unit_layer = 0;     // then: the layer in work
-  int32_t unit_row = 0;       // and its first row that is not done
+  int32_t unit_row = 0;       // and its first row that is not done; first_row from admission on
   // Prefill group: further sequences of the same prompt, each with its own cache settings, that this one's prefill
   // serves. They are admitted before its first row, take no part in a batch of their own until its last, and then each
   // draws its own first token.

@@ -217,6 +217,18 @@ TEST(Scheduler, APromptThatWouldTakeLongerThanAStepRunsInUnits) {
   EXPECT_TRUE(f.host.leases.contains(wide));
 }
 
+TEST(Scheduler, APromptOfThePrefixCacheTakesTheTimeOfWhatIsLeft) {
+  Fixture f(100'000, SchedulingPolicy::kFifo, true);
+  f.add(sequence(2, 5));
+  const auto first = f.admit();
+  f.scheduler.start_decode(*first[0]);
+  auto hit = sequence(510, 5);
+  hit->first_row = 500;  // ten rows to compute, as the host finds at admission
+  Sequence* brief = f.add(std::move(hit));
+  f.admit();
+  EXPECT_EQ(f.plan_step().prompts, std::vector<Sequence*>{brief});
+}
+
 TEST(Scheduler, ATurnWhereNothingDecodesHasAsManyUnitsAsItsTimeHasRoomFor) {
   // Units of 64 and 36 rows, six of them; a turn has room for four and a half.
   const CostModel cost = steady_cost(3);
