@@ -99,7 +99,7 @@ void check_observation(const Backend& backend, const Observation& o, const Score
 
 // arXiv 2605.08840's code: width max(kernel, 2 floor(|t| / scale) + 1), shift floor(t / scale), plus 1 unless t > 0.
 AdaptiveKernel adaptive_kernel(double drift, int32_t kernel, int32_t scale) {
-  const double steps = drift / scale;
+  const double steps = std::clamp<double>(drift / scale, -kMaxDriftSteps, kMaxDriftSteps);
   const auto reach = static_cast<int32_t>(std::floor(std::abs(steps)));
   const auto shift = static_cast<int32_t>(std::floor(steps)) + (drift > 0.0 ? 0 : 1);
   return {.width = std::max(kernel, 2 * reach + 1), .shift = shift};

@@ -245,6 +245,8 @@ struct SmoothArgs {
   std::span<const SmoothItem> items = {};
 };
 
+// More steps of drift count as so many: what a row costs to pool is bounded, whatever `scale` a request asks for.
+inline constexpr int32_t kMaxDriftSteps = 4096;
 // Drift t (earlier half of the queries minus later half) -> width and shift of the adaptive kernel.
 struct AdaptiveKernel {
   int32_t width = 0;

@@ -56,6 +56,13 @@ TEST(SmoothShift, TableOfThePublishedCode) {
     EXPECT_EQ(kernel.width, row.width) << row.drift;
     EXPECT_EQ(kernel.shift, row.shift) << row.drift;
   }
+  // `scale` is the request's: a drift of a million rows must not make a million rows of work for each.
+  for (const double drift : {1e6, -1e6}) {
+    const AdaptiveKernel kernel = adaptive_kernel(drift, 5, 1), most = adaptive_kernel(2 * drift, 5, 1);
+    EXPECT_EQ(kernel.width, 2 * kMaxDriftSteps + 1);
+    EXPECT_EQ(kernel.shift, most.shift);
+    EXPECT_LE(std::abs(kernel.shift), kMaxDriftSteps);
+  }
 }
 
 TEST_P(Smooth, Pools) {
@@ -77,6 +84,9 @@ TEST_P(Smooth, AdaptiveFollowsTheDrift) {
   // 2,001 rows the other way: width 5, moved by 1 towards the start.
   EXPECT_THAT(smoothed(*backend, in, PoolKind::kAdaptive, 5, 0, {0, 2001}),
               ElementsAre(4, 3, 2, 1, 0, 0, 2, 4));
+  const float most = 2000.0f * kMaxDriftSteps;
+  EXPECT_EQ(smoothed(*backend, in, PoolKind::kAdaptive, 5, 0, {4 * most, 0}),
+            smoothed(*backend, in, PoolKind::kAdaptive, 5, 0, {most, 0}));
 }
 
 TEST_P(Smooth, RowsThatAreNotFiniteDoNotSpread) {

@@ -53,7 +53,8 @@ __device__ __forceinline__ void adaptive(const SmoothParams& p, const SmoothView
     }
   }
   if (half > 0) drift /= static_cast<double>(half) * p.group;
-  const double steps = drift / p.scale;
+  constexpr double kMost = kMaxDriftSteps;
+  const double steps = fmin(fmax(drift / p.scale, -kMost), kMost);
   const auto reach = static_cast<int32_t>(floor(fabs(steps)));
   const int32_t shift = static_cast<int32_t>(floor(steps)) + (drift > 0.0 ? 0 : 1);
   shared.width = max(p.kernel, 2 * reach + 1);
