@@ -45,19 +45,16 @@ void set_around(std::vector<int32_t>* ids, int32_t id, bool wanted) {
   if (!wanted) std::erase(*ids, id);
 }
 
-// "eos_token_id": a number or a list of numbers.
+// "eos_token_id": a number or a list of numbers. Those beyond the vocabulary are left out, as the engine does (hf_config.cpp):
+// files of models whose vocabulary was cut have them.
 Status add_end_ids(const json& config, const char* name, TokenizerParts* parts) {
   const auto found = config.find("eos_token_id");
   if (found == config.end() || found->is_null()) return {};
   const json list = found->is_array() ? *found : json::array({*found});
   for (const json& entry : list) {
-    const bool fits = entry.is_number_unsigned() && entry.get<uint64_t>() < uint64_t{1} << 31 &&
-                      parts->vocabulary->contains(entry.get<int64_t>());
-    if (!fits) {
-      return invalid_argument(std::string(name) + ": eos_token_id is not a token of the vocabulary (" +
-                              std::to_string(parts->vocabulary->size()) + " tokens)");
-    }
-    parts->eos_ids.push_back(entry.get<int32_t>());
+    if (!entry.is_number_unsigned() || entry.get<uint64_t>() >= uint64_t{1} << 31)
+      return invalid_argument(std::string(name) + ": eos_token_id is not a token id or a list of them");
+    if (parts->vocabulary->contains(entry.get<int64_t>())) parts->eos_ids.push_back(entry.get<int32_t>());
   }
   return {};
 }

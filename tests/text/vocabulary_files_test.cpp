@@ -106,8 +106,14 @@ TEST(TokenizerJson, PostProcessorAndSettings) {
   EXPECT_THAT(without->encode("a", {}), ElementsAre(0));
   EXPECT_EQ(without->bos_id(), 7);
   EXPECT_THAT(without->eos_ids(), ElementsAre(2, 8));
-  settings.generation_config = R"({"eos_token_id": 99})";
-  EXPECT_FALSE(load(root, settings).ok());
+  settings.generation_config = R"({"eos_token_id": [8, 99]})";  // of a vocabulary that was cut
+  EXPECT_THAT(must_load(root, settings)->eos_ids(), ElementsAre(8));
+  for (const char* bad :
+       {R"({"eos_token_id": -1})", R"({"eos_token_id": ["</s>"]})", R"({"eos_token_id": 2147483648})"}) {
+    settings.generation_config = bad;
+    EXPECT_THAT(load(root, settings).status().message(), HasSubstr("generation_config.json: eos_token_id"))
+        << bad;
+  }
   settings.generation_config = "{";
   EXPECT_THAT(load(root, settings).status().message(), HasSubstr("generation_config.json"));
 }
