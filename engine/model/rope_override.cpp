@@ -35,13 +35,14 @@ Status override_rope(const RopeOverride& wanted, ModelConfig& config) {
   }
   RopeConfig& rope = config.rope;
   const bool is_same = rope.scaling == *scaling && rope.freq_factors.empty();
-  if (*scaling != RopeScaling::kNone && !wanted.factor && !is_same) {
+  if (is_same && !wanted.factor) return {};  // the file's own
+  if (*scaling != RopeScaling::kNone && !wanted.factor) {
     return invalid_argument("rope_scaling " + *wanted.scaling +
                             " needs rope_scale: how many times the context of " +
                             std::to_string(unscaled_context(config)) + " tokens is stretched")
         .with_param("rope_scale");
   }
-  const double factor = *scaling == RopeScaling::kNone ? 1.0 : wanted.factor.value_or(rope.factor);
+  const double factor = *scaling == RopeScaling::kNone ? 1.0 : *wanted.factor;
   if (!(factor >= 1.0 && factor <= kMaxFactor))
     return invalid_argument("rope_scale must be between 1 and 1000").with_param("rope_scale");
   const int64_t context = unscaled_context(config);

@@ -316,6 +316,11 @@ TEST(RopeOverride, ByName) {
   const ModelConfig wider = overridden(with_yarn, {.scaling = "yarn", .factor = 8});
   EXPECT_EQ(wider.context_len, 8 * context);
   EXPECT_EQ(overridden(with_yarn, {.scaling = "yarn", .factor = {}}).context_len, 4 * context);
+  // Without a factor the file's scaling is left as it is, with all that it says.
+  const json exact =
+      with(llama(), "rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}, {"attention_factor", 0.75}});
+  EXPECT_EQ(overridden(exact, {.scaling = "yarn", .factor = {}}).rope.attention_factor, 0.75);
+  EXPECT_EQ(overridden(exact, {.scaling = "yarn", .factor = 8}).rope.attention_factor, std::nullopt);
   const ModelConfig none = overridden(with_yarn, {.scaling = "none", .factor = {}});
   EXPECT_EQ(none.context_len, context);
   EXPECT_EQ(rope_frequencies(none.rope, 64).inv_freq, rope_frequencies(plain.rope, 64).inv_freq);
