@@ -208,7 +208,8 @@ Result<std::optional<std::string>> read_file(const std::string& path) {
   return std::optional<std::string>({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
-Status load_gguf(const LoadProgress& progress, Model* model) {
+// Config and tensors of a .gguf file.
+Status open_gguf(Model* model) {
   Result<GgufFile> file = open_gguf_parts(model->path);
   if (!file.ok()) return file.status();
   model->gguf = std::make_shared<const GgufFile>(*std::move(file));
@@ -216,10 +217,11 @@ Status load_gguf(const LoadProgress& progress, Model* model) {
   if (!config.ok()) return config.status();
   model->config = *std::move(config);
   model->weights.storage = model->gguf->tensors();
-  return bind_weights(true, progress, model);
+  return {};
 }
 
-Status load_folder(const LoadProgress& progress, Model* model) {
+// And of a Hugging Face folder.
+Status open_folder(Model* model) {
   Result<std::optional<std::string>> config_text = read_file(model->path + "/config.json");
   if (!config_text.ok()) return config_text.status();
   if (!config_text->has_value())
@@ -235,7 +237,7 @@ Status load_folder(const LoadProgress& progress, Model* model) {
   Result<TensorIndex> tensors = open_safetensors_folder(model->path);
   if (!tensors.ok()) return tensors.status();
   model->weights.storage = *std::move(tensors);
-  return bind_weights(false, progress, model);
+  return {};
 }
 
 }  // namespace
@@ -246,9 +248,10 @@ Result<std::shared_ptr<const Model>> load_model(const std::string& path, const L
   model->path = path;
   std::error_code ignored;
   const bool is_folder = fs::is_directory(path, ignored);
-  const Status status = is_folder ? load_folder(progress, model.get()) : load_gguf(progress, model.get());
-  if (!status.ok()) return status;
+  if (Status bad = is_folder ? open_folder(model.get()) : open_gguf(model.get()); !bad.ok()) return bad;
+  // Before the weights are read, which can take minutes.
   if (Status bad = override_rope(rope, model->config); !bad.ok()) return bad;
+  if (Status bad = bind_weights(!is_folder, progress, model.get()); !bad.ok()) return bad;
   if (model->config.name.empty())
     model->config.name = fs::weakly_canonical(path, ignored).filename().string();
   return std::shared_ptr<const Model>(std::move(model));
