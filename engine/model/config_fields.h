@@ -23,7 +23,7 @@ inline constexpr int64_t kMaxHidden = 1 << 17;
 inline constexpr int64_t kMaxHeads = 1024;
 inline constexpr int64_t kMaxHeadDim = 256;
 inline constexpr int64_t kMaxFfn = 1 << 20;
-inline constexpr int64_t kMaxVocab = 1 << 24;
+inline constexpr int64_t kMaxVocab = 1 << 23;  // what the sampler's work space has room for
 inline constexpr int64_t kMaxContext = 1 << 30;
 
 // "key is VALUE; ALLOWED"

@@ -230,6 +230,7 @@ TEST(HfConfig, HostileFieldsAreNamed) {
       {"intermediate_size", int64_t{1} << 40, "intermediate_size is 1099511627776"},
       {"vocab_size", 0, "vocab_size is 0"},
       {"vocab_size", int64_t{1} << 32, "vocab_size is 4294967296"},
+      {"vocab_size", (int64_t{1} << 23) + 1, "1 to 8388608 is allowed"},
       {"max_position_embeddings", -5, "max_position_embeddings is -5"},
       {"rms_norm_eps", -1, "rms_norm_eps is -1"},
       {"rms_norm_eps", "tiny", "rms_norm_eps is \"tiny\""},
