@@ -19,7 +19,6 @@ void LinearFit::add(const Features& features, double seconds) {
     for (size_t j = 0; j < x.size(); ++j) products_[i][j] = kForget * products_[i][j] + x[i] * x[j];
     targets_[i] = kForget * targets_[i] + x[i] * seconds;
   }
-  ++num_samples_;
   solve();
 }
 

@@ -18,7 +18,6 @@ class LinearFit {
   explicit LinearFit(const Features& scale) : scale_(scale) {}
   void add(const Features& features, double seconds);
   double predict(const Features& features) const;
-  bool is_fitted() const { return num_samples_ > 0; }
 
  private:
   void solve();
@@ -27,7 +26,6 @@ class LinearFit {
   std::array<Features, 3> products_{};  // sum of feature products
   Features targets_{};                  // sum of feature x seconds
   Features weights_{};                  // x
-  int64_t num_samples_ = 0;
 };
 
 class CostModel {

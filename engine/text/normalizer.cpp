@@ -131,10 +131,6 @@ Normalizer::Step prepend_step(std::string prefix) {
   return [prefix = std::move(prefix)](std::string text) { return text.empty() ? text : prefix + text; };
 }
 
-Normalizer::Step append_step(std::string suffix) {
-  return [suffix = std::move(suffix)](std::string text) { return text + suffix; };
-}
-
 Normalizer::Step replace_step(std::string from, std::string to) {
   return
       [from = std::move(from), to = std::move(to)](std::string text) { return replace_all(text, from, to); };

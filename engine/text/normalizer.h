@@ -42,7 +42,6 @@ Normalizer::Step lowercase_step();
 Normalizer::Step strip_accents_step();
 Normalizer::Step strip_step(bool left, bool right);
 Normalizer::Step prepend_step(std::string prefix);  // not to empty text
-Normalizer::Step append_step(std::string suffix);
 Normalizer::Step replace_step(std::string from, std::string to);
 
 }  // namespace restkv

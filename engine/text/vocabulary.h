@@ -35,7 +35,6 @@ class Vocabulary {
     token.type = type;
     tokens_.push_back(token);
   }
-  void set_type(int32_t id, TokenType type) { tokens_[id].type = type; }
 
   int32_t size() const { return static_cast<int32_t>(tokens_.size()); }
   bool contains(int64_t id) const { return id >= 0 && id < size(); }
