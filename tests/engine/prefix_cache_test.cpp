@@ -2,12 +2,14 @@
 #include "engine/cache/prefix_cache.h"
 
 #include <gtest/gtest.h>
+
 #include <chrono>
+#include <numeric>
+#include <random>
 #include <thread>
 
-#include <numeric>
-
 #include "tests/engine/answer_collector.h"
+#include "tests/engine/random_settings.h"
 #include "tests/engine/tiny_model.h"
 
 namespace restkv {
@@ -174,6 +176,62 @@ TEST(PrefixEngine, AnswersAreBitwiseTheSameWithAndWithoutAHit) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     EXPECT_EQ(engine->stats().pages_owned, 0);
+  }
+}
+
+// Prompts that begin alike under settings of every kind, several choices, windows, groups that are no power of two: a hit of
+// any length, in a batch and in units, changes no bit.
+TEST(PrefixEngine, AHitChangesNothingUnderAnySettings) {
+  const testing::TinyShape shapes[] = {
+      {.layers = 2, .heads = 3, .kv_heads = 1, .head_dim = 8, .window = 0},
+      {.layers = 3, .heads = 10, .kv_heads = 2, .head_dim = 6, .window = 18},
+  };
+  std::mt19937 random(5);
+  const auto below = [&](int64_t n) { return static_cast<int64_t>(random() % static_cast<uint64_t>(n)); };
+  for (const testing::TinyShape& shape : shapes) {
+    const auto model = make_tiny_model(shape);
+    std::vector<int32_t> stem;
+    for (int32_t i = 0; i < 300; ++i) stem.push_back(3 + static_cast<int32_t>(below(60)));
+    std::vector<Request> requests;
+    while (requests.size() < 24) {
+      const auto settings =
+          resolve_cache_settings(testing::random_cache_request(random, 220), {.max_model_len = 512});
+      if (!settings.ok()) continue;
+      Request& request = requests.emplace_back();
+      request.prompt.assign(stem.begin(), stem.begin() + below(301));
+      for (int64_t own = 1 + below(40); own > 0; --own)
+        request.prompt.push_back(3 + static_cast<int32_t>(below(60)));
+      request.max_tokens = 1 + static_cast<int32_t>(below(60));
+      request.num_choices = 1 + static_cast<int32_t>(below(4) == 0 ? below(4) : 0);
+      request.ignore_eos = true;
+      request.sampling.num_logprobs = 0;
+      request.sampling.temperature = 0.8f;
+      request.cache = *settings;
+    }
+    std::vector<std::vector<Answer>> without;
+    {
+      const auto engine = start_engine(model, options_of(0, 400, 1));
+      for (const Request& request : requests) without.push_back(ask(*engine, {request})[0]);
+    }
+    for (const int32_t batched_tokens : {400, 17}) {
+      const auto engine = start_engine(model, options_of(0.5, batched_tokens, 1));
+      int num_hits = 0;
+      for (int round = 0; round < 3; ++round) {
+        const auto answers = ask(*engine, requests);
+        for (size_t i = 0; i < requests.size(); ++i) {
+          for (size_t choice = 0; choice < answers[i].size(); ++choice) {
+            const Answer& answer = answers[i][choice];
+            EXPECT_TRUE(answer == without[i][choice]) << "request " << i << " choice " << choice << " round "
+                                                      << round << " " << policy_name(requests[i].cache.policy)
+                                                      << ", " << answer.counters.cached_tokens << " cached";
+            EXPECT_EQ(answer.counters.cache.evicted, without[i][choice].counters.cache.evicted) << i;
+            num_hits += answer.counters.cached_tokens > 0;
+          }
+        }
+      }
+      EXPECT_GT(num_hits, 20);
+      testing::expect_idle_and_free(*engine);
+    }
   }
 }
 
