@@ -35,7 +35,6 @@ class LocalCalibration final : public Calibration {
     Observation observation;
   };
   Buffers buffers(Arena& arena) const;
-  AttentionShape shape() const;
   void add_layer(int64_t layer);
   // [N] rows of a head, kept first.
   std::vector<int32_t> order_of(int64_t head) const;
@@ -85,15 +84,6 @@ LocalCalibration::LocalCalibration(std::shared_ptr<const Model> model, std::uniq
   curves_.assign(heads, std::vector<double>(grid_.size(), 0.0));
 }
 
-AttentionShape LocalCalibration::shape() const {
-  return {.num_heads = static_cast<int32_t>(config_.num_heads),
-          .num_kv_heads = static_cast<int32_t>(config_.num_kv_heads),
-          .head_dim = static_cast<int32_t>(config_.head_dim),
-          .scale = static_cast<float>(config_.attention_scale),
-          .softcap = static_cast<float>(config_.attention_softcap),
-          .window = 0};
-}
-
 LocalCalibration::Buffers LocalCalibration::buffers(Arena& arena) const {
   const int64_t kv = config_.num_kv_heads * config_.head_dim;
   Buffers b;
@@ -102,7 +92,8 @@ LocalCalibration::Buffers LocalCalibration::buffers(Arena& arena) const {
   b.v = arena.tensor(DType::kF32, len_, kv);
   b.raw = arena.tensor(DType::kF32, config_.num_kv_heads, len_);
   b.pooled = arena.tensor(DType::kF32, config_.num_kv_heads, len_);
-  b.observation = Observation::make(arena, shape(), recipe_.score.kind, settings_.window, len_);
+  b.observation =
+      Observation::make(arena, attention_shape(config_), recipe_.score.kind, settings_.window, len_);
   return b;
 }
 
@@ -148,7 +139,7 @@ std::vector<int32_t> LocalCalibration::order_of(int64_t head) const {
 
 void LocalCalibration::add_layer(int64_t layer) {
   const LayerWeights& weights = model_->weights.layers[static_cast<size_t>(layer)];
-  const AttentionShape s = shape();
+  const AttentionShape s = attention_shape(config_);
   const int64_t w = settings_.window, d = s.head_dim, h = s.num_heads, g = h / s.num_kv_heads;
   const ConstTensor q = transformer_->queries(len_ - w, w);
   const ConstTensor projection = projections_->layer(layer);

@@ -7,15 +7,6 @@
 namespace restkv {
 namespace {
 
-AttentionShape attention_shape(const ModelConfig& c) {
-  return {.num_heads = static_cast<int32_t>(c.num_heads),
-          .num_kv_heads = static_cast<int32_t>(c.num_kv_heads),
-          .head_dim = static_cast<int32_t>(c.head_dim),
-          .scale = static_cast<float>(c.attention_scale),
-          .softcap = static_cast<float>(c.attention_softcap),
-          .window = 0};
-}
-
 // A windowed layer that can hold its whole window needs no scores: what left the window goes.
 bool holds_window(const SequenceMemory& memory, int32_t window) {
   return window > 0 && (memory.settings.policy == PolicyKind::kFull ||

@@ -33,10 +33,7 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
     return invalid_argument("max_model_len " + std::to_string(options.max_model_len) + " is beyond the " +
                             std::to_string(config.context_len) + " tokens the model was trained for");
   }
-  const AttentionShape attention = {.num_heads = static_cast<int32_t>(config.num_heads),
-                                    .num_kv_heads = static_cast<int32_t>(config.num_kv_heads),
-                                    .head_dim = static_cast<int32_t>(config.head_dim)};
-  if (Status status = backend.check_attention_shape(attention); !status.ok()) return status;
+  if (Status status = backend.check_attention_shape(attention_shape(config)); !status.ok()) return status;
   const CacheShape shape = cache_shape(config, options.cache_dtype);
   const int32_t slots = backend.page_slots();
   const CacheSettings full = CacheSettings::full();

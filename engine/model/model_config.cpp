@@ -25,6 +25,15 @@ std::optional<RopeScaling> rope_scaling_from_name(std::string_view name) {
   return std::nullopt;
 }
 
+AttentionShape attention_shape(const ModelConfig& config, int32_t window) {
+  return {.num_heads = static_cast<int32_t>(config.num_heads),
+          .num_kv_heads = static_cast<int32_t>(config.num_kv_heads),
+          .head_dim = static_cast<int32_t>(config.head_dim),
+          .scale = static_cast<float>(config.attention_scale),
+          .softcap = static_cast<float>(config.attention_softcap),
+          .window = window};
+}
+
 Status finish_heads(const SizeKeys& keys, ModelConfig* config) {
   if (config->num_heads % config->num_kv_heads != 0) {
     return bad_field(

@@ -77,6 +77,9 @@ struct ModelConfig {
   int64_t group_size() const { return num_heads / num_kv_heads; }  // G
 };
 
+// What the attention and eviction ops of a layer with this window (0: none) agree on.
+AttentionShape attention_shape(const ModelConfig& config, int32_t window = 0);
+
 // config.json text (and generation_config.json's, may be empty). Errors name the key, what was found and what is allowed.
 Result<ModelConfig> parse_hf_config(std::string_view config_json, std::string_view generation_config_json);
 Result<ModelConfig> parse_gguf_config(const GgufFile& file);

@@ -96,20 +96,10 @@ void Transformer::project(int64_t layer, const LayerRows& rows) {
                            .cache = rows.cache});
 }
 
-AttentionShape Transformer::attention_shape(int64_t layer) const {
-  const ModelConfig& c = config_;
-  return {.num_heads = static_cast<int32_t>(c.num_heads),
-          .num_kv_heads = static_cast<int32_t>(c.num_kv_heads),
-          .head_dim = static_cast<int32_t>(c.head_dim),
-          .scale = static_cast<float>(c.attention_scale),
-          .softcap = static_cast<float>(c.attention_softcap),
-          .window = c.layers[static_cast<size_t>(layer)].window};
-}
-
 void Transformer::attend_pages(int64_t layer, std::span<const int32_t> positions,
                                std::span<const DecodeSegment> segments, const PagedCacheView& cache) {
   const auto count = static_cast<int64_t>(positions.size());
-  backend_.decode_attention({.shape = attention_shape(layer),
+  backend_.decode_attention({.shape = shape_of(layer),
                              .q = first_rows(q_, count),
                              .positions = positions,
                              .segments = segments,
@@ -123,7 +113,7 @@ void Transformer::attend(int64_t layer, const LayerRows& rows) {
   const int64_t count = rows.residual.rows;
   const auto eps = static_cast<float>(c.norm_eps);
   const auto offset = static_cast<float>(c.norm_offset);
-  const AttentionShape shape = attention_shape(layer);
+  const AttentionShape shape = shape_of(layer);
   const Tensor q = first_rows(q_, count), attended = first_rows(attended_, count);
   const Tensor hidden = first_rows(hidden_, count), delta = first_rows(delta_, count);
   const Tensor gate = first_rows(gate_, count), up = first_rows(up_, count);

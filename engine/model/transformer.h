@@ -60,7 +60,9 @@ class Transformer {
  private:
   void project(int64_t layer, const LayerRows& rows);
   void attend(int64_t layer, const LayerRows& rows);
-  AttentionShape attention_shape(int64_t layer) const;
+  AttentionShape shape_of(int64_t layer) const {
+    return attention_shape(config_, config_.layers[static_cast<size_t>(layer)].window);
+  }
   Tensor first_rows(const Tensor& buffer, int64_t count) const { return buffer.row_range(0, count); }
 
   const ModelConfig& config_;
