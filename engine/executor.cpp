@@ -492,6 +492,20 @@ void Executor::finish_units(std::vector<StepResult>& results) {
   evictor_.count_prefill();
 }
 
+void Executor::prefill(Sequence& leader, std::vector<StepResult>& results) {
+  const auto most = static_cast<int32_t>(transformer_.max_rows());
+  if (leader.prefill_rows() <= most) {
+    StepBatch batch;
+    batch.prompts.push_back(&leader);
+    return run_step(batch, results);
+  }
+  start_prefill(leader, /*may_use_open=*/true);
+  for (int32_t layer = 0; layer < model_.config.num_layers; ++layer) {
+    for (int32_t row = 0; row < leader.prefill_rows(); row += most)
+      run_unit({&leader, layer, row, std::min(most, leader.prefill_rows() - row)}, results);
+  }
+}
+
 void Executor::start_unit(const PrefillUnit& unit) {
   CHECK(num_steps_ == 0) << "a unit behind a step in flight";
   Sequence& sequence = *unit.sequence;

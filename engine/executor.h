@@ -96,6 +96,9 @@ class Executor final : public SequenceHost {
     finish_units(results);
   }
 
+  // A prompt by itself, without a scheduler: in one step where it fits, else in units as long as a step may be.
+  void prefill(Sequence& leader, std::vector<StepResult>& results);
+
   // Where a row of logits gave no token (SampleResult::is_nan): the model's fault, or the request's that bans all.
   Status why_not_drawn(const Sequence& sequence) const;
   // The token joins the counts that the penalties use.

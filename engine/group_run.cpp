@@ -30,7 +30,6 @@ class LocalGroupRunner final : public GroupRunner {
   Status check(const GroupText& text, size_t num_settings) const;
   // Sequences to prefill groups, which have one probe or none; their leaders.
   std::vector<Sequence*> group();
-  void prefill(Sequence& leader);
   // Feeds what stands in the sequences' tokens and is not in the cache yet, at most `limit` tokens each.
   void feed(int32_t limit);
   void note_next();
@@ -87,24 +86,6 @@ std::vector<Sequence*> LocalGroupRunner::group() {
     }
   }
   return leaders;
-}
-
-void LocalGroupRunner::prefill(Sequence& leader) {
-  if (leader.prefill_rows() <= options_.max_num_batched_tokens) {
-    batch_.clear();
-    batch_.prompts.push_back(&leader);
-    executor_.run_step(batch_, results_);
-    note_next();
-    return;
-  }
-  executor_.start_prefill(leader, true);
-  for (int32_t layer = 0; layer < model_->config.num_layers; ++layer) {
-    for (int32_t row = 0; row < leader.prefill_rows(); row += options_.max_num_batched_tokens) {
-      const int32_t rows = std::min(options_.max_num_batched_tokens, leader.prefill_rows() - row);
-      executor_.run_unit({&leader, layer, row, rows}, results_);
-    }
-  }
-  note_next();
 }
 
 void LocalGroupRunner::note_next() {
@@ -178,7 +159,10 @@ Result<std::vector<GroupOutcome>> LocalGroupRunner::run(const GroupText& text,
     executor_.set_draw_observer([&](std::span<Sequence* const>, ConstTensor logits) {
       if (observer && fed >= 1 && fed <= num_forced) observer(fed, logits.f32());
     });
-    for (Sequence* leader : group()) prefill(*leader);
+    for (Sequence* leader : group()) {
+      executor_.prefill(*leader, results_);
+      note_next();
+    }
     for (Sequence& sequence : sequences_)
       sequence.tokens.insert(sequence.tokens.end(), text.forced.begin(), text.forced.end());
     if (observer) {

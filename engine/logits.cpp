@@ -57,19 +57,7 @@ Status compute_logits(const Model& model, const EngineOptions& asked, std::span<
 
   std::vector<StepResult> results;
   StepBatch batch;
-  if (sequence.prompt_len <= options.max_num_batched_tokens) {
-    batch.prompts.push_back(&sequence);
-    executor.run_step(batch, results);
-  } else {
-    executor.start_prefill(sequence, true);
-    for (int32_t layer = 0; layer < model.config.num_layers; ++layer) {
-      for (int32_t row = 0; row < sequence.prompt_len; row += options.max_num_batched_tokens) {
-        executor.run_unit(
-            {&sequence, layer, row, std::min(options.max_num_batched_tokens, sequence.prompt_len - row)},
-            results);
-      }
-    }
-  }
+  executor.prefill(sequence, results);
   sequence.tokens.assign(tokens.begin(), tokens.end());
   for (size_t piece = 1; sequence.position < static_cast<int32_t>(tokens.size()); ++piece) {
     const int32_t rest = static_cast<int32_t>(tokens.size()) - sequence.position;
