@@ -63,8 +63,7 @@ LocalCalibration::LocalCalibration(std::shared_ptr<const Model> model, std::uniq
   Arena counting = Arena::counting();
   const Transformer counted(config_, model_->weights, *backend_, counting, len_, 1);
   buffers(counting);
-  memory_ = backend_->allocate(counting.used());
-  CHECK(memory_ != nullptr) << counting.used() << " bytes of work space";
+  memory_ = backend_->allocate_for("the work space", counting.used());
   Arena arena(memory_->data(), counting.used());
   transformer_ = std::make_unique<Transformer>(config_, model_->weights, *backend_, arena, len_, 1);
   b_ = buffers(arena);
@@ -262,11 +261,15 @@ Result<std::unique_ptr<Calibration>> Calibration::make(std::shared_ptr<const Mod
   if (options.device == "auto") on_cpu.device = "cpu";
   if (on_cpu.device != "cpu")
     return invalid_argument("device " + options.device + "; calibration runs on the CPU: auto or cpu");
-  Result<std::unique_ptr<Backend>> backend = make_backend(on_cpu);
-  if (!backend.ok()) return backend.status();
-  CHECK((*backend)->is_host_memory()) << "calibration reads what the ops leave";
-  return std::unique_ptr<Calibration>(
-      std::make_unique<LocalCalibration>(std::move(model), std::move(*backend), text_len));
+  try {
+    Result<std::unique_ptr<Backend>> backend = make_backend(on_cpu);
+    if (!backend.ok()) return backend.status();
+    CHECK((*backend)->is_host_memory()) << "calibration reads what the ops leave";
+    return std::unique_ptr<Calibration>(
+        std::make_unique<LocalCalibration>(std::move(model), std::move(*backend), text_len));
+  } catch (const DeviceError& error) {
+    return status_of(error);
+  }
 }
 
 }  // namespace restkv

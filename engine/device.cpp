@@ -74,6 +74,13 @@ int64_t available_memory(Backend& backend) {
   return free ? *free : available_host_memory();
 }
 
+Status status_of(const DeviceError& error) {
+  const bool is_memory = dynamic_cast<const OutOfMemory*>(&error) != nullptr;
+  return {StatusCode::kUnavailable,
+          std::string("device failure: ") + error.what() +
+              (is_memory ? "; lower --memory-fraction, or raise the limit of this process (ulimit -v)" : "")};
+}
+
 std::string device_text(const EngineOptions& options) {
   if (options.device == "cpu") return "CPU";
   const Result<int> cards = cuda::count_cards();

@@ -12,7 +12,6 @@
 
 #include "engine/device.h"
 #include "engine/engine_core.h"
-#include "kernels/base/device_error.h"
 
 namespace restkv {
 namespace {
@@ -261,7 +260,7 @@ Result<std::unique_ptr<Engine>> Engine::start(std::shared_ptr<const Model> model
     engine->begin();
     return std::unique_ptr<Engine>(std::move(engine));
   } catch (const DeviceError& error) {
-    return Status(StatusCode::kUnavailable, std::string("device failure: ") + error.what());
+    return status_of(error);
   }
 }
 

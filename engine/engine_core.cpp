@@ -5,7 +5,7 @@
 #include <limits>
 #include <numeric>
 
-#include "kernels/base/device_error.h"
+#include "engine/device.h"
 
 namespace restkv {
 namespace {
@@ -117,7 +117,7 @@ void EngineCore::turn() {
   } catch (const DeviceError& error) {
     executor_.append_in_flight(in_work_);
     executor_.forget_steps();
-    const Status status(StatusCode::kUnavailable, std::string("device failure: ") + error.what());
+    const Status status = status_of(error);
     if (error.is_sticky()) {
       break_down(error.what());
       fail_all(status);

@@ -3,7 +3,7 @@
 // On a device that works on its own a step of nothing but decode rows stays in flight; the next turn enqueues the one behind it
 // before it delivers the first:
 //   turn n: start step n | turn n + 1: start step n + 1, finish step n, deliver | ...
-// It alone touches scheduler, sequences and pages; a device failure is caught here and nowhere else. The engine thread
+// It alone touches scheduler, sequences and pages; a device failure of a turn is caught here. The engine thread
 // drives it (engine.cpp), and the simulation, on a clock and a backend of its own.
 #pragma once
 

@@ -73,11 +73,12 @@ void SequenceMemoryDeleter::operator()(SequenceMemory* memory) const { delete me
 Executor::Executor(const Model& model, Backend& backend, const EngineOptions& options, const MemoryPlan& plan)
     : model_(model),
       backend_(backend),
-      weights_memory_(plan.weights_copy > 0 ? backend.allocate(plan.weights_copy) : nullptr),
+      weights_memory_(plan.weights_copy > 0 ? backend.allocate_for("the weights", plan.weights_copy)
+                                            : nullptr),
       weights_(placed_weights(model, backend, weights_memory_.get())),
       allocation_(options.allocation),
       cache_(backend, cache_shape(model.config, options.cache_dtype), plan.pages),
-      workspace_memory_(backend.allocate(plan.workspace)),
+      workspace_memory_(backend.allocate_for("the work space", plan.workspace)),
       workspace_(workspace_memory_->data(), plan.workspace),
       transformer_(model.config, weights_, backend, workspace_, options.max_num_batched_tokens,
                    logit_rows(options)),
@@ -86,7 +87,7 @@ Executor::Executor(const Model& model, Backend& backend, const EngineOptions& op
       evictor_(model, weights_, backend, cache_, buffers_.cuts, plan.max_model_len),
       feed_(transformer_, backend, cache_, evictor_),
       prefixes_(backend, cache_, options.prefix_fraction, options.prefix_max_tokens),
-      scratch_memory_(backend.allocate(plan.scratch)),
+      scratch_memory_(backend.allocate_for("prompts in prefill", plan.scratch)),
       scratch_(ScratchArena::plan_blocks(plan.max_model_len),
                ScratchArena::plans_small_part(plan.max_model_len)) {
   CHECK(workspace_.used() == plan.workspace) << workspace_.used() << " planned " << plan.workspace;

@@ -28,6 +28,11 @@ class LocalGroupRunner final : public GroupRunner {
 
  private:
   Status check(const GroupText& text, size_t num_settings) const;
+  Result<std::vector<GroupOutcome>> run_checked(const GroupText& text,
+                                                std::span<const CacheSettings> settings,
+                                                const GroupObserver& observer);
+  // A device failure in the middle of a run: nothing is held or waited for any more.
+  void give_up();
   // Sequences to prefill groups, which have one probe or none; their leaders.
   std::vector<Sequence*> group();
   // Feeds what stands in the sequences' tokens and is not in the cache yet, at most `limit` tokens each.
@@ -112,10 +117,28 @@ void LocalGroupRunner::feed(int32_t limit) {
   }
 }
 
+void LocalGroupRunner::give_up() {
+  executor_.forget_steps();
+  executor_.set_draw_observer(nullptr);
+  for (Sequence& sequence : sequences_)
+    if (sequence.memory) executor_.release(sequence);
+}
+
 Result<std::vector<GroupOutcome>> LocalGroupRunner::run(const GroupText& text,
                                                         std::span<const CacheSettings> settings,
                                                         const GroupObserver& observer) {
   if (Status status = check(text, settings.size()); !status.ok()) return status;
+  try {
+    return run_checked(text, settings, observer);
+  } catch (const DeviceError& error) {
+    give_up();
+    return status_of(error);
+  }
+}
+
+Result<std::vector<GroupOutcome>> LocalGroupRunner::run_checked(const GroupText& text,
+                                                                std::span<const CacheSettings> settings,
+                                                                const GroupObserver& observer) {
   const auto num_forced = static_cast<int32_t>(text.forced.size());
   sequences_.clear();
   sequences_.resize(settings.size());
@@ -196,14 +219,18 @@ Result<std::vector<GroupOutcome>> LocalGroupRunner::run(const GroupText& text,
 Result<std::unique_ptr<GroupRunner>> GroupRunner::make(std::shared_ptr<const Model> model,
                                                        EngineOptions options, int32_t max_settings) {
   options.max_num_seqs = max_settings;
-  Result<std::unique_ptr<Backend>> backend = make_backend(options);
-  if (!backend.ok()) return backend.status();
-  options = fit_options(options, **backend);
-  options.max_num_batched_tokens = std::max(options.max_num_batched_tokens, max_settings + 1);
-  const Result<MemoryPlan> plan = Executor::plan(*model, **backend, options, available_memory(**backend));
-  if (!plan.ok()) return plan.status();
-  return std::unique_ptr<GroupRunner>(
-      std::make_unique<LocalGroupRunner>(std::move(model), options, *plan, std::move(*backend)));
+  try {
+    Result<std::unique_ptr<Backend>> backend = make_backend(options);
+    if (!backend.ok()) return backend.status();
+    options = fit_options(options, **backend);
+    options.max_num_batched_tokens = std::max(options.max_num_batched_tokens, max_settings + 1);
+    const Result<MemoryPlan> plan = Executor::plan(*model, **backend, options, available_memory(**backend));
+    if (!plan.ok()) return plan.status();
+    return std::unique_ptr<GroupRunner>(
+        std::make_unique<LocalGroupRunner>(std::move(model), options, *plan, std::move(*backend)));
+  } catch (const DeviceError& error) {
+    return status_of(error);
+  }
 }
 
 }  // namespace restkv

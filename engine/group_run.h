@@ -37,7 +37,7 @@ class GroupRunner {
                                                    int32_t max_settings);
   virtual ~GroupRunner() = default;
 
-  // Errors: bad token ids, what does not fit.
+  // Errors: bad token ids, what does not fit, a device failure.
   virtual Result<std::vector<GroupOutcome>> run(const GroupText& text,
                                                 std::span<const CacheSettings> settings,
                                                 const GroupObserver& observer) = 0;

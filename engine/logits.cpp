@@ -8,17 +8,13 @@
 #include "engine/executor.h"
 
 namespace restkv {
+namespace {
 
-Status compute_logits(const Model& model, const EngineOptions& asked, std::span<const int32_t> tokens,
-                      std::span<const int32_t> pieces,
-                      const std::function<void(int64_t first_row, int64_t rows, const float* logits)>& sink) {
-  for (const int32_t token : tokens) {
-    if (token < 0 || token >= model.config.vocab_size) {
-      return invalid_argument("token id " + std::to_string(token) + " is not in the vocabulary of " +
-                              std::to_string(model.config.vocab_size));
-    }
-  }
-  if (tokens.empty()) return invalid_argument("no tokens");
+using Sink = std::function<void(int64_t first_row, int64_t rows, const float* logits)>;
+
+// Throws DeviceError.
+Status run(const Model& model, const EngineOptions& asked, std::span<const int32_t> tokens,
+           std::span<const int32_t> pieces, const Sink& sink) {
   const Result<std::unique_ptr<Backend>> made = make_backend(asked);
   if (!made.ok()) return made.status();
   Backend& backend = **made;
@@ -69,6 +65,25 @@ Status compute_logits(const Model& model, const EngineOptions& asked, std::span<
   }
   executor.release(sequence);
   return {};
+}
+
+}  // namespace
+
+Status compute_logits(const Model& model, const EngineOptions& asked, std::span<const int32_t> tokens,
+                      std::span<const int32_t> pieces,
+                      const std::function<void(int64_t first_row, int64_t rows, const float* logits)>& sink) {
+  for (const int32_t token : tokens) {
+    if (token < 0 || token >= model.config.vocab_size) {
+      return invalid_argument("token id " + std::to_string(token) + " is not in the vocabulary of " +
+                              std::to_string(model.config.vocab_size));
+    }
+  }
+  if (tokens.empty()) return invalid_argument("no tokens");
+  try {
+    return run(model, asked, tokens, pieces, sink);
+  } catch (const DeviceError& error) {
+    return status_of(error);
+  }
 }
 
 }  // namespace restkv

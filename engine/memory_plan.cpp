@@ -5,7 +5,6 @@
 #include "engine/executor.h"
 #include "engine/model/weight_placement.h"
 #include "engine/step_buffers.h"
-#include "kernels/base/device_error.h"
 
 namespace restkv {
 namespace {
@@ -76,9 +75,9 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
                     "one sequence of " + std::to_string(plan.max_model_len) + " tokens needs " +
                         std::to_string(bytes_with(plan.max_model_len) >> 20) +
                         " MiB of cache and work space, " +
-                        std::to_string(std::max<int64_t>(0, budget) >> 20) +
-                        " MiB are left; lower --max-model-len to " + std::to_string(fits) +
-                        " or raise --memory-fraction");
+                        std::to_string(std::max<int64_t>(0, budget) >> 20) + " MiB are left; " +
+                        (fits > 0 ? "lower --max-model-len to " + std::to_string(fits) + " or " : "") +
+                        "raise --memory-fraction");
     }
     plan.max_model_len = fits;
   }
@@ -112,7 +111,7 @@ Result<MemoryPlan> plan_memory(const Model& model, const EngineOptions& options)
     if (!backend.ok()) return backend.status();
     return Executor::plan(model, **backend, fit_options(options, **backend), available_memory(**backend));
   } catch (const DeviceError& error) {
-    return Status(StatusCode::kUnavailable, std::string("device failure: ") + error.what());
+    return status_of(error);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/base/check.h"
+#include "kernels/base/device_error.h"
 
 namespace restkv {
 namespace {
@@ -92,6 +93,12 @@ void check_attention(const Backend& backend, const AttentionShape& shape, const 
 }
 
 }  // namespace
+
+std::unique_ptr<DeviceBuffer> Backend::allocate_for(const std::string& what, int64_t bytes) {
+  std::unique_ptr<DeviceBuffer> memory = allocate(bytes);
+  if (!memory) throw OutOfMemory(what, bytes);
+  return memory;
+}
 
 void Backend::gather(const GatherArgs& args) {
   check_weight(*this, "table", args.table);

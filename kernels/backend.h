@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "kernels/base/arena.h"
@@ -208,6 +209,8 @@ class Backend {
   }
   // Zeroed address space, touched on first use; null if there is none left.
   virtual std::unique_ptr<DeviceBuffer> allocate(int64_t bytes) = 0;
+  // The same for memory that must be there: throws OutOfMemory, which says `what` it is for.
+  std::unique_ptr<DeviceBuffer> allocate_for(const std::string& what, int64_t bytes);
   // Every value of a plain tensor becomes 0.
   virtual void zero(const Tensor& tensor) = 0;
 

@@ -54,8 +54,7 @@ KvCache::KvCache(Backend& backend, const CacheShape& shape, int64_t num_pages)
   view_.slots = backend.page_slots();
   view_.head_dim = static_cast<int32_t>(shape.head_dim);
   view_.page_bytes = page_bytes(backend, shape);
-  memory_ = backend.allocate(view_.page_bytes * num_pages);
-  CHECK(memory_ != nullptr) << num_pages << " pages of " << view_.page_bytes << " bytes";
+  memory_ = backend.allocate_for("the pages of the KV cache", view_.page_bytes * num_pages);
   view_.pool = memory_->data();
 }
 

@@ -9,8 +9,7 @@ namespace restkv {
 TableStore::TableStore(Backend& backend, int64_t num_pages) : backend_(backend) {
   const int64_t size = bytes(backend, num_pages);
   if (size == 0) return;
-  memory_ = backend.allocate(size);
-  CHECK(memory_ != nullptr) << size << " bytes of page tables";
+  memory_ = backend.allocate_for("page tables", size);
   free_[0] = size / 4;
 }
 

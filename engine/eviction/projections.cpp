@@ -10,10 +10,10 @@ Projections::Projections(Backend& backend, std::vector<ConstTensor> output_weigh
       output_weights_(std::move(output_weights)),
       num_heads_(num_heads),
       head_dim_(head_dim),
-      memory_(backend.allocate(bytes(static_cast<int64_t>(output_weights_.size()), num_heads_, head_dim_))),
-      is_there_(output_weights_.size(), false) {
-  CHECK(memory_ != nullptr) << "no memory for the projections of " << output_weights_.size() << " layers";
-}
+      memory_(
+          backend.allocate_for("the layers' projections",
+                               bytes(static_cast<int64_t>(output_weights_.size()), num_heads_, head_dim_))),
+      is_there_(output_weights_.size(), false) {}
 
 ConstTensor Projections::layer(int64_t layer) {
   const auto index = static_cast<size_t>(layer);

@@ -1,7 +1,8 @@
-// The one exception of the engine: the device (or the memory behind it) failed while an op ran. Caught in one
-// place, the engine loop: requests in flight fail, readiness goes false.
+// The one exception of the engine: the device (or the memory behind it) failed. Caught in the engine loop, where requests in
+// flight fail and readiness goes false, and at the doors of what runs without one (engine/README.md, invariant 6).
 #pragma once
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -16,6 +17,16 @@ class DeviceError : public std::runtime_error {
 
  private:
   bool is_sticky_;
+};
+
+// Memory that the plan counted on is not there: another process took it, or a limit of this one is below the machine's.
+class OutOfMemory : public DeviceError {
+ public:
+  // `what` the `bytes` were for.
+  OutOfMemory(const std::string& what, int64_t bytes)
+      : DeviceError(
+            "no memory is left for " + what + " (" + std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB)",
+            /*is_sticky=*/false) {}
 };
 
 }  // namespace restkv

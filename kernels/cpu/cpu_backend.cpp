@@ -15,6 +15,7 @@
 #include <hwy/highway.h>
 #endif
 
+#include "kernels/base/device_error.h"
 #include "kernels/cpu/eviction/eviction_ops.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/sampler.h"
@@ -90,10 +91,11 @@ class CpuBackend final : public Backend {
   CpuBackend(int threads, const Target& target) : kernels_(make_table(target)), pool_(threads) {
     for (int i = 0; i < threads; ++i) {
       workspaces_.push_back(MappedBuffer::map(kWorkspaceBytes));
-      CHECK(workspaces_.back() != nullptr) << "no address space";
+      if (!workspaces_.back())
+        throw OutOfMemory("the work space of thread " + std::to_string(i), kWorkspaceBytes);
     }
     partials_ = MappedBuffer::map(kPartialBytes);
-    CHECK(partials_ != nullptr) << "no address space";
+    if (!partials_) throw OutOfMemory("parts of attention", kPartialBytes);
   }
 
   std::string_view name() const override { return "cpu"; }

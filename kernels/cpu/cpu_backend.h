@@ -11,7 +11,7 @@ namespace restkv {
 
 // threads 0: the physical cores this process may use. target: one of cpu_targets(), or empty: what the environment
 // variable RESTKV_CPU_TARGET names (for tests and support cases), else the best the processor has. Null if the
-// processor or the build does not have the target.
+// processor or the build does not have the target. Throws OutOfMemory: no address space for the threads' work space.
 std::unique_ptr<Backend> make_cpu_backend(int threads, std::string_view target = {});
 
 // Processor levels this build and this processor have, best first: "avx3" (AVX-512), "avx2", "plain".

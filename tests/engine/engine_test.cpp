@@ -4,7 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <cmath>
+#include <cstdlib>
+#include <fstream>
 #include <limits>
 #include <thread>
 
@@ -380,10 +385,26 @@ TEST(Engine, StoppingEndsEveryStream) {
 TEST(Engine, PlanRefusesWhatDoesNotFitAndSaysWhatToChange) {
   const auto model = make_tiny_model();
   EngineOptions options = small_options();
+  // Not even a short sequence fits: no length is named.
   options.memory_fraction = 1e-6;
-  const Result<MemoryPlan> plan = plan_memory(*model, options);
-  ASSERT_FALSE(plan.ok());
-  EXPECT_NE(plan.status().message().find("--max-model-len"), std::string::npos) << plan.status().message();
+  const Result<MemoryPlan> nothing = plan_memory(*model, options);
+  ASSERT_FALSE(nothing.ok());
+  EXPECT_NE(nothing.status().message().find("left; raise --memory-fraction"), std::string::npos)
+      << nothing.status().message();
+  // A little is missing.
+  double too_little = options.memory_fraction, enough = 0.5;
+  for (int i = 0; i < 20; ++i) {
+    options.memory_fraction = std::sqrt(too_little * enough);
+    (plan_memory(*model, options).ok() ? enough : too_little) = options.memory_fraction;
+  }
+  options.memory_fraction = too_little;
+  const std::string why = plan_memory(*model, options).status().message();
+  const size_t place = why.find("lower --max-model-len to ");
+  ASSERT_NE(place, std::string::npos) << why;
+  options.max_model_len = std::atoi(why.c_str() + place + 25);
+  EXPECT_GT(options.max_model_len, 0) << why;
+  options.memory_fraction *= 1.01;  // what the machine has to spare goes up and down
+  EXPECT_TRUE(plan_memory(*model, options).ok()) << why;
   options = small_options();
   options.max_model_len = 4096;
   EXPECT_FALSE(plan_memory(*model, options).ok());
@@ -391,6 +412,40 @@ TEST(Engine, PlanRefusesWhatDoesNotFitAndSaysWhatToChange) {
   options.max_num_batched_tokens = 8;
   EXPECT_FALSE(plan_memory(*model, options).ok());
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they need all of the address space
+// Starts an engine with so much address space left; 0: it says what there was no memory for, and what to do.
+int start_with(const std::shared_ptr<const Model>& model, const EngineOptions& options, int64_t bytes,
+               const std::string& what) {
+  std::ifstream file("/proc/self/statm");
+  int64_t pages = 0;
+  file >> pages;
+  const auto limit = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE) + bytes);
+  const rlimit limits = {limit, limit};
+  if (setrlimit(RLIMIT_AS, &limits) != 0) return 2;
+  const Result<std::unique_ptr<Engine>> engine = Engine::start(model, options);
+  if (engine.ok()) return 3;
+  const std::string& why = engine.status().message();
+  std::fprintf(stderr, "%s\n", why.c_str());
+  return why.find("no memory is left for " + what) != std::string::npos &&
+                 why.find("--memory-fraction") != std::string::npos
+             ? 0
+             : 4;
+}
+
+TEST(EngineDeath, StartSaysWhatThereWasNoMemoryFor) {
+  const auto model = make_tiny_model({.context = 1 << 16});
+  EngineOptions options = small_options();
+  options.threads = 1;
+  options.max_model_len = 1 << 16;
+  const int64_t pool = plan_memory(*model, options)->pool;
+  ASSERT_GT(pool, int64_t{100} << 20);
+  EXPECT_EXIT(std::exit(start_with(model, options, int64_t{64} << 20, "the work space of thread 0")),
+              ::testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(std::exit(start_with(model, options, (int64_t{200} << 20) + pool / 2, "the pages")),
+              ::testing::ExitedWithCode(0), "");
+}
+#endif
 
 TEST(Engine, PlannedNumberOfSequencesRunsAtOnce) {
   EngineOptions options = small_options();
