@@ -48,6 +48,7 @@ class LocalGroupRunner final : public GroupRunner {
   std::vector<int32_t> next_;  // by sequence: the token drawn behind the last row it fed
   bool is_nan_ = false;        // one of them could not be drawn
   std::vector<StepResult> results_;
+  std::vector<float> logits_;  // [settings, V], of the observer
   StepBatch batch_;
 };
 
@@ -180,7 +181,10 @@ Result<std::vector<GroupOutcome>> LocalGroupRunner::run_checked(const GroupText&
   if (status.ok()) {
     int32_t fed = 0;
     executor_.set_draw_observer([&](std::span<Sequence* const>, ConstTensor logits) {
-      if (observer && fed >= 1 && fed <= num_forced) observer(fed, logits.f32());
+      if (!observer || fed < 1 || fed > num_forced) return;
+      logits_.resize(static_cast<size_t>(logits.rows * logits.cols));
+      backend_->read_back(logits, logits_.data());  // a card's are in its own memory
+      observer(fed, logits_.data());
     });
     for (Sequence* leader : group()) {
       executor_.prefill(*leader, results_);

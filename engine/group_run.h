@@ -1,6 +1,6 @@
 // One text under several cache settings at once, without an engine thread: one prefill serves all of them (one for each
-// probe), then they
-// decode as one batch, first over given tokens (teacher forcing), then over their own greedy ones. What evaluation runs on.
+// probe), then they decode as one batch, first over given tokens (teacher forcing), then over their own greedy ones. What
+// evaluation runs on.
 //   prompt (one prefill group) | forced tokens, the same for all | up to max_tokens tokens each
 #pragma once
 
@@ -27,7 +27,7 @@ struct GroupOutcome {
 };
 
 // Logits of all settings once `num_forced` >= 1 forced tokens are in the cache: row i at logits + i * vocab, as the model gave
-// them. With it tokens are fed one by one.
+// them; on the host, for the call. With it tokens are fed one by one.
 using GroupObserver = std::function<void(int32_t num_forced, const float* logits)>;
 
 class GroupRunner {
