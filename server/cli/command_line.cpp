@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <new>
+#include <stdexcept>
 
 #include "server/cli/help_text.h"
 #include "server/config/foreign_flags.h"
@@ -196,7 +198,13 @@ int run_command_line(std::span<const std::string> arguments) {
   if (line.wants_help) {
     std::fputs(help_of_verb(*line.verb).c_str(), stdout);
   } else {
-    exit_code = line.verb->run(line.invocation);
+    try {
+      exit_code = line.verb->run(line.invocation);
+    } catch (const std::runtime_error& error) {  // the device, the memory behind it, no more threads
+      return fail(error.what());
+    } catch (const std::bad_alloc&) {
+      return fail("out of memory");
+    }
   }
   // What was asked for and is not there must not look like success: `restkv inspect M >FILE` on a full disk.
   const bool is_written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
@@ -206,6 +214,10 @@ int run_command_line(std::span<const std::string> arguments) {
 }
 
 int fail(std::string_view message, int exit_code) {
+  if (logs_as_json()) {
+    log_event(LogLevel::kError, message);
+    return exit_code;
+  }
   std::string line(message);
   for (char& c : line) {  // names out of files must not steer the terminal
     if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = '?';

@@ -52,7 +52,7 @@ size_t terminal_width() {
 
 }  // namespace
 
-DownloadView::DownloadView() : is_terminal_(stderr_is_terminal()) {}
+DownloadView::DownloadView() : is_terminal_(stderr_is_terminal() && !logs_as_json()) {}
 
 DownloadView::~DownloadView() { clear_bars(); }
 
@@ -84,10 +84,10 @@ void DownloadView::on_bytes(size_t index, int64_t done) {
 
 void DownloadView::on_file_done(size_t index) {
   files_[index].is_finished = true;
-  print_line("  " + files_[index].name + "  " + rounded_size_text(files_[index].size));
+  print_line(files_[index].name + "  " + rounded_size_text(files_[index].size), "  ");
 }
 
-void DownloadView::on_message(const std::string& line) { print_line("restkv: " + line); }
+void DownloadView::on_message(const std::string& line) { print_line(line, "restkv: "); }
 
 std::string DownloadView::total_text() const {
   const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
@@ -101,15 +101,15 @@ std::string DownloadView::total_text() const {
 }
 
 void DownloadView::print_progress() {
-  std::fprintf(
-      stderr, "pulling %s: %d %%, %s\n", title_.c_str(),
-      static_cast<int>(total_ > 0 ? 100.0 * static_cast<double>(done_) / static_cast<double>(total_) : 100.0),
-      total_text().c_str());
+  const double share = total_ > 0 ? static_cast<double>(done_) / static_cast<double>(total_) : 1.0;
+  print_line("pulling " + title_ + ": " + std::to_string(static_cast<int>(100.0 * share)) + " %, " +
+             total_text());
 }
 
-void DownloadView::print_line(const std::string& line) {
+void DownloadView::print_line(const std::string& line, const char* prefix) {
+  if (logs_as_json()) return log_event(LogLevel::kInfo, line);
   clear_bars();
-  std::fprintf(stderr, "%s\n", line.c_str());
+  std::fprintf(stderr, "%s%s\n", prefix, line.c_str());
 }
 
 void DownloadView::draw_bars() {

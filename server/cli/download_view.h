@@ -31,7 +31,8 @@ class DownloadView : public PullObserver {
     bool is_started = false, is_finished = false;
   };
 
-  void print_line(const std::string& line);  // above the bars
+  void print_line(const std::string& line,
+                  const char* prefix = "");  // above the bars; in a JSON log an event
   void draw_bars();
   void clear_bars();
   void print_progress();

@@ -11,6 +11,8 @@
 #include <spdlog/logger.h>
 #include <spdlog/sinks/stdout_sinks.h>
 
+#include "engine/text/utf8.h"
+
 namespace restkv {
 namespace {
 
@@ -47,7 +49,8 @@ std::string time_text() {
 }
 
 void append_escaped(std::string& out, std::string_view text, bool as_json) {
-  for (const char c : text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
     switch (c) {
       case '"': out += "\\\""; continue;
       case '\\': out += "\\\\"; continue;
@@ -61,6 +64,11 @@ void append_escaped(std::string& out, std::string_view text, bool as_json) {
       std::array<char, 8> code;
       std::snprintf(code.data(), code.size(), as_json ? "\\u%04x" : "\\x%02x", byte);
       out += code.data();
+    } else if (byte >= 0x80 && as_json) {  // JSON is UTF-8, whatever bytes a file's name has
+      const Utf8Char one = decode_utf8(text, i);
+      const bool is_valid = one.state == Utf8State::kValid;
+      out += is_valid ? text.substr(i, one.length) : std::string_view("\\ufffd");
+      if (is_valid) i += one.length - 1;
     } else {
       out += c;
     }
@@ -138,6 +146,8 @@ void set_up_logging(const LoggingSettings& settings) {
   the_log().level = settings.level;
   the_log().format = settings.format;
 }
+
+bool logs_as_json() { return the_log().format == LogFormat::kJson; }
 
 bool logs(LogLevel level) { return level >= the_log().level.load(std::memory_order_relaxed); }
 

@@ -35,6 +35,7 @@ struct LogField {
 
 void set_up_logging(const LoggingSettings& settings);
 bool logs(LogLevel level);
+bool logs_as_json();  // then every line on stderr is one
 // `event` is a fixed sentence, what varies goes into fields. Thread-safe.
 void log_event(LogLevel level, std::string_view event, std::initializer_list<LogField> fields = {});
 void log_event(LogLevel level, std::string_view event, std::span<const LogField> fields);

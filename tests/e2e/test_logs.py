@@ -5,6 +5,7 @@ import socket
 import time
 
 import pytest
+from conftest import run_restkv
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -66,6 +67,20 @@ def test_probes_are_quiet_and_nothing_is_slow_by_default(server):
     server.request("GET", "/health", headers={"X-Request-Id": "log-probe"})
     server.complete("Once", max_tokens=2)
     assert not [line for line in server.output().splitlines() if "log-probe" in line or "slow request" in line]
+
+
+def test_name_of_a_field_that_is_cut(logged):
+    """The log shows the first 64 bytes of an unknown field's name, and these may end within a character."""
+    logged.complete("Once", max_tokens=1, **{"x" + "\u00e9" * 40: 1})
+    shown = [json.loads(line) for line in logged.log.read_bytes().decode("utf-8", "strict").splitlines()]
+    assert [line["field"] for line in shown if line["event"] == "unknown request field ignored"] == ["x" + "\u00e9" * 31 + "\ufffd"]
+
+
+def test_errors_of_a_start_are_lines_too(logged, stories_model, tmp_path):
+    for arguments in [(stories_model, "--port", logged.port), (tmp_path / "a\udcff\"b.gguf", "--port", 0), ("no/model-of-the-hub", "--port", 0)]:
+        done = run_restkv("serve", *arguments, "--log-format", "json", environment={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)})
+        parsed = [json.loads(line) for line in done.stderr.splitlines()]
+        assert done.returncode == 1 and parsed[-1]["level"] == "error" and parsed[-1]["event"], done.stderr
 
 
 def test_grpc_call(logged):
