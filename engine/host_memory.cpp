@@ -1,96 +1,84 @@
-// Reads /proc/meminfo and the cgroup files; a container's limit, or a service's, counts, not the host's RAM.
+// Reads /proc and the control groups; a container's limit counts, not the host's RAM.
 #include "engine/host_memory.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
 #include <limits>
 #include <optional>
-#include <sstream>
+
+#include "kernels/base/control_group.h"
 
 namespace restkv {
 namespace {
 
-// The files of a group's folder, by version.
 struct GroupFiles {
-  std::string folder;  // where the groups are mounted
-  std::string limit, usage;
-  std::string inactive_file, active_file;  // keys of memory.stat, sub-groups included
+  const char *limit, *usage;
+  const char* file_pages[2];  // keys of memory.stat, of this group and those below
 };
 
-std::optional<int64_t> read_number(const std::string& path) {
-  std::ifstream file(path);
-  int64_t value = 0;
-  if (file >> value) return value;  // "max" is no number: no limit
-  return std::nullopt;
+constexpr GroupFiles kFiles[] = {
+    {"memory.max", "memory.current", {"active_file", "inactive_file"}},
+    {"memory.high",
+     "memory.current",
+     {"active_file", "inactive_file"}},  // above it the kernel slows a group down
+    {"memory.limit_in_bytes", "memory.usage_in_bytes", {"total_active_file", "total_inactive_file"}},
+};
+
+int64_t whole(double value) {  // v1's "no limit" is near 2^63
+  return value >= 9e18 ? std::numeric_limits<int64_t>::max() : static_cast<int64_t>(value);
 }
 
-// Page cache of the group, in bytes: the kernel gives it up before it refuses memory.
-int64_t page_cache(const std::string& stat_path, const GroupFiles& files) {
-  std::ifstream stat(stat_path);
+// A model that was downloaded or read a moment ago fills a group's memory with pages of files, which the kernel drops when
+// somebody needs the room; MemAvailable counts the same pages as available.
+int64_t droppable(const std::string& folder, const GroupFiles& files) {
+  std::ifstream stat(folder + "/memory.stat");
   std::string key;
-  int64_t value = 0, bytes = 0;
-  while (stat >> key >> value)
-    if (key == files.inactive_file || key == files.active_file) bytes += value;
-  return bytes;
+  double value = 0, sum = 0;
+  while (stat >> key >> value) {
+    for (const char* name : files.file_pages)
+      if (key == name) sum += value;
+  }
+  return whole(sum);
 }
 
 std::optional<int64_t> left_in_group(const std::string& folder, const GroupFiles& files) {
-  const std::optional<int64_t> limit = read_number(folder + files.limit);
-  const std::optional<int64_t> usage = read_number(folder + files.usage);
+  const std::optional<double> limit = control_group_number(folder + "/" + files.limit),
+                              usage = control_group_number(folder + "/" + files.usage);
   if (!limit || !usage) return std::nullopt;
-  const int64_t held = std::max<int64_t>(0, *usage - page_cache(folder + "memory.stat", files));
-  return std::max<int64_t>(0, *limit - held);
+  const int64_t used = std::max<int64_t>(0, whole(*usage) - droppable(folder, files));
+  return std::max<int64_t>(0, whole(*limit) - used);
 }
 
-// The least that the group at `path` and those around it leave, up to the one that is mounted: a container sees its own group
-// there, a service one far below.
-int64_t left_in_groups(std::string path, const GroupFiles& files) {
-  int64_t least = std::numeric_limits<int64_t>::max();
-  for (;;) {
-    while (path.ends_with('/')) path.pop_back();
-    if (const auto left = left_in_group(files.folder + path + "/", files)) least = std::min(least, *left);
-    if (path.empty()) return least;
-    path.resize(path.rfind('/') == std::string::npos ? 0 : path.rfind('/'));
-  }
-}
-
-// Paths of this process's groups that limit memory: "0::/path" (v2), "4:memory:/path" (v1).
-struct GroupPaths {
-  std::string v2, v1;
-};
-GroupPaths group_paths(const std::string& cgroup_path) {
-  GroupPaths paths;
-  std::ifstream file(cgroup_path);
-  for (std::string line; std::getline(file, line);) {
-    const size_t first = line.find(':');
-    const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string path = line.substr(second + 1);
-    std::istringstream controllers(line.substr(first + 1, second - first - 1));
-    if (controllers.str().empty()) paths.v2 = path;
-    for (std::string name; std::getline(controllers, name, ',');)
-      if (name == "memory") paths.v1 = path;
-  }
-  return paths;
+// The address space that ulimit -v leaves.
+std::optional<int64_t> left_of_address_space(const std::string& root) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return std::nullopt;
+  const double pages = control_group_number(root + "/proc/self/statm").value_or(0);
+  return std::max<int64_t>(0, whole(static_cast<double>(limit.rlim_cur)) -
+                                  whole(pages) * static_cast<int64_t>(::sysconf(_SC_PAGESIZE)));
 }
 
 }  // namespace
 
 int64_t available_host_memory(const std::string& root) {
   int64_t available = std::numeric_limits<int64_t>::max();
-  std::ifstream meminfo(root + "proc/meminfo");
+  std::ifstream meminfo(root + "/proc/meminfo");
   std::string key, unit;
   int64_t kib = 0;
   while (meminfo >> key >> kib) {
     if (key == "MemAvailable:") available = kib * 1024;
     std::getline(meminfo, unit);
   }
-  const GroupPaths paths = group_paths(root + "proc/self/cgroup");
-  const GroupFiles v2 = {root + "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file",
-                         "active_file"};
-  const GroupFiles v1 = {root + "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
-                         "total_inactive_file", "total_active_file"};
-  return std::min({available, left_in_groups(paths.v2, v2), left_in_groups(paths.v1, v1)});
+  for (const std::string& folder : control_group_folders("memory", root)) {
+    for (const GroupFiles& files : kFiles) {
+      if (const auto left = left_in_group(folder, files)) available = std::min(available, *left);
+    }
+  }
+  if (const auto left = left_of_address_space(root)) available = std::min(available, *left);
+  return available;
 }
 
 }  // namespace restkv

@@ -6,9 +6,8 @@
 
 namespace restkv {
 
-// Bytes that RAM (MemAvailable) or the control groups of this process (v2, v1) leave, whichever is less. What a group holds of
-// files in the page cache counts as left, as MemAvailable counts it: a model that was just read is there, and the plan counts
-// its weights once more. `root`: where proc and sys lie.
+// Bytes that RAM (MemAvailable), the control groups (v2, v1; files that they hold in memory can be dropped and count as free) and
+// the limit of the address space (ulimit -v) leave, whichever is less. `root`: for tests, instead of "/".
 int64_t available_host_memory(const std::string& root = "/");
 
 }  // namespace restkv

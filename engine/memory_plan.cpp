@@ -71,13 +71,13 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
     for (int64_t step = int64_t{1} << 30; step > 0; step /= 2)
       if (fits + step <= plan.max_model_len && bytes_with(fits + step) <= budget) fits += step;
     if (options.max_model_len > 0 || fits < 256) {
-      return Status(StatusCode::kFailedPrecondition,
-                    "one sequence of " + std::to_string(plan.max_model_len) + " tokens needs " +
-                        std::to_string(bytes_with(plan.max_model_len) >> 20) +
-                        " MiB of cache and work space, " +
-                        std::to_string(std::max<int64_t>(0, budget) >> 20) + " MiB are left; " +
-                        (fits > 0 ? "lower --max-model-len to " + std::to_string(fits) + " or " : "") +
-                        "raise --memory-fraction");
+      return Status(
+          StatusCode::kFailedPrecondition,
+          "one sequence of " + std::to_string(plan.max_model_len) + " tokens needs " +
+              std::to_string(bytes_with(plan.max_model_len) >> 20) + " MiB of cache and work space, " +
+              std::to_string(std::max<int64_t>(0, budget) >> 20) + " MiB are left; " +
+              (fits > 0 ? "lower --max-model-len to " + std::to_string(fits) + " or raise --memory-fraction"
+                        : "raise --memory-fraction, or the limit of memory (a container's, ulimit -v)"));
     }
     plan.max_model_len = fits;
   }

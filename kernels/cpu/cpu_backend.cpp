@@ -89,13 +89,9 @@ KernelTable make_table(const Target& target) {
 class CpuBackend final : public Backend {
  public:
   CpuBackend(int threads, const Target& target) : kernels_(make_table(target)), pool_(threads) {
-    for (int i = 0; i < threads; ++i) {
-      workspaces_.push_back(MappedBuffer::map(kWorkspaceBytes));
-      if (!workspaces_.back())
-        throw OutOfMemory("the work space of thread " + std::to_string(i), kWorkspaceBytes);
-    }
-    partials_ = MappedBuffer::map(kPartialBytes);
-    if (!partials_) throw OutOfMemory("parts of attention", kPartialBytes);
+    for (int i = 0; i < threads; ++i)
+      workspaces_.push_back(allocate_for("the work space of thread " + std::to_string(i), kWorkspaceBytes));
+    partials_ = allocate_for("parts of attention", kPartialBytes);
   }
 
   std::string_view name() const override { return "cpu"; }
@@ -132,7 +128,7 @@ class CpuBackend final : public Backend {
   void do_compact(const CompactArgs& args) override { cpu::compact(args, pool_); }
 
   Workspace workspace(int thread) const {
-    const MappedBuffer& buffer = *workspaces_[static_cast<size_t>(thread)];
+    const DeviceBuffer& buffer = *workspaces_[static_cast<size_t>(thread)];
     return {buffer.data(), buffer.bytes()};
   }
   // fn(begin, end, thread) over ranges of rows of about kInlineValues values.
@@ -153,8 +149,8 @@ class CpuBackend final : public Backend {
 
   KernelTable kernels_;
   ThreadPool pool_;
-  std::vector<std::unique_ptr<MappedBuffer>> workspaces_;  // one a thread
-  std::unique_ptr<MappedBuffer> partials_;
+  std::vector<std::unique_ptr<DeviceBuffer>> workspaces_;  // one a thread
+  std::unique_ptr<DeviceBuffer> partials_;
 };
 
 void CpuBackend::do_gather(const GatherArgs& args) {

@@ -7,12 +7,15 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <set>
 #include <string>
+#include <system_error>
 
 #include "kernels/base/check.h"
+#include "kernels/base/control_group.h"
+#include "kernels/base/device_error.h"
 
 namespace restkv::cpu {
 namespace {
@@ -42,30 +45,32 @@ bool spin_until(const F& ready) {
   return false;
 }
 
-int quota_cores() {
-  // cgroup v2 "max 100000" or "150000 100000"; v1 has the two numbers in two files
-  std::string quota;
-  double period = 0;
-  std::ifstream v2("/sys/fs/cgroup/cpu.max");
-  if (v2 >> quota >> period && quota != "max" && period > 0) {
-    return std::max(1, static_cast<int>(std::atof(quota.c_str()) / period + 0.5));
-  }
-  double microseconds = 0;
-  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  if (v1_quota >> microseconds && v1_period >> period && microseconds > 0 && period > 0) {
-    return std::max(1, static_cast<int>(microseconds / period + 0.5));
-  }
-  return 1 << 20;
+// Processors' worth of time that a group may take; infinite: no quota.
+double quota_of(const std::string& folder) {
+  constexpr double kNone = std::numeric_limits<double>::infinity();
+  // v2: "max 100000" or "150000 100000"; v1 has the two numbers in two files, and -1 for none
+  double quota = 0, period = 0;
+  std::ifstream v2(folder + "/cpu.max");
+  if (v2 >> quota >> period && period > 0) return quota / period;
+  quota = control_group_number(folder + "/cpu.cfs_quota_us").value_or(-1);
+  period = control_group_number(folder + "/cpu.cfs_period_us").value_or(0);
+  return quota > 0 && period > 0 ? quota / period : kNone;
+}
+
+int quota_cores(const std::string& root) {
+  double cores = 1 << 20;
+  for (const std::string& folder : control_group_folders("cpu", root))
+    cores = std::min(cores, quota_of(folder));
+  return std::max(1, static_cast<int>(cores + 0.5));
 }
 
 }  // namespace
 
-int usable_cores() {
+int usable_cores(const std::string& root) {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
   if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) {
-    return std::max(1, std::min(quota_cores(), static_cast<int>(std::thread::hardware_concurrency())));
+    return std::max(1, std::min(quota_cores(root), static_cast<int>(std::thread::hardware_concurrency())));
   }
   std::set<std::string> cores;  // one entry for each set of hyperthreads
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
@@ -76,15 +81,26 @@ int usable_cores() {
     if (!(file >> siblings)) siblings = std::to_string(cpu);
     cores.insert(siblings);
   }
-  return std::max(1, std::min(quota_cores(), static_cast<int>(cores.size())));
+  return std::max(1, std::min(quota_cores(root), static_cast<int>(cores.size())));
 }
 
 ThreadPool::ThreadPool(int num_threads) {
   CHECK(num_threads >= 1 && num_threads <= 1024) << num_threads;
-  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  workers_.reserve(static_cast<size_t>(num_threads));
+  try {
+    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  } catch (const std::system_error& error) {
+    stop();
+    throw DeviceError(
+        "cannot start " + std::to_string(num_threads) + " threads that compute (" + error.code().message() +
+            "): lower --threads, or raise the limit (ulimit -u, a container's limit of processes)",
+        /*is_sticky=*/false);
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   is_stopping_.store(true);
   region_.fetch_add(1);
   region_.notify_all();

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -16,7 +17,8 @@ namespace restkv::cpu {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int num_threads);  // >= 1, the caller of parallel_for counts
+  explicit ThreadPool(
+      int num_threads);  // >= 1, the caller of parallel_for counts; throws DeviceError: no more threads
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -38,6 +40,7 @@ class ThreadPool {
   void run(int64_t num_chunks, Function function, const void* context);
   void work(int thread);
   void claim_chunks(uint32_t region, int thread);
+  void stop();
 
   std::atomic<uint64_t> claim_{0};  // region number << 32 | next chunk
   std::atomic<uint32_t> num_chunks_{0};
@@ -49,7 +52,8 @@ class ThreadPool {
   std::vector<std::thread> workers_;
 };
 
-// Physical cores this process may use: affinity mask and cgroup quota considered; at least 1.
-int usable_cores();
+// Physical cores this process may use: affinity mask and the quotas of its control groups considered; at least 1. `root`: where
+// those are looked for in tests, instead of "/".
+int usable_cores(const std::string& root = "/");
 
 }  // namespace restkv::cpu

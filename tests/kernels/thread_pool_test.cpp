@@ -2,10 +2,14 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <ctime>
+#include <filesystem>
+#include <fstream>
 #include <numeric>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -68,6 +72,43 @@ TEST(ThreadPool, SleepersCostNothing) {
 TEST(ThreadPool, UsableCores) {
   EXPECT_GE(usable_cores(), 1);
   EXPECT_LE(usable_cores(), static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+TEST(ThreadPool, UsableCoresFollowTheQuotasOfControlGroups) {
+  if (usable_cores("/none") < 2) GTEST_SKIP() << "one core: there is nothing less";
+  namespace fs = std::filesystem;
+  const fs::path root = fs::path(testing::TempDir()) / ("quota" + std::to_string(::getpid()));
+  const auto write = [&](const std::string& path, const std::string& text) {
+    fs::create_directories((root / path).parent_path());
+    std::ofstream(root / path) << text;
+  };
+  const int all = usable_cores("/none");
+  // v2: the own group, then one above it, as systemd's CPUQuota= makes them
+  write("proc/self/cgroup", "0::/system.slice/restkv.service\n");
+  write("sys/fs/cgroup/system.slice/restkv.service/cpu.max", "max 100000\n");
+  EXPECT_EQ(usable_cores(root), all);
+  write("sys/fs/cgroup/system.slice/restkv.service/cpu.max", "100000 100000\n");
+  EXPECT_EQ(usable_cores(root), 1);
+  write("sys/fs/cgroup/system.slice/restkv.service/cpu.max", "10000 100000\n");
+  EXPECT_EQ(usable_cores(root), 1) << "less than one is one";
+  write("sys/fs/cgroup/system.slice/restkv.service/cpu.max", "6400000 100000\n");
+  EXPECT_EQ(usable_cores(root), std::min(all, 64));
+  write("sys/fs/cgroup/system.slice/cpu.max", "120000 100000\n");
+  EXPECT_EQ(usable_cores(root), 1);
+  // a container that sees the host's path: the root is its own group
+  fs::remove_all(root);
+  write("proc/self/cgroup", "0::/kubepods/pod1/c1\n");
+  write("sys/fs/cgroup/cpu.max", "50000 100000\n");
+  EXPECT_EQ(usable_cores(root), 1);
+  // v1
+  fs::remove_all(root);
+  write("proc/self/cgroup", "4:memory:/a\n3:cpu,cpuacct:/docker/b\n0::/\n");
+  write("sys/fs/cgroup/cpu/docker/b/cpu.cfs_quota_us", "-1\n");
+  write("sys/fs/cgroup/cpu/docker/b/cpu.cfs_period_us", "100000\n");
+  EXPECT_EQ(usable_cores(root), all);
+  write("sys/fs/cgroup/cpu/docker/b/cpu.cfs_quota_us", "100000\n");
+  EXPECT_EQ(usable_cores(root), 1);
+  fs::remove_all(root);
 }
 
 }  // namespace
