@@ -53,6 +53,7 @@ class LocalEngine final : public Engine {
   Status submit(const std::shared_ptr<RequestHandle>& handle) override;
   std::vector<RequestInfo> requests(std::string_view owner) const override;
   bool cancel(std::string_view id, std::string_view owner) override;
+  void cancel_all() override;
 
   void drain() override {
     const std::lock_guard lock(mutex_);
@@ -179,6 +180,11 @@ bool LocalEngine::cancel(std::string_view id, std::string_view owner) {
     found = true;
   }
   return found;
+}
+
+void LocalEngine::cancel_all() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, handle] : registry_) handle->cancel();
 }
 
 void LocalEngine::run() {

@@ -113,6 +113,7 @@ class Engine {
   virtual std::vector<RequestInfo> requests(std::string_view owner) const = 0;
   // Cancels the owner's requests of this id; false: there is none.
   virtual bool cancel(std::string_view id, std::string_view owner) = 0;
+  virtual void cancel_all() = 0;  // everything in flight; any thread
   virtual EngineStats stats() const = 0;
   virtual Histograms histograms() const = 0;
   // What the last turns did, where a self-check failed; no text and no tokens. Empty while all is well.

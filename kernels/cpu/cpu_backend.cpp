@@ -15,7 +15,6 @@
 #include <hwy/highway.h>
 #endif
 
-#include "kernels/base/device_error.h"
 #include "kernels/cpu/eviction/eviction_ops.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/sampler.h"

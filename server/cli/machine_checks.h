@@ -8,6 +8,8 @@
 
 namespace restkv {
 
+inline constexpr int kSpareFiles = 64;  // that the server opens beside one for each connection
+
 enum class FindingLevel : uint8_t { kOk, kWarning, kFailure };
 
 struct Finding {

@@ -1,8 +1,12 @@
 // restkv serve MODEL: load, listen, wait for a signal, drain. This thread only waits; SIGINT and SIGTERM are blocked in
 // all threads and taken here.
 //   SIGHUP, or a file that changed: API keys and cache.profiles are read again, both or neither
-//   first signal: no new work, running requests get drain-timeout -> exit 0 | second signal: exit at once, 128 + signal
+//   first signal: no new work, running requests get drain-timeout, then an error -> exit 0
+//   second signal: exit at once, 128 + signal
 //   engine broken: the streams have their error, exit 1
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
@@ -14,6 +18,7 @@
 #include "engine/device_name.h"
 #include "engine/model/gguf_parts.h"
 #include "server/cli/allocation_path.h"
+#include "server/cli/machine_checks.h"
 #include "server/cli/model_loading.h"
 #include "server/cli/service_notify.h"
 #include "server/cli/verbs.h"
@@ -32,7 +37,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kPollInterval{20};
 constexpr milliseconds kLookInterval{1'000};  // whether a file has changed
-constexpr milliseconds kBrokenGrace{2'000};  // for the error events of a broken engine to reach their clients
+constexpr milliseconds kErrorGrace{2'000};    // for the errors of what is ended early to reach their clients
 
 sigset_t handled_signals() {
   sigset_t set;
@@ -41,6 +46,37 @@ sigset_t handled_signals() {
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGHUP);
   return set;
+}
+
+void end_while_loading(int number) {
+  std::signal(number, SIG_DFL);
+  ::raise(number);  // ends as by the signal: whoever sent it sees no failure
+  ::_exit(128 + number);
+}
+
+// Until the signals are blocked: SIGINT and SIGTERM end the program, as nobody waits for an answer yet, and SIGHUP asks for what
+// is about to be read anyway. By handlers, because this is process 1 of a container, to which the kernel does not deliver what
+// nobody handles.
+void take_signals_while_loading() {
+  struct sigaction action {};
+  action.sa_flags = SA_RESTART | SA_NODEFER;
+  action.sa_handler = end_while_loading;
+  for (const int number : {SIGINT, SIGTERM}) ::sigaction(number, &action, nullptr);
+  action.sa_handler = [](int) {};
+  ::sigaction(SIGHUP, &action, nullptr);
+}
+
+// Shells and service managers give 1,024 files and allow more; a connection takes one.
+void allow_open_files(int64_t max_connections) {
+  rlimit limit{};
+  const auto wanted = static_cast<rlim_t>(max_connections + kSpareFiles);
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return;
+  limit.rlim_cur = std::min(wanted, limit.rlim_max);
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+  if (limit.rlim_cur >= wanted) return;
+  log_event(LogLevel::kWarning,
+            "fewer files may be open than max_connections needs: further connections will wait",
+            {{"open_files", limit.rlim_cur}, {"max_connections", max_connections}});
 }
 
 // The next signal, or nothing after kPollInterval.
@@ -166,11 +202,7 @@ class Reloader {
 };
 
 // Waits until no request runs. A second signal ends the program here.
-void drain(Servers& server, milliseconds timeout) {
-  log_event(LogLevel::kInfo, "draining: running requests may finish, a second signal stops at once",
-            {{"timeout", duration_text(timeout)}});
-  server.drain();
-  notify_service_manager("STOPPING=1");
+void wait_until_idle(const Servers& server, milliseconds timeout) {
   const Clock::time_point deadline = Clock::now() + timeout;
   while (!server.is_idle() && Clock::now() < deadline) {
     const std::optional<int> signal = poll_signal();
@@ -179,8 +211,19 @@ void drain(Servers& server, milliseconds timeout) {
       std::_Exit(128 + *signal);
     }
   }
-  if (!server.is_idle())
-    log_event(LogLevel::kWarning, "drain timeout: requests that still run are cancelled");
+}
+
+// Those who have not finished in time get an error that says so, a 503 or the last event of their stream.
+void drain(Servers& server, Engine& engine, milliseconds timeout) {
+  log_event(LogLevel::kInfo, "draining: running requests may finish, a second signal stops at once",
+            {{"timeout", duration_text(timeout)}});
+  server.drain();
+  notify_service_manager("STOPPING=1");
+  wait_until_idle(server, timeout);
+  if (server.is_idle()) return;
+  log_event(LogLevel::kWarning, "drain timeout: requests that still run are cancelled");
+  engine.cancel_all();
+  wait_until_idle(server, kErrorGrace);
 }
 
 }  // namespace
@@ -188,10 +231,13 @@ void drain(Servers& server, milliseconds timeout) {
 int run_serve(const Invocation& invocation) {
   Settings settings = invocation.settings();
   std::signal(SIGPIPE, SIG_IGN);  // whoever reads the log may go
+  std::signal(SIGXFSZ, SIG_IGN);  // its file may reach its limit
+  take_signals_while_loading();
   set_up_logging(settings.logging);
   log_event(LogLevel::kInfo, "restkv", {{"version", build_version()}, {"commit", build_commit()}});
   if (Status status = check_key_source(settings.server.api_key); !status.ok())
     return fail(status.message(), kExitUsage);
+  allow_open_files(settings.server.max_connections);
   const Clock::time_point start = Clock::now();
   Result<std::unique_ptr<LoadingServer>> loading = LoadingServer::start(settings.server);
   if (!loading.ok()) return fail(loading.status());
@@ -254,7 +300,7 @@ int run_serve(const Invocation& invocation) {
     if (signal == SIGHUP || (Clock::now() >= next_look && reloader.has_changed())) reloader.reload();
     if (Clock::now() >= next_look) next_look = Clock::now() + kLookInterval;
     if (!signal || signal == SIGHUP) continue;
-    drain(server, settings.server.drain_timeout);
+    drain(server, *engine, settings.server.drain_timeout);
     server.stop();
     log_event(LogLevel::kInfo, "stopped");
     return kExitOk;
@@ -263,7 +309,7 @@ int run_serve(const Invocation& invocation) {
   // What the last turns did: numbers only.
   std::istringstream trace(engine->fault_trace());
   for (std::string line; std::getline(trace, line);) log_event(LogLevel::kError, "engine trace: " + line);
-  drain(server, std::min(settings.server.drain_timeout, kBrokenGrace));
+  drain(server, *engine, std::min(settings.server.drain_timeout, kErrorGrace));
   server.stop();
   return kExitFailure;
 }

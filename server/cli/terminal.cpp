@@ -64,13 +64,13 @@ InterruptGuard::InterruptGuard(Mode mode) {
   struct sigaction action {};
   action.sa_handler = on_interrupt;
   action.sa_flags = mode == Mode::kFirst ? static_cast<int>(SA_RESETHAND) : 0;
-  ::sigaction(SIGINT, &action, nullptr);
-  if (mode == Mode::kFirst) ::sigaction(SIGTERM, &action, nullptr);
+  ::sigaction(SIGINT, &action, &before_int_);
+  ::sigaction(SIGTERM, mode == Mode::kFirst ? &action : nullptr, &before_term_);
 }
 
 InterruptGuard::~InterruptGuard() {
-  std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
+  ::sigaction(SIGINT, &before_int_, nullptr);
+  ::sigaction(SIGTERM, &before_term_, nullptr);
 }
 
 void InterruptGuard::clear() { interrupt_flag = 0; }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <csignal>
 #include <cstdint>
 #include <string>
 
@@ -43,6 +44,10 @@ class InterruptGuard {
   InterruptGuard& operator=(const InterruptGuard&) = delete;
   static bool is_interrupted();
   static void clear();
+
+ private:
+  struct sigaction before_int_ {
+  }, before_term_{};
 };
 
 }  // namespace restkv

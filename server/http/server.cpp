@@ -21,6 +21,16 @@ using boost::system::error_code;
 
 namespace {
 
+constexpr std::chrono::seconds kWarningInterval{10};  // a flood of connections is no flood of lines
+
+// True at most once an interval.
+bool may_warn(Clock::time_point& next) {
+  const Clock::time_point now = Clock::now();
+  if (now < next) return false;
+  next = now + kWarningInterval;
+  return true;
+}
+
 class AsioServer final : public HttpServer {
  public:
   explicit AsioServer(std::shared_ptr<Serving> serving)
@@ -51,6 +61,8 @@ class AsioServer final : public HttpServer {
   tcp::acceptor acceptor_;    // on the first thread
   asio::steady_timer retry_;  // after an accept that failed for want of descriptors
   size_t next_thread_ = 0;
+  int64_t num_refused_ = 0;
+  Clock::time_point next_wait_warning_{}, next_refused_warning_{};
   uint16_t port_ = 0;
   bool is_stopped_ = false;
 };
@@ -77,6 +89,8 @@ void AsioServer::accept() {
       return accept();
     }
     // Out of descriptors, most likely: connections end, so try again soon.
+    if (may_warn(next_wait_warning_))
+      log_event(LogLevel::kWarning, "connections wait: none can be taken now", {{"error", error.message()}});
     retry_.expires_after(std::chrono::milliseconds(50));
     retry_.async_wait([this](error_code stopped) {
       if (!stopped) accept();
@@ -86,8 +100,11 @@ void AsioServer::accept() {
 
 void AsioServer::take(tcp::socket socket, IoThread& thread) {
   if (state_.num_connections >= state_.settings.server.max_connections) {
-    log_event(LogLevel::kWarning, "connection refused: too many",
-              {{"max_connections", state_.settings.server.max_connections}});
+    ++num_refused_;
+    if (may_warn(next_refused_warning_)) {
+      log_event(LogLevel::kWarning, "connection refused: too many",
+                {{"max_connections", state_.settings.server.max_connections}, {"refused", num_refused_}});
+    }
     return;  // closes it
   }
   asio::post(thread.context(), [this, &thread, socket = std::move(socket)]() mutable {

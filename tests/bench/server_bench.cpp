@@ -47,6 +47,7 @@ class TimedEngine final : public Engine {
   bool is_healthy() const override { return engine_.is_healthy(); }
   std::vector<RequestInfo> requests(std::string_view owner) const override { return engine_.requests(owner); }
   bool cancel(std::string_view id, std::string_view owner) override { return engine_.cancel(id, owner); }
+  void cancel_all() override { engine_.cancel_all(); }
   EngineStats stats() const override { return engine_.stats(); }
   Histograms histograms() const override { return engine_.histograms(); }
   std::string fault_trace() const override { return engine_.fault_trace(); }

@@ -1,7 +1,9 @@
 """restkv serve: what it refuses at start, nonsense and clients that go, signals."""
 
+import concurrent.futures
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import BINARY, clean_environment, run_restkv
@@ -181,3 +184,115 @@ def test_second_interrupt_stops_at_once(start_server, demo_model):
     server.stop(signal.SIGINT)
     assert time.monotonic() - start < 1
     events.close()
+
+
+def test_drain_timeout_ends_requests_with_an_error(start_server, demo_model):
+    """Who has not finished in time is told, on its connection: a 503, or the last event of the stream."""
+    server = start_server("demo", "--drain-timeout", "300ms")
+    body = {"prompt": "Once upon a time", "max_tokens": 8000, "ignore_eos": True, "cache": {"budget": 256}}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        whole = pool.submit(server.request, "POST", "/v1/completions", body)
+        streamed = pool.submit(server.request, "POST", "/v1/completions", body | {"stream": True})
+        while json.loads(server.request("GET", "/load")[2])["server_load"] < 2:
+            time.sleep(0.02)
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_for_exit() == 0
+        assert time.monotonic() - start < 2
+        status, headers, answer = whole.result()
+        assert (status, json.loads(answer)["error"]["code"]) == (503, "draining") and int(headers["Retry-After"]) >= 1
+        status, _, answer = streamed.result()
+        events = [line[6:] for line in answer.decode().splitlines() if line.startswith("data: ")]
+        assert status == 200 and events[-1] == "[DONE]" and json.loads(events[-2])["error"]["code"] == "draining"
+    assert "drain timeout" in server.output()
+
+
+@pytest.fixture
+def loading_server(stories_model, tmp_path):
+    """start(PREFIX...): a server that stays in the middle of its load, waiting for a pipe to be written to."""
+    pipe = tmp_path / "allocation"
+    os.mkfifo(pipe)
+    started = []
+
+    def start(*prefix):
+        process = subprocess.Popen([*map(str, prefix), BINARY, "serve", stories_model, "--port", "0", "--no-grpc", "--allocation-file", pipe],
+                                   env=clean_environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        for line in process.stderr:
+            if "loading the model" in line:
+                return process
+        pytest.skip("the server was not started: " + " ".join(map(str, prefix)))
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_while_loading(loading_server, number):
+    process = loading_server()
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert process.poll() is None, "SIGHUP asks for what is about to be read"
+    process.send_signal(number)
+    assert process.wait(5) == -number
+
+
+def test_sigterm_while_loading_as_process_1(loading_server):
+    """In a container: there the kernel drops signals that nobody handles, and `docker stop` would wait for its end in vain."""
+    prefix = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    try:
+        subprocess.run([*prefix, "true"], check=True, capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"no process namespaces here: {error}")
+    process = loading_server(*prefix)
+    (child,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    os.kill(child, signal.SIGTERM)
+    assert process.wait(5) == 128 + signal.SIGTERM
+
+
+def with_limit(kind, soft, hard=None):
+    return lambda: resource.setrlimit(kind, (soft, hard or soft))
+
+
+def test_little_address_space(stories_model):
+    """`ulimit -v`: the cache is planned within it, and where nothing fits an error says so."""
+    if b"__asan_init" in BINARY.read_bytes() or b"__tsan_init" in BINARY.read_bytes():
+        pytest.skip("sanitizers need terabytes of address space")
+    port = free_port()
+    command = [BINARY, "serve", stories_model, "--port", port, "--no-grpc", "--threads", 1]
+    process = start_raw(command, port, preexec_fn=with_limit(resource.RLIMIT_AS, 2 << 30))
+    answers_and_ends(process, port)
+    for size, said in ((200 << 20, "0 MiB are left"), (140 << 20, "no memory for")):
+        done = subprocess.run(list(map(str, command)), env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
+                              preexec_fn=with_limit(resource.RLIMIT_AS, size))
+        assert done.returncode == 1 and said in done.stderr, (size, done.returncode, done.stderr)
+
+
+def test_open_files(stories_model):
+    """The soft limit is raised as far as the hard one lets it; what is missing is said."""
+    port = free_port()
+    command = [BINARY, "serve", stories_model, "--port", port, "--no-grpc", "--max-connections", 500]
+    process = start_raw(command, port, preexec_fn=with_limit(resource.RLIMIT_NOFILE, 64, 1000), stderr=subprocess.PIPE, text=True)
+    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (564, 1000)
+    answers_and_ends(process, port)
+    assert "open_files" not in process.stderr.read()
+    process = start_raw(command, port, preexec_fn=with_limit(resource.RLIMIT_NOFILE, 40), stderr=subprocess.PIPE, text=True)
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(45)]
+    time.sleep(0.2)
+    for client in clients:
+        client.close()
+    answers_and_ends(process, port)
+    log = process.stderr.read()
+    assert "open_files=40" in log and log.count("connections wait") == 1, log
+
+
+def test_end_of_the_log_file(stories_model, tmp_path):
+    """`ulimit -f`: the log ends there, the server does not."""
+    port = free_port()
+    with (tmp_path / "log").open("wb") as log:
+        process = start_raw([BINARY, "serve", stories_model, "--port", port, "--no-grpc"], port, stderr=log,
+                            preexec_fn=with_limit(resource.RLIMIT_FSIZE, 300))
+    answers_and_ends(process, port)
+    assert (tmp_path / "log").stat().st_size == 300

@@ -75,6 +75,13 @@ bool FakeEngine::cancel(std::string_view id, std::string_view owner) {
   return found;
 }
 
+void FakeEngine::cancel_all() {
+  const std::lock_guard lock(mutex_);
+  for (const std::weak_ptr<RequestHandle>& weak : handles_) {
+    if (const std::shared_ptr<RequestHandle> handle = weak.lock()) handle->cancel();
+  }
+}
+
 EngineStats FakeEngine::stats() const {
   const std::lock_guard lock(mutex_);
   EngineStats stats;

@@ -33,6 +33,7 @@ class FakeEngine final : public Engine {
   bool is_healthy() const override { return is_healthy_ && !is_draining_; }
   std::vector<RequestInfo> requests(std::string_view owner) const override;
   bool cancel(std::string_view id, std::string_view owner) override;
+  void cancel_all() override;
   EngineStats stats() const override;
   Histograms histograms() const override { return {}; }
   std::string fault_trace() const override { return {}; }
