@@ -12,7 +12,7 @@ from pathlib import Path
 
 FILE = Path(__file__).resolve().parent / "grafana" / "dashboards" / "restkv.json"
 # The prefix that compose.yaml and k8s/ set, so that vLLM's dashboards fit too; what vLLM does not have is always restkv_.
-PREFIX, OWN = "vllm:", ("kv_entries_evicted_total", "kv_evictions_total", "kv_eviction_seconds_total", "kv_kept_ratio", "kv_nan_rows_total", "kv_pages")
+PREFIX, OWN = "vllm:", ("kv_entries_evicted_total", "kv_evictions_total", "kv_eviction_seconds_total", "kv_kept_ratio", "kv_nan_rows_total", "kv_pages", "responses_total")
 SELECT = '{instance=~"$instance",model_name=~"$model"}'
 BY = "instance, model_name"
 
@@ -35,6 +35,7 @@ ROWS = [
         ("Sequences that run and wait", "short", [(f"sum by ({BY}) ({metric('num_requests_running')})", "run {{instance}}"),
                                                   (f"sum by ({BY}) ({metric('num_requests_waiting')})", "wait {{instance}}")]),
         ("Sequences that ended", "reqps", [(rate("request_success_total", "finished_reason"), "{{finished_reason}}")]),
+        ("Answers by code", "reqps", [(rate("responses_total", "code") + " > 0", "{{code}}")]),
         ("Tokens generated", "tokens/s", [(rate("generation_tokens_total"), "{{instance}}")]),
         ("Prompt tokens computed", "tokens/s", [(rate("prompt_tokens_total"), "{{instance}}")]),
     ]),

@@ -42,7 +42,8 @@ TraceContext trace_of(const grpc::CallbackServerContext& context) {
   return parse_traceparent(std::string_view(found->second.data(), found->second.size()));
 }
 
-void log_call(const Serving& serving, const CallLog& call) {
+void log_call(Serving& serving, const CallLog& call) {
+  serving.responses.count(ResponseCounts::Protocol::kGrpc, call.method, call.status.error_code());
   const double ms = std::chrono::duration<double, std::milli>(Clock::now() - call.arrival).count();
   log_request(LogLevel::kInfo,
               {.method = "gRPC",

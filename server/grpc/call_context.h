@@ -31,7 +31,7 @@ TraceContext trace_of(const grpc::CallbackServerContext& context);
 
 // For the log's line of a call.
 struct CallLog {
-  const char* method;
+  const char* method;  // a literal
   const std::string& id;
   const std::string& caller;
   const grpc::Status& status;
@@ -39,6 +39,7 @@ struct CallLog {
   TraceContext trace = {};
   std::optional<OutputUsage> usage = {};
 };
-void log_call(const Serving& serving, const CallLog& call);
+// And counts it for /metrics.
+void log_call(Serving& serving, const CallLog& call);
 
 }  // namespace restkv

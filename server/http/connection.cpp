@@ -18,6 +18,8 @@ constexpr auto kAwaitTuple = asio::as_tuple(asio::use_awaitable);
 
 namespace {
 
+constexpr std::string_view kNoRoute = "other";
+
 double milliseconds_between(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double, std::milli>(end - begin).count();
 }
@@ -61,6 +63,7 @@ asio::awaitable<void> Connection::run() {
     reset_request();
     if (!co_await read_head(is_first)) break;
     const Admission admission = admit(*this);
+    if (!admission.path.empty()) route_path_ = admission.path;
     if (!admission.route && may_be_large()) {
       must_close_ = true;
       co_await respond_refused(*this, admission);
@@ -91,6 +94,7 @@ void Connection::reset_request() {
   head_ = RequestHead();
   drop_body();
   request_id_.clear();
+  route_path_ = kNoRoute;
   caller_.reset();
   trace_ = {};
   usage_.reset();
@@ -458,9 +462,11 @@ asio::awaitable<void> Connection::end_stream() {
 }
 
 void Connection::log_answer(int status) {
+  server_.serving->responses.count(ResponseCounts::Protocol::kHttp, route_path_, status);
   const bool is_probe = status == 200 && (head_.path.starts_with("/health") || head_.path == "/ping" ||
                                           head_.path == "/metrics");
-  const LogLevel level = status >= 500 ? LogLevel::kWarning : is_probe ? LogLevel::kDebug : LogLevel::kInfo;
+  const bool is_ours = status >= 500 && status != 501;  // 501: what a client asks in vain
+  const LogLevel level = is_ours ? LogLevel::kWarning : is_probe ? LogLevel::kDebug : LogLevel::kInfo;
   const bool is_whole = arrival_ != Clock::time_point{};
   log_request(level,
               {.method = head_.method,

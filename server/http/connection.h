@@ -109,6 +109,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   BodyReader body_;
   BodyShare body_share_;
   std::string request_id_;
+  std::string_view route_path_;  // of the route table
   std::optional<Caller> caller_;
   TraceContext trace_;                // of the caller
   std::optional<OutputUsage> usage_;  // of an answer with tokens

@@ -71,13 +71,14 @@ class MetricsWriter {
     line("_sum", "", number_text(sum));
     line("_count", "", std::to_string(count));
   }
-  // A gauge that is 1, for its labels.
-  void info(std::initializer_list<std::pair<std::string_view, std::string>> labels) {
+  using Labels = std::initializer_list<std::pair<std::string_view, std::string_view>>;
+  void value(Labels labels, int64_t number) {
     std::string more;
     for (const auto& [name, text] : labels)
       more += "," + std::string(name) + "=\"" + label_value(text) + "\"";
-    line("", more, "1");
+    line("", more, std::to_string(number));
   }
+  void info(Labels labels) { value(labels, 1); }  // a gauge that is 1, for its labels
   std::string take() { return std::move(out_); }
 
  private:
@@ -157,6 +158,12 @@ std::string metrics_text(const EngineStats& stats, const Histograms& histograms,
   out.single("http_connections", "gauge", "Open HTTP connections", server.http_connections, true);
   out.single("http_body_bytes", "gauge", "Bytes that HTTP request bodies of more than 64 KiB take",
              server.body_bytes, true);
+  out.family("responses_total", "counter",
+             "Answers by protocol, path and code (of streams: that of their beginning); 499: the client went "
+             "or was cancelled",
+             true);
+  for (const ResponseCounts::Row& row : server.responses)
+    out.value({{"protocol", row.protocol}, {"path", row.path}, {"code", row.code}}, row.count);
   out.single("sse_slow_clients_total", "counter",
              "Streams ended because their client took nothing for write_timeout", server.slow_clients, true);
   out.summary("tokenize_seconds", "Time in parsing, rendering and tokenizing requests", server.tokenized,

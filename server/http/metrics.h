@@ -4,8 +4,10 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/engine.h"
+#include "server/serving/response_counts.h"
 
 namespace restkv {
 
@@ -21,7 +23,8 @@ struct ServerMetrics {
   int64_t http_connections = 0;
   int64_t body_bytes = 0;    // of request bodies, held
   int64_t slow_clients = 0;  // dropped since the start
-  int64_t tokenized = 0;     // requests parsed, rendered and tokenized
+  std::vector<ResponseCounts::Row> responses = {};
+  int64_t tokenized = 0;  // requests parsed, rendered and tokenized
   double tokenize_seconds = 0;
   MemoryPlan memory = {};
   std::string_view version = {}, commit = {};

@@ -135,6 +135,7 @@ asio::awaitable<void> handle_metrics(Connection& c) {
   const ServerMetrics own{.http_connections = server.num_connections,
                           .body_bytes = static_cast<int64_t>(server.body_room.used()),
                           .slow_clients = server.serving->num_slow_clients,
+                          .responses = server.serving->responses.rows(),
                           .tokenized = server.serving->num_tokenized,
                           .tokenize_seconds = 1e-9 * static_cast<double>(server.serving->tokenize_ns),
                           .memory = engine.memory_plan(),
@@ -308,6 +309,7 @@ Admission admit(Connection& connection) {
     for (const Route& route : routes) {
       if (!matches_path(route.path, head.path)) continue;
       if (matches_method(route.method, head.method)) admission.route = &route;
+      admission.path = route.path;
       allowed +=
           (allowed.empty() ? "" : ", ") + std::string(route.method == "GET" ? "GET, HEAD" : route.method);
     }

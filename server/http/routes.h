@@ -33,6 +33,7 @@ std::string version_body();  // of /version
 // What a request's head alone decides: where it goes, or why it goes nowhere.
 struct Admission {
   const Route* route = nullptr;  // null: `error` is the answer
+  std::string_view path = {};    // of the route, of one that is refused, too; empty: there is none
   ApiError error = {};
   HeaderList headers = {};
 };

@@ -13,6 +13,7 @@
 #include "server/access/access_control.h"
 #include "server/config/settings.h"
 #include "server/openai/completion_job.h"
+#include "server/serving/response_counts.h"
 #include "server/serving/served_model.h"
 
 namespace boost::asio {
@@ -60,6 +61,7 @@ struct Serving {
   // For /metrics.
   std::atomic<int64_t> num_slow_clients{0};  // that took nothing for write_timeout
   std::atomic<int64_t> num_tokenized{0}, tokenize_ns{0};
+  ResponseCounts responses;
 
  private:
   const uint64_t random_key_;

@@ -117,6 +117,41 @@ def test_metrics_are_well_formed(server):
         assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
 
 
+def test_answers_are_counted_by_code(start_server, stories_model):
+    server = start_server(stories_model, "--max-queue-requests", "1")
+
+    def counted():
+        lines = exported_names(server)[1].decode().splitlines()
+        found = (re.search(r'^restkv_responses_total\{.*protocol="(\w+)",path="([^"]+)",code="(\w+)"\} (\d+)$', line) for line in lines)
+        return {match.group(1, 2, 3): int(match.group(4)) for match in found if match}
+
+    assert counted()["http", "/v1/completions", "429"] == 0, "a first refusal is a rise"
+    server.complete("Once", max_tokens=1)
+    list(server.stream("Once", max_tokens=3))
+    server.post_json("/v1/completions", {"prompt": 5}, 400)
+    server.post_json("/v1/completions", {"prompt": ["a", "b"], "max_tokens": 1}, 400)  # the queue takes one
+    for path in ("/nothing", "/v1/models/other", "/v1/models/another"):
+        assert server.request("GET", path)[0] == 404
+    assert server.request("PUT", "/v1/completions")[0] == 405
+    assert server.request("GET", "/a b")[0] == 400
+    rows = counted()
+    expected = {("/v1/completions", "200"): 2, ("/v1/completions", "400"): 2, ("/v1/completions", "405"): 1, ("other", "404"): 1,
+                ("other", "400"): 1, ("/v1/models/{id}", "404"): 2}
+    assert {key: rows["http", *key] for key in expected} == expected
+    assert {key[0] for key in rows} == {"http"}
+    grpc = pytest.importorskip("grpc", reason="grpcio is not installed")
+    from test_grpc import make_stubs
+    pb, stub = make_stubs()[:2]
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        client = stub.InferenceStub(channel)
+        list(client.Generate(pb.GenerateRequest(prompt="Once", max_tokens=2)))
+        with pytest.raises(grpc.RpcError):
+            list(client.Generate(pb.GenerateRequest(prompt="Once", max_tokens=-1)))
+    rows = counted()
+    assert rows["grpc", "restkv.v1.Inference/Generate", "OK"] == 1
+    assert rows["grpc", "restkv.v1.Inference/Generate", "INVALID_ARGUMENT"] == 1
+
+
 def test_names_are_exported(shipped):
     names, _ = exported_names(shipped)
     exported = names | {f"{name}{part}" for name in names for part in ("_bucket", "_sum", "_count")}
@@ -138,7 +173,7 @@ def test_alert_rules(prometheus):
         assert prometheus.query(expression) == [], f"{name} would fire at a healthy server"
         # Without its threshold the same expression finds series: it does not stay silent for want of data.
         loose = re.sub(r"(==|>) (0\.95|0\.01|32|0)\b( \*)?", lambda m: ">= bool 0" + (" *" if m.group(3) else ""), expression)
-        if name not in ("RestkvErrors", "RestkvCacheFull", "RestkvStalled"):
+        if name not in ("RestkvErrors", "RestkvRefuses", "RestkvCacheFull", "RestkvStalled"):
             prometheus.wait_for(lambda query=loose: prometheus.query(query), f"data for {name}: {loose}")
         for part in NAME.findall(expression):
             assert prometheus.query(part), (name, part)
