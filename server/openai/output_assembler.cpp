@@ -37,7 +37,7 @@ OutputAssembler::OutputAssembler(const Tokenizer& tokenizer, const OutputOptions
                   .matcher = StopMatcher(options.stop, options.include_stop_string),
                   .pending = {},
                   .counters = {},
-                  .prompt_detokenizer = StreamingDetokenizer(tokenizer, true)};
+                  .prompt_detokenizer = StreamingDetokenizer(tokenizer, false, true)};
     choice.num_characters = prompt_characters_;
     choices_.push_back(std::move(choice));
   }
@@ -78,12 +78,10 @@ void OutputAssembler::append_prompt_token(Choice& choice, const TokenRecord& rec
   start(choice, delta);
   delta.tokens.push_back(output(options_->logprobs));
   // A BOS that the tokenizer put in front is no part of the text; a control token inside the prompt is.
-  const bool is_special = tokenizer_->is_special(record.token);
-  if (!is_special) {
+  const bool is_in_text = !tokenizer_->is_special(record.token) || choice.num_prompt_tokens > 0 ||
+                          prompt_text_.starts_with(tokenizer_->token_bytes(record.token));
+  if (is_in_text)
     choice.prompt_characters += count_code_points(choice.prompt_detokenizer.append(record.token));
-  } else if (choice.num_prompt_tokens > 0 || prompt_text_.starts_with(tokenizer_->token_text(record.token))) {
-    choice.prompt_characters += count_code_points(tokenizer_->token_text(record.token));
-  }
   ++choice.num_prompt_tokens;
 }
 

@@ -5,7 +5,8 @@
 
 namespace restkv {
 
-ByteTokenizer::ByteTokenizer(std::vector<std::string> pieces) {
+ByteTokenizer::ByteTokenizer(std::vector<std::string> pieces, LeadingSpaces leading_spaces)
+    : leading_spaces_(leading_spaces) {
   for (int byte = 0; byte < 256; ++byte) tokens_.emplace_back(1, static_cast<char>(byte));
   tokens_.emplace_back("<s>");
   tokens_.emplace_back("</s>");

@@ -13,7 +13,7 @@ namespace restkv {
 class ByteTokenizer final : public Tokenizer {
  public:
   static constexpr int32_t kBos = 256, kEos = 257, kFirstPiece = 258;
-  explicit ByteTokenizer(std::vector<std::string> pieces = {});
+  explicit ByteTokenizer(std::vector<std::string> pieces = {}, LeadingSpaces leading_spaces = LeadingSpaces::kStay);
 
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override;
   std::string_view token_bytes(int32_t id) const override;
@@ -24,11 +24,12 @@ class ByteTokenizer final : public Tokenizer {
   int32_t bos_id() const override { return kBos; }
   const std::vector<int32_t>& eos_ids() const override { return eos_; }
   bool adds_bos() const override { return true; }
-  LeadingSpaces leading_spaces() const override { return LeadingSpaces::kStay; }
+  LeadingSpaces leading_spaces() const override { return leading_spaces_; }
 
  private:
   std::vector<std::string> tokens_;  // [V]
   std::vector<int32_t> eos_{kEos};
+  LeadingSpaces leading_spaces_;
 };
 
 }  // namespace restkv

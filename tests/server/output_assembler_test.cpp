@@ -133,6 +133,28 @@ TEST_F(OutputAssemblerTest, EchoComesFirstAndMovesTheOffsets) {
   EXPECT_EQ(offsets, (std::vector<int64_t>{0, 0, 1, 2, 3}));  // <s> h i x y
 }
 
+// SentencePiece puts a space in front of a text, which no echo shows.
+TEST_F(OutputAssemblerTest, OffsetsOfAnEchoLeaveOutTheDummyPrefix) {
+  const auto offsets_of = [&](const std::string& echoed) {
+    const ByteTokenizer tokenizer({" h"}, LeadingSpaces::kOneGoes);
+    options_ = {.logprobs = 0, .echo = true};
+    Request request;
+    request.prompt = {ByteTokenizer::kBos, ByteTokenizer::kFirstPiece, 'i'};
+    handle_ = std::make_unique<RequestHandle>(std::move(request), [] {});
+    assembler_ = std::make_unique<OutputAssembler>(tokenizer, options_, *handle_, echoed);
+    OutputDelta all;
+    for (const int32_t token : handle_->request.prompt)
+      append(token_record(token, TokenRecord::Kind::kPromptToken), all);
+    append(token_record('x'), all);
+    std::vector<int64_t> offsets;
+    for (const TokenOutput& token : all.tokens) offsets.push_back(token.text_offset);
+    return offsets;
+  };
+  EXPECT_EQ(offsets_of("hi"), (std::vector<int64_t>{0, 0, 1, 2}));
+  // A prompt of ids is shown with its control tokens; behind one the space is the text's own.
+  EXPECT_EQ(offsets_of("<s> hi"), (std::vector<int64_t>{0, 3, 5, 6}));
+}
+
 TEST_F(OutputAssemblerTest, EchoWithoutTokensStillShowsThePrompt) {
   EXPECT_EQ(run("", {.echo = true}, FinishReason::kLength, -1).text, "hi");
 }
