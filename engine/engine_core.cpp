@@ -289,10 +289,10 @@ Status EngineCore::check(const Request& request) const {
     return invalid_argument("n must be between 1 and 16").with_param("n");
   const auto prompt_len = static_cast<int64_t>(request.prompt.size());
   if (prompt_len + request.max_tokens > plan_.max_model_len) {
-    return invalid_argument("the prompt has " + std::to_string(prompt_len) + " tokens and max_tokens is " +
-                            std::to_string(request.max_tokens) + ", together " +
-                            std::to_string(prompt_len + request.max_tokens) + "; this server takes at most " +
-                            std::to_string(plan_.max_model_len))
+    return invalid_argument("the prompt has " + std::to_string(prompt_len) +
+                            " tokens and the answer may have " + std::to_string(request.max_tokens) +
+                            ", together " + std::to_string(prompt_len + request.max_tokens) +
+                            "; this server takes at most " + std::to_string(plan_.max_model_len))
         .with_param(prompt_len >= plan_.max_model_len ? "prompt" : "max_tokens")
         .with_reason("context_length_exceeded");
   }
@@ -389,6 +389,7 @@ void EngineCore::deliver(const StepResult& result) {
   record.logprob = sample.logprob;
   record.rank = sample.rank;
   record.top = sample.top;
+  record.counters = counters_of(sequence, now);
   record.counters.cache = sequence.cache;
   sequence.handle->stream.push(std::move(record));
   touched_.push_back(sequence.handle);
@@ -415,13 +416,27 @@ void EngineCore::deliver_prompt_logprobs(Sequence& sequence) {
   results.clear();
 }
 
+// All but those of the cache.
+SequenceCounters EngineCore::counters_of(const Sequence& sequence, Clock::time_point now) {
+  SequenceCounters counters;
+  counters.prompt_tokens = sequence.prompt_len;
+  counters.cached_tokens = sequence.cached_tokens;
+  counters.completion_tokens = sequence.num_generated();
+  const bool was_admitted = sequence.admitted != Clock::time_point{};
+  const bool has_answer = sequence.first_token != Clock::time_point{};
+  counters.queue_ms = milliseconds(sequence.request().arrival, was_admitted ? sequence.admitted : now);
+  if (was_admitted)
+    counters.prefill_ms = milliseconds(sequence.admitted, has_answer ? sequence.first_token : now);
+  if (has_answer) counters.decode_ms = milliseconds(sequence.first_token, now);
+  return counters;
+}
+
 void EngineCore::finish(Sequence* sequence, FinishReason reason, int32_t token, Status error) {
   const Clock::time_point now = now_();
-  TokenRecord record;
+  CacheCounters cache;
   if (sequence->memory->is_admitted) {
     // A step in flight may be past what was delivered.
-    record.counters.cache =
-        sequence->phase == SequencePhase::kDecode ? sequence->cache : executor_.cache_counters(*sequence);
+    cache = sequence->phase == SequencePhase::kDecode ? sequence->cache : executor_.cache_counters(*sequence);
     const int64_t heads = model_.config.num_layers * model_.config.num_kv_heads;
     counters_.ended_rows += heads * sequence->position;
     counters_.ended_rows_gone += sequence->position > 0 ? sequence->memory->num_gone : 0;
@@ -432,21 +447,14 @@ void EngineCore::finish(Sequence* sequence, FinishReason reason, int32_t token, 
     }
   }
   const std::unique_ptr<Sequence> retired = scheduler_.retire(sequence);
+  TokenRecord record;
   record.kind = TokenRecord::Kind::kFinish;
   record.finish = reason;
   record.choice = retired->choice;
   record.token = token;
   record.error = std::move(error);
-  record.counters.prompt_tokens = retired->prompt_len;
-  record.counters.cached_tokens = retired->cached_tokens;
-  record.counters.completion_tokens = retired->num_generated();
-  const Clock::time_point arrival = retired->request().arrival;
-  const bool was_admitted = retired->admitted != Clock::time_point{};
-  const bool has_answer = retired->first_token != Clock::time_point{};
-  record.counters.queue_ms = milliseconds(arrival, was_admitted ? retired->admitted : now);
-  if (was_admitted)
-    record.counters.prefill_ms = milliseconds(retired->admitted, has_answer ? retired->first_token : now);
-  if (has_answer) record.counters.decode_ms = milliseconds(retired->first_token, now);
+  record.counters = counters_of(*retired, now);
+  record.counters.cache = cache;
   retired->handle->stream.push(std::move(record));
   touched_.push_back(retired->handle);
   trace_.add(counters_.steps, TurnTrace::Event::kFinish, static_cast<int64_t>(retired->key.arrival),
@@ -455,7 +463,7 @@ void EngineCore::finish(Sequence* sequence, FinishReason reason, int32_t token, 
   std::erase(request.open, sequence);
   if (request.open.empty()) {
     if (retired->request().timeout.count() > 0)
-      deadlines_.erase({arrival + retired->request().timeout, retired->handle.get()});
+      deadlines_.erase({retired->request().arrival + retired->request().timeout, retired->handle.get()});
     retired->handle->phase.store(RequestPhase::kFinished, std::memory_order_relaxed);
     finished_.push_back(retired->handle);
     in_flight_.erase(retired->handle.get());

@@ -90,6 +90,7 @@ class EngineCore {
   void end_cancelled(InFlight& request);
   void deliver(const StepResult& result);
   void deliver_prompt_logprobs(Sequence& sequence);
+  static SequenceCounters counters_of(const Sequence& sequence, Clock::time_point now);
   void finish(Sequence* sequence, FinishReason reason, int32_t token, Status error);
   void count_end(const Sequence& sequence, FinishReason reason, Clock::time_point now);
   void fail_running(const Status& error);

@@ -44,7 +44,7 @@ struct TokenRecord {
   int32_t rank = 0;
   std::vector<TokenLogprob> top;
   Status error;               // kFinish with kError
-  SequenceCounters counters;  // kFinish: final; kToken: of `cache` alone, as of this token
+  SequenceCounters counters;  // kToken, kFinish: as of this record
 };
 
 class TokenStream {

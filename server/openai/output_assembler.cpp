@@ -87,11 +87,8 @@ void OutputAssembler::append_prompt_token(Choice& choice, const TokenRecord& rec
 
 void OutputAssembler::append_token(Choice& choice, const TokenRecord& record, OutputDelta& delta) {
   start(choice, delta);
-  const Clock::time_point now = Clock::now();
-  if (choice.num_tokens == 0) choice.first_token = now;
-  choice.last_token = now;
   ++choice.num_tokens;
-  choice.counters.cache = record.counters.cache;
+  choice.counters = record.counters;
   if (options_->return_token_ids) delta.token_ids.push_back(record.token);
   if (options_->logprobs >= 0) {
     choice.pending.push_back(
@@ -164,9 +161,6 @@ OutputUsage OutputAssembler::usage() const {
   usage.cache.policy = request.cache.policy;
   if (request.cache.policy != PolicyKind::kFull)
     usage.cache.budget = budget_for_prompt(request.cache, usage.prompt_tokens);
-  const auto since = [](Clock::time_point from, Clock::time_point to) {
-    return from == Clock::time_point{} ? 0.0 : std::chrono::duration<double, std::milli>(to - from).count();
-  };
   for (const Choice& choice : choices_) {
     usage.completion_tokens += choice.num_tokens;
     const CacheCounters& cache = choice.counters.cache;
@@ -177,13 +171,9 @@ OutputUsage OutputAssembler::usage() const {
     usage.cache.events += cache.events;
     usage.cache.bytes += cache.bytes;
     usage.cached_tokens = std::max<int64_t>(usage.cached_tokens, choice.counters.cached_tokens);
-    // A choice that a stop string ended has no final counters; its own clock serves.
-    const bool has_counters = choice.counters.prompt_tokens > 0;
     usage.queue_ms = std::max<double>(usage.queue_ms, choice.counters.queue_ms);
-    usage.prefill_ms = std::max(usage.prefill_ms, has_counters ? choice.counters.prefill_ms
-                                                               : since(request.arrival, choice.first_token));
-    usage.decode_ms = std::max(usage.decode_ms, has_counters ? choice.counters.decode_ms
-                                                             : since(choice.first_token, choice.last_token));
+    usage.prefill_ms = std::max<double>(usage.prefill_ms, choice.counters.prefill_ms);
+    usage.decode_ms = std::max<double>(usage.decode_ms, choice.counters.decode_ms);
   }
   return usage;
 }

@@ -118,8 +118,7 @@ class OutputAssembler {
     int64_t num_characters = 0;  // code points, with the echoed prompt
     int64_t num_tokens = 0;
     bool is_started = false, is_finished = false;
-    Clock::time_point first_token{}, last_token{};
-    SequenceCounters counters;
+    SequenceCounters counters;                // as of the last record that counts
     StreamingDetokenizer prompt_detokenizer;  // for the offsets of the prompt's tokens
     int64_t prompt_characters = 0;
     int64_t num_prompt_tokens = 0;

@@ -127,6 +127,11 @@ def test_a_prompt_seen_twice_is_read_from_the_prefix_cache(start_server, stories
     assert len({answer["choices"][0]["text"] for answer in answers}) == 1
     assert server.complete(prompt, max_tokens=20, cache_salt="mine")["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
     assert metric(server, "restkv_prefix_cache_hits_total") == cached[2]
+    # A stop string ends the answer before the engine's last record.
+    stopped = server.complete(prompt, max_tokens=20, stop=answers[0]["choices"][0]["text"][4:8])
+    assert stopped["choices"][0]["finish_reason"] == "stop"
+    assert stopped["usage"]["prompt_tokens_details"]["cached_tokens"] == stopped["timings"]["cache_n"] == cached[2]
+    assert stopped["timings"]["prompt_n"] == answers[0]["usage"]["prompt_tokens"] - cached[2]
     assert metric(server, "restkv_kv_pages", 'state="cached"') > 0
 
 

@@ -155,6 +155,31 @@ TEST_F(OutputAssemblerTest, OffsetsOfAnEchoLeaveOutTheDummyPrefix) {
   EXPECT_EQ(offsets_of("<s> hi"), (std::vector<int64_t>{0, 3, 5, 6}));
 }
 
+TEST_F(OutputAssemblerTest, CountersAreThoseOfTheLastTokenThatCounts) {
+  options_ = {.stop = {"b"}};
+  Request request;
+  request.prompt = prompt_;
+  handle_ = std::make_unique<RequestHandle>(std::move(request), [] {});
+  assembler_ = std::make_unique<OutputAssembler>(tokenizer_, options_, *handle_, "");
+  OutputDelta all;
+  for (const char c : {'a', 'b', 'c'}) {
+    TokenRecord record = token_record(c);
+    record.counters.cached_tokens = 2;
+    record.counters.queue_ms = 3;
+    record.counters.prefill_ms = 5;
+    record.counters.decode_ms = static_cast<float>(c - 'a');
+    record.counters.cache.kept = 4 + c - 'a';
+    append(record, all);
+  }
+  EXPECT_EQ(all.finish, FinishReason::kStop);
+  const OutputUsage usage = assembler_->usage();
+  EXPECT_EQ(usage.cached_tokens, 2);
+  EXPECT_EQ(usage.queue_ms, 3);
+  EXPECT_EQ(usage.prefill_ms, 5);
+  EXPECT_EQ(usage.decode_ms, 1);
+  EXPECT_EQ(usage.cache.kept_sum, 5);
+}
+
 TEST_F(OutputAssemblerTest, EchoWithoutTokensStillShowsThePrompt) {
   EXPECT_EQ(run("", {.echo = true}, FinishReason::kLength, -1).text, "hi");
 }
