@@ -52,8 +52,11 @@ class Completion {
   void append_progress();
   bool holds_back(int32_t index, OutputDelta& delta);
   void append_llama_events(const OutputDelta& delta);
-  LlamaAnswer llama_answer() const {
-    return {&tokenizer_, &generation_.job().output, &generation_.request(0), server_.model.name};
+  // With `delta` behind what came before.
+  LlamaAnswer llama_answer(const OutputDelta& delta) {
+    has_new_line_ = has_new_line_ || delta.text.find('\n') != std::string::npos;
+    return {&tokenizer_, &generation_.job().output, &generation_.request(0), server_.model.name,
+            has_new_line_};
   }
 
   Connection& connection_;
@@ -62,16 +65,18 @@ class Completion {
   CompletionHeader header_;
   const bool include_usage_;
   CompletionEvents events_;
-  std::vector<Held> held_;  // [choices], under stream_interval
-  Generation generation_;   // whatever ends this early: nothing goes on computing for it
+  bool has_new_line_ = false;  // of the text so far
+  std::vector<Held> held_;     // [choices], under stream_interval
+  Generation generation_;      // whatever ends this early: nothing goes on computing for it
 };
 
 // llama.cpp's event: the text as it comes, then one that says how it ended.
 void Completion::append_llama_events(const OutputDelta& delta) {
   std::string& out = connection_.stream();
   const OutputUsage usage = generation_.usage();
-  const LlamaAnswer answer = llama_answer();
-  if (!delta.text.empty() || !delta.tokens.empty() || delta.finish == FinishReason::kNone) {
+  const LlamaAnswer answer = llama_answer(delta);
+  if (!delta.text.empty() || !delta.tokens.empty() || !delta.token_ids.empty() ||
+      delta.finish == FinishReason::kNone) {
     out += "data: ";
     append_llama_chunk(out, answer, delta, usage);
     out += "\n\n";
@@ -181,7 +186,7 @@ asio::awaitable<void> Completion::answer() {
   connection_.note_usage(used);
   if (header_.api == CompletionApi::kLlama) {
     std::string body;
-    append_llama_final(body, llama_answer(), choices[0].output, false, used);
+    append_llama_final(body, llama_answer(choices[0].output), choices[0].output, false, used);
     co_await connection_.respond(200, "application/json", std::move(body));
     co_return;
   }

@@ -106,9 +106,9 @@ void append_timings(std::string& out, const OutputUsage& usage) {
   out += '}';
 }
 
-void append_begin(std::string& out, const OutputDelta& delta, std::string_view text, bool is_last) {
+void append_begin(std::string& out, const OutputDelta& delta, bool is_last) {
   out += "{\"index\":0,\"content\":";
-  append_json_string(out, text);
+  append_json_string(out, delta.text);
   out += ",\"tokens\":";
   append_ids(out, delta.token_ids);
   out += is_last ? ",\"stop\":true,\"id_slot\":-1" : ",\"stop\":false,\"id_slot\":-1";
@@ -118,7 +118,7 @@ void append_begin(std::string& out, const OutputDelta& delta, std::string_view t
 
 void append_llama_chunk(std::string& out, const LlamaAnswer& answer, const OutputDelta& delta,
                         const OutputUsage& usage) {
-  append_begin(out, delta, delta.text, false);
+  append_begin(out, delta, false);
   append_member(out, "tokens_predicted", usage.completion_tokens);
   append_member(out, "tokens_evaluated", usage.prompt_tokens);
   append_probabilities(out, answer, delta);
@@ -127,7 +127,7 @@ void append_llama_chunk(std::string& out, const LlamaAnswer& answer, const Outpu
 }
 
 void append_llama_progress(std::string& out, const PromptProgress& progress) {
-  append_begin(out, {}, {}, false);
+  append_begin(out, {}, false);
   append_member(out, "tokens_predicted", int64_t{0});
   append_member(out, "tokens_evaluated", progress.total);
   out += ',';
@@ -137,7 +137,8 @@ void append_llama_progress(std::string& out, const PromptProgress& progress) {
 
 void append_llama_final(std::string& out, const LlamaAnswer& answer, const OutputDelta& delta,
                         bool is_streamed, const OutputUsage& usage) {
-  append_begin(out, delta, is_streamed ? std::string_view() : std::string_view(delta.text), true);
+  static const OutputDelta kNothing;
+  append_begin(out, is_streamed ? kNothing : delta, true);
   out += ",\"model\":";
   append_json_string(out, answer.model);
   append_member(out, "tokens_predicted", usage.completion_tokens);
@@ -147,7 +148,7 @@ void append_llama_final(std::string& out, const LlamaAnswer& answer, const Outpu
   out += ",\"prompt\":";
   append_json_string(out, answer.tokenizer->decode(answer.request->prompt));
   out += ",\"has_new_line\":";
-  out += delta.text.find('\n') != std::string::npos ? "true" : "false";
+  out += answer.has_new_line ? "true" : "false";
   out += ",\"truncated\":false,\"stop_type\":\"";
   const bool is_word = delta.stop_index >= 0;
   out += is_word ? "word" : delta.finish == FinishReason::kStop ? "eos" : "limit";

@@ -228,6 +228,20 @@ def test_llama_stream_has_no_done(server):
     assert "".join(event["content"] for event in events) == llama(server)["content"]
 
 
+def test_llama_stream_and_whole_say_the_same(server):
+    text = llama(server, n_predict=200)["content"]
+    assert "\n" in text
+    for stop in ([], [text[20:24]], ["\n"]):
+        fields = {"prompt": PROMPT, "n_predict": 200, "return_tokens": True, "stop": stop}
+        whole = llama(server, **fields)
+        events = events_of(server, "/completion", **fields)
+        assert [token for event in events for token in event["tokens"]] == whole["tokens"]
+        assert events[-1]["content"] == "" and events[-1]["tokens"] == []
+        for name in ("has_new_line", "stop_type", "stopping_word", "tokens_predicted", "tokens_evaluated"):
+            assert events[-1][name] == whole[name], name
+        assert whole["has_new_line"] == ("\n" in whole["content"])
+
+
 def test_llama_end_of_context_and_props(server):
     assert llama(server, n_predict=-1, ignore_eos=True)["tokens_predicted"] == 512 - len(server.post_json("/tokenize", {"prompt": PROMPT})["tokens"])
     too_many = server.post_json("/completion", {"prompt": PROMPT, "n_predict": 600}, 400)["error"]
