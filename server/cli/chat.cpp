@@ -164,10 +164,8 @@ Result<Request> Conversation::request_of(const RequestJson& messages) const {
       tokenize_probe(request.cache, static_cast<int64_t>(request.prompt.size()), *model_.tokenizer);
   if (!probed.ok()) return probed;
   request.ignore_eos = settings_.answer.ignore_eos;
-  if (!request.ignore_eos) {
-    request.stop_token_ids = model_.tokenizer->eos_ids();
-    std::erase_if(request.stop_token_ids, [&](int32_t id) { return id >= model_.model->config.vocab_size; });
-  }
+  if (!request.ignore_eos)
+    request.stop_token_ids = end_tokens_of(*model_.tokenizer, model_.model->config.vocab_size);
   return request;
 }
 

@@ -4,6 +4,7 @@
 #include "server/cli/model_loading.h"
 #include "server/cli/terminal.h"
 #include "server/cli/verbs.h"
+#include "server/openai/completion_job.h"
 #include "server/openai/probe_tokens.h"
 
 namespace restkv {
@@ -11,19 +12,20 @@ namespace {
 
 constexpr int64_t kMaxTokens = 128;  // unless --max-tokens says more
 
-Request request_of(const Settings& settings, const Engine& engine, const Tokenizer& tokenizer,
+Request request_of(const Settings& settings, const Engine& engine, const LoadedModel& model,
                    const std::string& prompt) {
   const AnswerSettings& answer = settings.answer;
   Request request;
   request.id = "cmpl-terminal";
-  request.prompt = tokenizer.encode(prompt, {});
+  request.prompt = model.tokenizer->encode(prompt, {});
   request.max_tokens = answer_room(engine, request.prompt.size(), answer.max_tokens.value_or(kMaxTokens));
   SamplingParams greedy;
   greedy.temperature = 0;
   request.sampling = sampling_of(answer, greedy);
   request.ignore_eos = answer.ignore_eos;
   request.cache = settings.engine.cache;
-  if (!answer.ignore_eos) request.stop_token_ids = tokenizer.eos_ids();
+  if (!answer.ignore_eos)
+    request.stop_token_ids = end_tokens_of(*model.tokenizer, model.model->config.vocab_size);
   return request;
 }
 
@@ -41,7 +43,7 @@ int run_complete(const Invocation& invocation) {
   const Result<std::unique_ptr<Engine>> engine = Engine::start(loaded->model, settings.engine);
   if (!engine.ok()) return fail(engine.status());
 
-  Request request = request_of(settings, **engine, tokenizer, *prompt);
+  Request request = request_of(settings, **engine, *loaded, *prompt);
   const Status probed = tokenize_probe(request.cache, static_cast<int64_t>(request.prompt.size()), tokenizer);
   if (!probed.ok()) return fail(probed);
 

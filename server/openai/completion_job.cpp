@@ -124,6 +124,12 @@ Result<CacheSettings> cache_of(const CacheRequest& asked, const CompletionContex
 
 }  // namespace
 
+std::vector<int32_t> end_tokens_of(const Tokenizer& tokenizer, int64_t vocab_size) {
+  std::vector<int32_t> ids = tokenizer.eos_ids();
+  std::erase_if(ids, [&](int32_t id) { return id >= vocab_size; });
+  return ids;
+}
+
 SamplingParams default_sampling(const ModelConfig::SamplingDefaults& model, SamplingParams sampling) {
   if (model.temperature) sampling.temperature = sampling_temperature(*model.temperature);
   if (model.top_p && *model.top_p > 0) sampling.top_p = static_cast<float>(*model.top_p);

@@ -56,6 +56,9 @@ Result<CompletionJob> read_completion_job(std::string_view body, CompletionApi a
 Result<CompletionJob> make_completion_job(RequestJson body, CompletionApi api,
                                           const CompletionContext& context);
 
+// A tokenizer may have end tokens that the model has no rows for (a token added later); the others.
+std::vector<int32_t> end_tokens_of(const Tokenizer& tokenizer, int64_t vocab_size);
+
 // What a model's generation_config.json says, over `sampling`.
 SamplingParams default_sampling(const ModelConfig::SamplingDefaults& model, SamplingParams sampling = {});
 

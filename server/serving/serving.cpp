@@ -21,14 +21,6 @@ size_t longest_token(const Tokenizer& tokenizer) {
   return longest;
 }
 
-// A tokenizer may have more tokens than the model has rows (a padding token added later).
-std::vector<int32_t> end_tokens_of(const ServedModel& model) {
-  std::vector<int32_t> ids = model.tokenizer->eos_ids();
-  const int64_t num_rows = model.engine->model().config.vocab_size;
-  std::erase_if(ids, [&](int32_t id) { return id >= num_rows; });
-  return ids;
-}
-
 uint64_t random_bits() {
   std::random_device device;
   return (static_cast<uint64_t>(device()) << 32) | device();
@@ -61,7 +53,7 @@ Serving::Serving(const Settings& settings, ServedModel model)
       created(unix_seconds()),
       max_token_bytes(longest_token(*this->model.tokenizer)),
       sampling(default_sampling(this->model.engine->model().config.sampling)),
-      end_tokens(end_tokens_of(this->model)),
+      end_tokens(end_tokens_of(*this->model.tokenizer, this->model.engine->model().config.vocab_size)),
       random_key_(random_bits()),
       profiles_(std::make_shared<const CacheProfiles>(settings.cache.profiles)),
       workers_(std::make_unique<boost::asio::thread_pool>(kNumWorkers)) {}
