@@ -35,6 +35,7 @@ void GenerationCall::start(CompletionApi api, Read read) {
   Status refusal = caller.ok() ? serving.check_room() : caller.status();
   {
     const std::lock_guard lock(mutex_);
+    if (is_ended_ || is_cancelled_) return;  // while this request was read
     is_logged_ = false;
     usage_.reset();
     if (!refusal.ok()) return fail(refusal);

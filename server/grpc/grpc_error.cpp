@@ -5,10 +5,17 @@
 
 #include <string>
 
+#include "server/openai/json_text.h"
+
 namespace restkv {
 namespace {
 
-constexpr size_t kMaxMessage = 1024;  // bytes: message and details travel as trailing metadata
+// Message and details travel as trailing metadata. A cut may leave half a code point, also one made where a name was shortened,
+// and the readers of a proto's strings refuse such bytes.
+std::string shown(const std::string& text) {
+  constexpr size_t kMaxBytes = 1024;
+  return valid_utf8(std::string_view(text).substr(0, kMaxBytes));
+}
 
 grpc::StatusCode code_of(StatusCode code) {
   switch (code) {
@@ -33,7 +40,7 @@ grpc::StatusCode code_of(StatusCode code) {
 grpc::Status grpc_error(const Status& status, int64_t retry_after_s) {
   if (status.ok()) return grpc::Status::OK;
   const grpc::StatusCode code = code_of(status.code());
-  const std::string message = status.message().substr(0, kMaxMessage);
+  const std::string message = shown(status.message());
   google::rpc::Status details;
   details.set_code(code);
   details.set_message(message);
@@ -46,7 +53,7 @@ grpc::Status grpc_error(const Status& status, int64_t retry_after_s) {
   if (!status.param().empty()) {
     google::rpc::BadRequest bad;
     auto* violation = bad.add_field_violations();
-    violation->set_field(status.param().substr(0, kMaxMessage));
+    violation->set_field(shown(status.param()));
     violation->set_description(message);
     details.add_details()->PackFrom(bad);
   }

@@ -179,7 +179,7 @@ class StreamInferCall final : public GenerationCall,
     outcome_ = grpc_error(status);
     text_.clear();
     reason_.clear();
-    response_.set_error_message(status.message());
+    response_.set_error_message(outcome_.error_message());
     response_.mutable_infer_response()->set_id(head_.id);
     response_.mutable_infer_response()->set_model_name(shared_.serving->model.name);
     (*response_.mutable_infer_response()->mutable_parameters())["triton_final_response"].set_bool_param(true);

@@ -457,6 +457,7 @@ def test_stream_infer(server, kserve):
     lambda r: setattr(r.parameters["stream"], "bool_param", True),
     lambda r: setattr(r.parameters["sampling_parameters"], "string_param", "{"),
     lambda r: setattr(r.parameters["max_tokens"], "string_param", "ten"),
+    lambda r: (setattr(r.inputs[0], "name", "x" * 63 + "é"), r.inputs[0].shape.append(3)),  # shown as far as 64 bytes
 ])
 def test_bad_infer_requests(server, kserve, change):
     pb, stub = kserve
@@ -465,6 +466,7 @@ def test_bad_infer_requests(server, kserve, change):
     with pytest.raises(grpc.RpcError) as error:
         stub.ModelInfer(request)
     assert error.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND), error.value.details()
+    assert details_of(error.value)["BadRequest"].field_violations[0].field
 
 
 def test_kserve_metadata(server, kserve):
