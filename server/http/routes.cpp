@@ -290,6 +290,21 @@ bool matches_method(std::string_view allowed, std::string_view method) {
   return allowed == method || (allowed == "GET" && method == "HEAD");
 }
 
+// The mistakes that base URLs invite: a slash at the end, /v1 left out or there twice.
+std::string nothing_there(std::string_view path) {
+  constexpr std::string_view kVersion = "/v1";
+  const std::string text = "there is nothing at this path";
+  while (path.size() > 1 && path.ends_with('/')) path.remove_suffix(1);
+  if (path.starts_with(kVersion) && path.substr(kVersion.size()).starts_with("/v1/"))
+    path.remove_prefix(kVersion.size());
+  for (const std::string& candidate : {std::string(path), std::string(kVersion) + std::string(path)}) {
+    for (const Route& route : kRoutes) {
+      if (route.path == candidate) return text + "; did you mean " + candidate + "?";
+    }
+  }
+  return text;
+}
+
 }  // namespace
 
 std::span<const Route> route_table() { return kRoutes; }
@@ -323,7 +338,7 @@ Admission admit(Connection& connection) {
       admission.error = api_error(caller.status());
     }
   } else if (!admission.route && allowed.empty()) {
-    admission.error = http_error(404, "there is nothing at this path", "not_found");
+    admission.error = http_error(404, nothing_there(head.path), "not_found");
   } else if (!admission.route) {
     admission.error = http_error(405, "this path takes " + allowed, "method_not_allowed");
     admission.headers.emplace_back("Allow", allowed);

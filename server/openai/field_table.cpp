@@ -57,7 +57,7 @@ Status check_number(const FieldSpec& spec, const json& value) {
                             (spec.excludes_min ? number > spec.min : number >= spec.min);
   if (!is_in_bounds) return wrong(spec, number_text(number));
   if (spec.type == FieldType::kInteger && !value.is_number_unsigned() && !read_integer(value, integer)) {
-    return wrong(spec, type_name(value));
+    return wrong(spec, number_text(number));
   }
   return {};
 }

@@ -158,7 +158,11 @@ Status set_temperature(json& value, CompletionRequest& r) {
 Status set_response_format(json& value, CompletionRequest&) {
   const auto type = value.is_object() ? value.find("type") : value.end();
   if (value.is_object() && type != value.end() && *type == "text") return {};
-  return is_neutral(value) ? Status() : unsupported_field("response_format");
+  if (is_neutral(value)) return {};
+  return invalid_argument(
+             "'response_format' must be {\"type\": \"text\"}: this server cannot force a format yet")
+      .with_param("response_format")
+      .with_reason("unsupported_parameter");
 }
 
 using R = CompletionRequest;

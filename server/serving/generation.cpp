@@ -32,6 +32,16 @@ Status Generation::check_list() const {
       .with_reason("invalid_value");
 }
 
+Status Generation::with_name_of_field(Status status, size_t prompt_idx) const {
+  constexpr std::string_view kPrompt = "prompt";
+  std::string name = status.param();
+  if (name == "max_tokens") name = job_.limit_field;
+  if (name == kPrompt && job_.api == CompletionApi::kChat) name = "messages";
+  if (name.starts_with(kPrompt) && job_.requests.size() > 1)
+    name.insert(kPrompt.size(), "[" + std::to_string(prompt_idx) + "]");
+  return std::move(status).with_param(std::move(name));
+}
+
 Refusal Generation::submit(Clock::time_point arrival, std::chrono::nanoseconds timeout,
                            const std::function<void()>& wake) {
   if (Status status = check_list(); !status.ok()) return {std::move(status)};
@@ -65,12 +75,8 @@ Status Generation::submit_prompts(Clock::time_point arrival, std::chrono::nanose
     if (!job_.has_seed)
       request.sampling.seed = seed ? static_cast<uint64_t>(*seed) : serving_.new_seed() >> kSeedShift;
     auto handle = std::make_shared<RequestHandle>(std::move(request), wake);
-    if (Status status = serving_.model.engine->submit(handle); !status.ok()) {
-      const bool is_prompt = status.param() == "prompt" && job_.api == CompletionApi::kChat;
-      if (is_prompt) return std::move(status).with_param("messages");
-      if (status.param() == "max_tokens") return std::move(status).with_param(job_.limit_field);
-      return status;
-    }
+    if (Status status = serving_.model.engine->submit(handle); !status.ok())
+      return with_name_of_field(std::move(status), i);
     Running& r = running_.emplace_back();
     r.assembler = std::make_unique<OutputAssembler>(*serving_.model.tokenizer, job_.output, *handle,
                                                     std::move(job_.prompt_texts[i]));

@@ -50,6 +50,8 @@ class Generation {
   Status check_list() const;  // whether all of it can be in the queue
   Status submit_prompts(Clock::time_point arrival, std::chrono::nanoseconds timeout,
                         const std::function<void()>& wake);
+  // An error of the engine, whose field gets the client's name for it.
+  Status with_name_of_field(Status status, size_t prompt_idx) const;
 
   struct Running {
     std::shared_ptr<RequestHandle> handle;

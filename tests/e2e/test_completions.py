@@ -173,7 +173,9 @@ def test_timings(server):
     ({"suffix": "end"}, 400, "suffix", "unsupported_parameter"),
     ({"best_of": 2}, 400, "best_of", "unsupported_parameter"),
     ({"model": "other"}, 404, "model", "model_not_found"),
-    ({"max_tokens": 10**9}, 400, None, "context_length_exceeded"),
+    ({"max_tokens": 10**9}, 400, "max_tokens", "context_length_exceeded"),
+    ({"prompt": ["x", "once upon a time " * 200]}, 400, "prompt[1]", "context_length_exceeded"),
+    ({"response_format": {"type": "json_object"}}, 400, "response_format", "unsupported_parameter"),
     ({"prompt": "x" * 1_000_000}, 400, "prompt", "context_length_exceeded"),
 ])
 def test_errors(server, fields, status, param, code):
@@ -183,6 +185,12 @@ def test_errors(server, fields, status, param, code):
     if param:
         assert error["param"] == param
     assert "/" not in error["message"].replace("/v1/", ""), "no path in an error"
+
+
+@pytest.mark.parametrize(("value", "found"), [(1.5, "1.5"), (-1, "-1"), ("5", "a string"), (True, "a boolean"), (10**30, "1e+30")])
+def test_errors_say_what_was_found(server, value, found):
+    error = server.post_json("/v1/completions", {"prompt": PROMPT, "max_tokens": value}, expected=400)["error"]
+    assert error["message"] == f"'max_tokens' must be an integer between 0 and 2147483647, not {found}"
 
 
 def test_openai_exceptions(client, server):
@@ -254,3 +262,14 @@ def test_wrong_paths_and_methods(server):
         assert answer == status
         assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
         assert ("Allow" in headers) == (status == 405)
+
+
+@pytest.mark.parametrize(("path", "meant"), [
+    ("/v1/completions/", "/v1/completions"), ("/chat/completions", "/v1/chat/completions"), ("/models/", "/v1/models"),
+    ("/v1/v1/chat/completions", "/v1/chat/completions"), ("/health//", "/health"), ("/v1/<b>", None), ("/v1", None)])
+def test_a_path_that_a_wrong_base_url_makes(server, path, meant):
+    for method in ("GET", "POST"):
+        status, _, body = server.request(method, path)
+        message = json.loads(body)["error"]["message"]
+        assert status == 404
+        assert message == "there is nothing at this path" + (f"; did you mean {meant}?" if meant else "")
