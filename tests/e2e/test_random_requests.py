@@ -117,6 +117,25 @@ def model_folder(case: str, folder: Path) -> tuple[Path, int]:
     return model, vocabulary
 
 
+def shown(choices: list[dict]) -> list[tuple]:
+    return [(choice["text"], choice["finish_reason"], (choice["logprobs"] or {}).get("text_offset")) for choice in choices]
+
+
+def streamed(server: Server, body: dict) -> list[tuple]:
+    """The same of a stream's chunks, put together."""
+    choices: dict[int, dict] = {}
+    for event in server.stream(**body):
+        for chunk in event["choices"]:
+            choice = choices.setdefault(chunk["index"], {"text": "", "finish_reason": None, "logprobs": None})
+            assert choice["finish_reason"] is None, (body, chunk)
+            choice["text"] += chunk["text"]
+            choice["finish_reason"] = chunk["finish_reason"]
+            if chunk["logprobs"]:
+                choice["logprobs"] = choice["logprobs"] or {"text_offset": []}
+                choice["logprobs"]["text_offset"] += chunk["logprobs"]["text_offset"]
+    return shown([choices[index] for index in sorted(choices)])
+
+
 class Run:
     """Clients that send random requests to one server for a while, and what came of it."""
 
@@ -173,7 +192,7 @@ class Run:
         if (has_one_budget and is_hard and used["kept_max"] > used["budget"]) or used["evicted"] < used["events"]:
             self.faults.append((used, body))
         if body["temperature"] == 0 or "seed" in body:
-            self.repeatable.append((body, [choice["text"] for choice in result["choices"]]))
+            self.repeatable.append((body, shown(result["choices"])))
 
 
 def check(tmp_path: Path, case: str, flags: tuple, seed: int, seconds: float) -> None:
@@ -185,14 +204,14 @@ def check(tmp_path: Path, case: str, flags: tuple, seed: int, seconds: float) ->
         assert server.process.poll() is None, (server.output()[-600:], run.in_flight)
         assert not run.faults, run.faults[:3]
         assert run.statuses[200] > run.statuses[400] / 4, run.statuses
-        # Alone, the prefix cache in another state: the same.
+        # Alone, the prefix cache in another state, as a stream: the same.
         random.Random(seed).shuffle(run.repeatable)
         until = time.monotonic() + seconds / 3
-        for body, texts in run.repeatable:
+        for i, (body, answer) in enumerate(run.repeatable):
             if time.monotonic() > until:
                 break
-            answer = server.post_json("/v1/completions", body)
-            assert [choice["text"] for choice in answer["choices"]] == texts, body
+            again = streamed(server, body) if i % 2 else shown(server.post_json("/v1/completions", body)["choices"])
+            assert again == answer, body
         server.wait_until_idle()
         owned = [line for line in server.request("GET", "/metrics")[2].decode().splitlines()
                  if line.startswith("restkv_kv_pages{") and 'state="owned"' in line]
