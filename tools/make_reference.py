@@ -101,6 +101,8 @@ def type_text(schema: dict) -> str:
     text = " or ".join(kind) if isinstance(kind, list) else kind
     if "minimum" in schema and "maximum" in schema:
         text += f", {schema['minimum']} to {schema['maximum']}"
+    elif "exclusiveMinimum" in schema and "maximum" in schema:
+        text += f", above {schema['exclusiveMinimum']} to {schema['maximum']}"
     return text
 
 
@@ -115,7 +117,10 @@ def http_page(document: dict) -> str:
         for method, operation in methods.items():
             schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema") if isinstance(operation, dict) else None
             if schema and schema.get("properties"):
-                bodies.setdefault(fields_table(schema), []).append(f"`{method.upper()} {path}`")
+                table = fields_table(schema)
+                if refused := schema.get("x-refused"):
+                    table += "\nRefused with a 400 unless empty or false: " + ", ".join(f"`{name}`" for name in refused) + ".\n"
+                bodies.setdefault(table, []).append(f"`{method.upper()} {path}`")
     for table, operations in bodies.items():
         text += f"\n## Fields of {', '.join(operations)}\n\n{table}"
     for name, schema in document.get("components", {}).get("schemas", {}).items():

@@ -58,6 +58,16 @@ std::vector<FieldSpec> specs_of(std::span<const RequestField<T>> fields) {
   return specs;
 }
 
+// Those that are known and refused.
+template <class T>
+std::vector<std::string_view> refused_of(std::span<const RequestField<T>> fields) {
+  std::vector<std::string_view> names;
+  for (const RequestField<T>& field : fields) {
+    if (!field.set) names.push_back(field.spec.name);
+  }
+  return names;
+}
+
 struct FieldOptions {
   bool strict = false;                          // unknown fields are errors
   std::vector<std::string>* unknown = nullptr;  // else their names go here

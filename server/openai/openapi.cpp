@@ -24,13 +24,30 @@ constexpr std::string_view kOneText =
 constexpr std::string_view kText = "text/plain; version=0.0.4; charset=utf-8";
 
 const ApiOperation kOperations[] = {
-    {"POST", "/v1/completions", "Complete prompts (OpenAI, vLLM)",
-     [] { return specs_of(completion_fields()); }, "prompt"},
-    {"POST", "/v1/chat/completions", "Answer a conversation (OpenAI, vLLM)",
-     [] { return specs_of(chat_fields()); }, "messages"},
-    {"POST", "/completion", "Complete a prompt (llama.cpp)", [] { return specs_of(llama_fields()); },
-     "prompt"},
-    {"POST", "/completions", "The same (llama.cpp)", [] { return specs_of(llama_fields()); }, "prompt"},
+    {.method = "POST",
+     .path = "/v1/completions",
+     .summary = "Complete prompts (OpenAI, vLLM)",
+     .fields = [] { return specs_of(completion_fields()); },
+     .required = "prompt",
+     .refused = [] { return refused_of(completion_fields()); }},
+    {.method = "POST",
+     .path = "/v1/chat/completions",
+     .summary = "Answer a conversation (OpenAI, vLLM)",
+     .fields = [] { return specs_of(chat_fields()); },
+     .required = "messages",
+     .refused = [] { return refused_of(chat_fields()); }},
+    {.method = "POST",
+     .path = "/completion",
+     .summary = "Complete a prompt (llama.cpp)",
+     .fields = [] { return specs_of(llama_fields()); },
+     .required = "prompt",
+     .refused = [] { return refused_of(llama_fields()); }},
+    {.method = "POST",
+     .path = "/completions",
+     .summary = "The same (llama.cpp)",
+     .fields = [] { return specs_of(llama_fields()); },
+     .required = "prompt",
+     .refused = [] { return refused_of(llama_fields()); }},
     {"GET", "/props", "What is served (llama.cpp)"},
     {"GET", "/slots",
      "Who runs: the caller's own requests with numbers, those of others as taken places (llama.cpp)"},
@@ -171,6 +188,11 @@ json body_schema(const ApiOperation& operation, const ApiModel& model) {
       if (const Option* option = find_key("cache", name)) add_option_bounds(*option, field);
     }
     properties["cache"] = std::move(cache);
+  }
+  if (operation.refused) {
+    json names = json::array();
+    for (const std::string_view name : operation.refused()) names.push_back(std::string(name));
+    schema["x-refused"] = std::move(names);
   }
   return schema;
 }

@@ -19,6 +19,7 @@ struct ApiOperation {
   std::string_view content_type = "application/json";
   bool is_public = false;
   std::string_view schema = {};  // JSON Schema members of the body that no field alone says
+  std::vector<std::string_view> (*refused)() = nullptr;  // fields of other servers that are a 400 here
 };
 
 // What of the served model bounds a request.

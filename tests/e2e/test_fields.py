@@ -192,6 +192,13 @@ def test_openapi_has_every_field(server):
         assert {"restkv", "full", None} <= set(cache["policy"]["enum"]) and cache["window"]["maximum"] == 1024
         names = server.post_json("/v1/completions", {"prompt": "a", "cache": {"policy": "nope"}}, 400)["error"]["message"]
         assert all(name in names for name in cache["policy"]["enum"] if name)
+    for path, answer in (("/v1/completions", "prompt"), ("/v1/chat/completions", "messages"), ("/completion", "prompt")):
+        refused = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["x-refused"]
+        assert "guided_json" in refused or "samplers" in refused
+        for name in refused:
+            body = {answer: "a" if answer == "prompt" else [{"role": "user", "content": "a"}], name: [1]}
+            error = server.post_json(path, body, 400)["error"]
+            assert (error["param"], error["code"]) == (name, "unsupported_parameter")
     for path, operations in document["paths"].items():  # each is there, with each method
         for method in operations:
             status, _, body = server.request(method.upper(), path.replace("{id}", server.model_id), "{}" if method == "post" else None)

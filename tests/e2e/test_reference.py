@@ -22,9 +22,11 @@ def test_reference_pages_are_current(server):
 def test_pages_of_openapi():
     page = make_reference.http_page({"paths": {"/v1/x": {"post": {"summary": "Does x"}, "parameters": []}}, "components": {"schemas": {
         "X": {"properties": {"a|b": {"type": "integer", "minimum": 1, "maximum": 4, "description": "How many"},
+                             "d": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
                              "c": {"anyOf": [{"type": "string"}, {"enum": ["p", "q"]}]}}}}}})
     assert "| `POST /v1/x` | Does x |" in page
     assert "| `a|b` | integer, 1 to 4 |  | How many |" in page and "| `c` | string or `p`, `q` |" in page
+    assert "| `d` | number, above 0 to 1 |" in page
 
 
 def test_page_of_protos():
