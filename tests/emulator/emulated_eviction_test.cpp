@@ -87,8 +87,8 @@ TEST(EmulatedEviction, RandomSettingsGiveWhatTheCpuGives) {
   }
 }
 
-// Scores that are no numbers count where rows went, whichever heads a backend scores besides: heads of a layer that share its
-// rows out are full at different times.
+// Scores that are no numbers count where rows went, whichever heads a backend scores besides: heads with calibrated budgets are full at
+// different times.
 TEST(EmulatedEviction, ScoresThatAreNoNumbersAreCountedAlike) {
   testing::TinyShape shape;
   shape.layers = 2;
@@ -98,17 +98,21 @@ TEST(EmulatedEviction, ScoresThatAreNoNumbersAreCountedAlike) {
   cache.budget = 64;
   cache.window = 8;
   cache.stride = 4;
-  cache.allocation = "ada";
+  cache.pin = 0;
+  cache.allocation = "calibrated";
   cache.output_projection = false;
-  const Result<CacheSettings> settings = resolve_cache_settings(cache, {.max_model_len = kContext});
+  const Result<CacheSettings> settings =
+      resolve_cache_settings(cache, {.max_model_len = kContext, .has_calibration = true});
   ASSERT_TRUE(settings.ok()) << settings.status().message();
   Request request;
-  for (int32_t t = 0; t < 90; ++t) request.prompt.push_back(3 + t * 7 % 60);
+  for (int32_t t = 0; t < 60; ++t) request.prompt.push_back(3 + t * 7 % 60);
   request.max_tokens = 50;
   request.ignore_eos = true;
   request.sampling.temperature = 0;
   request.cache = *settings;
+  const AllocationTable table{.budgets = {64}, .rows = {{48, 80, 80, 48}}};
   EngineOptions options = engine_options();
+  options.allocation = std::make_shared<const AllocationTables>(AllocationTables{table, table});
   const auto cpu = testing::start_engine(model, options);
   options.backend_maker = []() -> Result<std::unique_ptr<Backend>> {
     return make_emulated_backend({.page_slots = 16});
@@ -125,6 +129,7 @@ TEST(EmulatedEviction, ScoresThatAreNoNumbersAreCountedAlike) {
 TEST(EmulatedEviction, CutsOfOneStepAreSplitWhereTheHostHasNoRoom) {
   testing::TinyShape shape;
   shape.layers = 20;
+  shape.context = 4096;  // the workspace holds cuts of so many rows, or many of a few
   const auto model = testing::make_tiny_model(shape);
   CacheRequest cache;
   cache.budget = 96;
@@ -139,6 +144,8 @@ TEST(EmulatedEviction, CutsOfOneStepAreSplitWhereTheHostHasNoRoom) {
   request.sampling.temperature = 0;
   request.cache = *settings;
   EngineOptions options = engine_options();
+  options.max_model_len = shape.context;
+  options.max_num_seqs = 2;
   const auto cpu = testing::start_engine(model, options);
   options.backend_maker = []() -> Result<std::unique_ptr<Backend>> {
     return make_emulated_backend({.page_slots = 16, .staging_bytes = 24 << 10});
