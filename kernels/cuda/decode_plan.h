@@ -42,7 +42,8 @@ inline DecodePlan plan_decode(int64_t units, int64_t longest, int64_t places, bo
 
 // Splits that a launch of a list has room for, where `plan` has one of few numbers of them: its own up to kMostSplits, or powers of two
 // up to what the fewest units that share the list are split into.
-inline int32_t listed_splits(const DecodePlan& plan, int64_t fewest_units, int64_t places, bool is_deterministic) {
+inline int32_t listed_splits(const DecodePlan& plan, int64_t fewest_units, int64_t places,
+                             bool is_deterministic) {
   if (plan.num_splits <= kMostSplits) return plan.num_splits;
   int64_t splits = 2 * kMostSplits;
   while (splits < plan.num_splits) splits *= 2;

@@ -28,9 +28,9 @@ inline std::vector<float> projection_of(Backend& backend, const EvictionCase& c)
 }
 
 inline std::vector<float> run_score(Backend& backend, const EvictionCase& c, const ScoreSpec& spec,
-                             int32_t window_rows = 0, bool in_output_space = true,
-                             const QuerySource* queries = nullptr, const ProtectedRows& protect = {},
-                             const int32_t* keep = nullptr) {
+                                    int32_t window_rows = 0, bool in_output_space = true,
+                                    const QuerySource* queries = nullptr, const ProtectedRows& protect = {},
+                                    const int32_t* keep = nullptr) {
   const std::vector<float> projection = in_output_space ? projection_of(backend, c) : std::vector<float>();
   const ConstTensor r =
       in_output_space ? dense(projection.data(), DType::kF32, c.shape_.heads * c.shape_.dim, c.shape_.dim)
@@ -67,7 +67,7 @@ inline std::vector<float> run_score(Backend& backend, const EvictionCase& c, con
 }
 
 inline void expect_close(const std::vector<float>& got, const std::vector<std::vector<double>>& want,
-                  double tolerance) {
+                         double tolerance) {
   size_t i = 0;
   for (const auto& head : want) {
     const double largest = *std::max_element(head.begin(), head.end());

@@ -13,7 +13,8 @@ namespace restkv {
 class ByteTokenizer final : public Tokenizer {
  public:
   static constexpr int32_t kBos = 256, kEos = 257, kFirstPiece = 258;
-  explicit ByteTokenizer(std::vector<std::string> pieces = {}, LeadingSpaces leading_spaces = LeadingSpaces::kStay);
+  explicit ByteTokenizer(std::vector<std::string> pieces = {},
+                         LeadingSpaces leading_spaces = LeadingSpaces::kStay);
 
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override;
   std::string_view token_bytes(int32_t id) const override;

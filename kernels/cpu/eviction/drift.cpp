@@ -36,8 +36,8 @@ Threshold find_threshold(const std::vector<uint32_t>& values, int64_t wanted) {
 
 }  // namespace
 
-void mean_top_index(const ObserveArgs& args, const TileKernels& kernels, const ObserveItem& item, int32_t head,
-                    int64_t query) {
+void mean_top_index(const ObserveArgs& args, const TileKernels& kernels, const ObserveItem& item,
+                    int32_t head, int64_t query) {
   const AttentionShape& shape = args.shape;
   const int64_t dim = shape.head_dim;
   const int32_t kv_head = head / (shape.num_heads / shape.num_kv_heads);

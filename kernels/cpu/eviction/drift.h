@@ -7,7 +7,7 @@
 namespace restkv::cpu {
 
 // item.out.mean_index of one query of a head: of its drift_rows rows with the largest logits; of equal ones the newer.
-void mean_top_index(const ObserveArgs& args, const TileKernels& kernels, const ObserveItem& item, int32_t head,
-                    int64_t query);
+void mean_top_index(const ObserveArgs& args, const TileKernels& kernels, const ObserveItem& item,
+                    int32_t head, int64_t query);
 
 }  // namespace restkv::cpu
