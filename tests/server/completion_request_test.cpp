@@ -276,5 +276,11 @@ TEST(CompletionJob, TokenisesAndBoundsThePrompt) {
             "context_length_exceeded");
 }
 
+TEST(EndTokens, ThoseWithoutARowOfTheModelAreLeftOut) {
+  const ByteTokenizer tokenizer;
+  EXPECT_EQ(end_tokens_of(tokenizer, ByteTokenizer::kEos + 1), std::vector<int32_t>{ByteTokenizer::kEos});
+  EXPECT_TRUE(end_tokens_of(tokenizer, ByteTokenizer::kEos).empty());
+}
+
 }  // namespace
 }  // namespace restkv
