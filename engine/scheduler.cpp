@@ -16,6 +16,12 @@ double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
+// Entries of a head that a decode row at `position` reads, about.
+int64_t entries_at(const CacheSettings& cache, int64_t position) {
+  const bool is_bounded = cache.policy != PolicyKind::kFull && cache.decode == DecodeMode::kEvict;
+  return is_bounded ? std::min<int64_t>(position, cache.budget) : position;
+}
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, const CostModel& cost, SequenceHost& host)
@@ -24,11 +30,7 @@ Scheduler::Scheduler(const SchedulerOptions& options, const CostModel& cost, Seq
 }
 
 int64_t Scheduler::decode_entries(const Sequence& sequence) {
-  const CacheSettings& cache = sequence.request().cache;
-  const int64_t position = sequence.position;
-  return cache.policy == PolicyKind::kFull || cache.decode == DecodeMode::kGrow
-             ? position
-             : std::min<int64_t>(position, cache.budget);
+  return entries_at(sequence.request().cache, sequence.position);
 }
 
 double Scheduler::remaining_seconds(const Sequence& sequence) const {
@@ -49,8 +51,8 @@ ScheduleKey Scheduler::key_of(const Sequence& sequence, Clock::time_point now) {
     const int64_t fed_steps =
         (sequence.prompt_len - sequence.prefill_len + sequence.feed_rows - 1) / sequence.feed_rows;
     const int64_t tokens = fed_steps + std::max(0, request.max_tokens - 1);
-    const double answer =
-        static_cast<double>(tokens) * cost_.step_seconds(1, sequence.prompt_len + tokens / 2);
+    const double answer = static_cast<double>(tokens) *
+                          cost_.step_seconds(1, entries_at(request.cache, sequence.prompt_len + tokens / 2));
     key.value = seconds_between(start_, now) + remaining_seconds(sequence) + answer;
   }
   return key;

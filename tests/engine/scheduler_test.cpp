@@ -132,6 +132,17 @@ TEST(Scheduler, ShortestFirstButNobodyWaitsForEver) {
   EXPECT_EQ(admitted[2], late);
 }
 
+TEST(Scheduler, TheAnswerOfALongPromptIsAsShortAsItsBudgetMakesIt) {
+  Fixture f(100'000, SchedulingPolicy::kShortest);
+  for (int i = 0; i < 50; ++i) f.cost.observe_step(1, 100 * i, 1e-4 + 1e-7 * 100 * i);
+  Sequence* whole = f.add(sequence(1000, 100));
+  auto s = sequence(3000, 100);
+  s->handle->request.cache = CacheSettings{};
+  s->handle->request.cache.budget = 128;
+  Sequence* cut = f.add(std::move(s));
+  EXPECT_EQ(f.admit(), (std::vector<Sequence*>{cut, whole}));
+}
+
 TEST(Scheduler, PriorityThenArrival) {
   Fixture f(1'000'000, SchedulingPolicy::kPriority, true);
   Sequence* a = f.add(sequence(4, 2, 5));
