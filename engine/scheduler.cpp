@@ -11,6 +11,9 @@ namespace {
 // Time for prompts in a turn, as a part of its decode step's: with the step it stays below two steps, also in the 99th percentile,
 // where a prediction is 30 % short.
 constexpr double kPromptShare = 0.7;
+// An old long prompt leaves every second unit to a prompt that has less than this part of its work left: otherwise nobody who
+// arrives gets a first token before it ends, which may take minutes.
+constexpr double kMuchShorter = 0.25;
 
 double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
@@ -154,18 +157,25 @@ void Scheduler::start_waiting_prefills() {
 }
 
 Sequence* Scheduler::next_in_work() const {
-  Sequence* next = nullptr;
-  double best = 0;
+  Sequence *next = nullptr, *shortest = nullptr;
+  double best = 0, least = 0, remaining_of_next = 0;
   for (Sequence* sequence : prompts_) {
     if (!sequence->in_units) continue;
     if (options_.policy != SchedulingPolicy::kShortest) return sequence;
     // Shortest remaining first; the key's part that was fixed on arrival makes old ones win in the end.
-    const double seconds = seconds_between(start_, sequence->admitted) + remaining_seconds(*sequence);
-    if (next && seconds >= best) continue;
-    next = sequence;
-    best = seconds;
+    const double remaining = remaining_seconds(*sequence);
+    const double seconds = seconds_between(start_, sequence->admitted) + remaining;
+    if (!next || seconds < best) {
+      next = sequence;
+      best = seconds;
+      remaining_of_next = remaining;
+    }
+    if (!shortest || remaining < least) {
+      shortest = sequence;
+      least = remaining;
+    }
   }
-  return next;
+  return gives_way_ && least < kMuchShorter * remaining_of_next ? shortest : next;
 }
 
 PrefillUnit Scheduler::plan_unit() {
@@ -181,6 +191,7 @@ PrefillUnit Scheduler::plan_unit() {
   // What was never measured may take any time: alone it is one unit.
   seconds_left_ = others_decode_ || seconds > 0 ? seconds_left_ - seconds : 0;
   has_unit_ = true;
+  gives_way_ = !gives_way_;
   return {sequence, sequence->unit_layer, sequence->unit_row, rows};
 }
 

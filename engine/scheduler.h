@@ -1,7 +1,8 @@
 // Decides who runs; includes no tensor or backend header. A request is admitted with everything its choices can ever need
 // and is never preempted. The queue is ordered by a key that is fixed on arrival, and its head is never passed:
 //   shortest  arrival + predicted running time: short ones first, but nobody waits for more than those that arrive
-//             within its own running time ("ageing" without ever sorting again)
+//             within its own running time ("ageing" without ever sorting again); an old long prompt whose prefill runs
+//             leaves every second unit to much shorter ones
 //   fifo      arrival
 //   priority  Request::priority, lower first; equal ones by arrival
 // O(log n) for each queued request. Engine thread only.
@@ -107,6 +108,7 @@ class Scheduler {
   // Of the turn that plan_step began.
   bool others_decode_ = false, has_unit_ = false;
   double seconds_left_ = 0;  // for prompts
+  bool gives_way_ = false;   // an old prompt, to a much shorter one; every second unit
 };
 
 }  // namespace restkv

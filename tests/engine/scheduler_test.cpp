@@ -348,6 +348,35 @@ TEST(Scheduler, LongPromptsShareTheScratchShortestFirst) {
   EXPECT_EQ(f.scheduler.plan_unit().sequence, second);
 }
 
+TEST(Scheduler, AnOldLongPromptLeavesEverySecondUnitToMuchShorterOnes) {
+  Fixture f(1'000'000, SchedulingPolicy::kShortest, true);
+  const auto at = [](int64_t ms) { return Clock::time_point(std::chrono::milliseconds(ms)); };
+  Sequence* huge = f.add(sequence(30'000, 5));  // 0.9 s
+  f.admit();
+  huge->admitted = at(0);
+  f.plan_step();
+  f.scheduler.finish_unit(f.scheduler.plan_unit());
+  Sequence* small = f.add(sequence(300, 5), 10'000);  // long after the old one's time is over
+  Sequence* similar = f.add(sequence(20'000, 5), 10'000);
+  f.admit();
+  small->admitted = similar->admitted = at(10'000);
+  int of_small = 0, of_huge = 0;
+  for (bool done = false; !done;) {
+    f.plan_step();
+    const PrefillUnit unit = f.scheduler.plan_unit();
+    ASSERT_NE(unit.sequence, nullptr);
+    EXPECT_NE(unit.sequence, similar) << "who is not much shorter waits for the old one";
+    (unit.sequence == small ? of_small : of_huge) += 1;
+    done = f.scheduler.finish_unit(unit) && unit.sequence == small;
+  }
+  EXPECT_EQ(of_small, 15) << "3 layers of 300 rows, 64 a unit";
+  EXPECT_LE(std::abs(of_small - of_huge), 1);
+  f.scheduler.start_decode(*small);
+  f.scheduler.retire(small);
+  f.plan_step();
+  EXPECT_EQ(f.scheduler.plan_unit().sequence, huge);
+}
+
 TEST(Scheduler, SmallPromptsDoNotKeepAHugeOneFromTheScratch) {
   Fixture f(1'000'000, SchedulingPolicy::kFifo, true);
   Sequence* first = f.add(sequence(9000, 5));
