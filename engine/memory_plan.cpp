@@ -77,7 +77,8 @@ Result<MemoryPlan> Executor::plan(const Model& model, Backend& backend, const En
               std::to_string(bytes_with(plan.max_model_len) >> 20) + " MiB of cache and work space, " +
               std::to_string(std::max<int64_t>(0, budget) >> 20) + " MiB are left; " +
               (fits > 0 ? "lower --max-model-len to " + std::to_string(fits) + " or raise --memory-fraction"
-                        : "raise --memory-fraction, or the limit of memory (a container's, ulimit -v)"));
+                        : "lower --max-model-len, raise --memory-fraction or the limit of memory (a "
+                          "container's, ulimit -v)"));
     }
     plan.max_model_len = fits;
   }
