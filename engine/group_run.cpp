@@ -47,8 +47,8 @@ class LocalGroupRunner final : public GroupRunner {
   std::vector<Sequence> sequences_;
   std::vector<int32_t> next_;  // by sequence: the token drawn behind the last row it fed
   bool is_nan_ = false;        // one of them could not be drawn
+  std::vector<float> logits_;  // [settings, V] where those of a device are looked at
   std::vector<StepResult> results_;
-  std::vector<float> logits_;  // [settings, V], of the observer
   StepBatch batch_;
 };
 
@@ -182,8 +182,9 @@ Result<std::vector<GroupOutcome>> LocalGroupRunner::run_checked(const GroupText&
     int32_t fed = 0;
     executor_.set_draw_observer([&](std::span<Sequence* const>, ConstTensor logits) {
       if (!observer || fed < 1 || fed > num_forced) return;
+      if (backend_->is_host_memory()) return observer(fed, logits.f32());
       logits_.resize(static_cast<size_t>(logits.rows * logits.cols));
-      backend_->read_back(logits, logits_.data());  // a card's are in its own memory
+      backend_->read_back(logits, logits_.data());
       observer(fed, logits_.data());
     });
     for (Sequence* leader : group()) {
