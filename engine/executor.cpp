@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "engine/model/weight_placement.h"
+#include "kernels/base/device_error.h"
 
 namespace restkv {
 namespace {
@@ -102,6 +103,14 @@ Executor::Executor(const Model& model, Backend& backend, const EngineOptions& op
     step.cache.resize(batch);
   }
   banned_.resize(batch);
+}
+
+Executor::~Executor() {
+  try {
+    backend_.synchronize();
+  } catch (const DeviceError&) {  // it is not at work any more, or never will be done
+    backend_.drop_step();
+  }
 }
 
 void Executor::prepare(Sequence& sequence) const {

@@ -45,6 +45,8 @@ struct EvictionSeconds {
 class Executor final : public SequenceHost {
  public:
   Executor(const Model& model, Backend& backend, const EngineOptions& options, const MemoryPlan& plan);
+  // Waits for what is enqueued: it reads and writes this memory.
+  ~Executor() override;
 
   // What the parts take; the same code as the construction. Errors name the setting to change.
   static Result<MemoryPlan> plan(const Model& model, Backend& backend, const EngineOptions& options,

@@ -1,5 +1,6 @@
-// CudaRuntime: cudaMalloc, one stream, copies, graphs, and cuBLASLt where it is installed. A wait asks again and again and gives up after ten seconds: a kernel
-// that hangs must end the process, not the patience of its clients.
+// CudaRuntime: cudaMalloc, one stream, copies, graphs, and cuBLASLt where it is installed. A wait asks again and again and gives
+// up when the card has finished nothing for ten seconds: a kernel that hangs must end the process, not the patience of its
+// clients. Beats, events between the copies of long work, tell a card that hangs from one that has much to do.
 //
 // Kernels overlap where the card can (start_kernel): the attribute lets a kernel's blocks come into place when all blocks of the
 // one before have begun and asked for it, and each waits for the whole of that one (wait_for_previous) before it touches what a
@@ -16,18 +17,23 @@
 #include <cuda_runtime.h>
 
 #include <chrono>
+#include <deque>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "kernels/base/device_error.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/device_check.h"
 #include "kernels/cuda/device_types.h"
+#include "kernels/cuda/patience.h"
 
 namespace restkv::cuda {
 namespace {
 
 constexpr std::chrono::seconds kWatchdog{10};
+// Copies of staged arrays from one beat to the next: a layer of a prompt has some six, a decode step fewer than so many.
+constexpr int kCopiesOfABeat = 8;
 // Polls go on without a sleep for so long, longer than a step or a turn's units should take: with sleeps of 20 us in between, units
 // of a prompt took some 2 ms longer than their kernels on a virtual machine with an H100, where timers are coarse. It costs the
 // engine's thread a core while the card works, which it yields to whoever waits for one.
@@ -39,16 +45,19 @@ constexpr int64_t kBlasBytes = int64_t{32} << 20;  // what cuBLASLt's kernels wa
 
 class CudaGraph final : public LaunchGraph {
  public:
-  // Takes what a capture gave.
-  explicit CudaGraph(cudaGraph_t graph) {
+  // Takes what a capture gave. `is_lost`: of the card, which outlives the graph.
+  CudaGraph(cudaGraph_t graph, const bool& is_lost) : is_lost_(is_lost) {
     const cudaError_t code = cudaGraphInstantiate(&exec_, graph, 0);
     cudaGraphDestroy(graph);
     CUDA_CHECK(code);
   }
-  ~CudaGraph() override { cudaGraphExecDestroy(exec_); }
+  ~CudaGraph() override {
+    if (!is_lost_) cudaGraphExecDestroy(exec_);
+  }
   cudaGraphExec_t exec() const { return exec_; }
 
  private:
+  const bool& is_lost_;
   cudaGraphExec_t exec_ = nullptr;
 };
 
@@ -80,6 +89,8 @@ class CudaRuntime final : public Runtime {
     cudaFree(blas_memory_);
     cudaEventDestroy(done_);
     for (const cudaEvent_t mark : marks_) cudaEventDestroy(mark);
+    for (const cudaEvent_t beat : beats_) cudaEventDestroy(beat);
+    for (const cudaEvent_t beat : spare_beats_) cudaEventDestroy(beat);
     cudaStreamDestroy(stream_);
   }
 
@@ -130,6 +141,7 @@ class CudaRuntime final : public Runtime {
   void copy_to_device(void* to, const void* from, int64_t bytes) override {
     bind();
     CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_));
+    if (++copies_since_beat_ == kCopiesOfABeat) add_beat();
   }
   void copy_to_host(void* to, const void* from, int64_t bytes) override {
     bind();
@@ -172,7 +184,7 @@ class CudaRuntime final : public Runtime {
       throw;
     }
     CUDA_CHECK(cudaStreamEndCapture(stream_, &graph));
-    return std::make_unique<CudaGraph>(graph);
+    return std::make_unique<CudaGraph>(graph, is_lost_);
   }
   void launch_graph(LaunchGraph& graph) override {
     bind();
@@ -181,7 +193,7 @@ class CudaRuntime final : public Runtime {
 
   void synchronize() override {
     bind();
-    CUDA_CHECK(cudaEventRecord(done_, stream_));
+    if (!is_lost_) CUDA_CHECK(cudaEventRecord(done_, stream_));
     wait(done_);
   }
   void mark(int slot) override {
@@ -199,11 +211,39 @@ class CudaRuntime final : public Runtime {
     is_blas_asked_ = true;
     return blas_ != nullptr;
   }
+  // Behind a copy, where no kernel overlaps with the one before it anyway.
+  void add_beat() {
+    cudaEvent_t beat = nullptr;
+    if (spare_beats_.empty()) {
+      CUDA_CHECK(cudaEventCreateWithFlags(&beat, cudaEventDisableTiming));
+    } else {
+      beat = spare_beats_.back();
+      spare_beats_.pop_back();
+    }
+    beats_.push_back(beat);
+    copies_since_beat_ = 0;
+    CUDA_CHECK(cudaEventRecord(beat, stream_));
+  }
+  // How many beats the card has come past since the start.
+  int64_t num_beats_done() {
+    while (!beats_.empty() && cudaEventQuery(beats_.front()) == cudaSuccess) {
+      spare_beats_.push_back(beats_.front());
+      beats_.pop_front();
+      ++num_beats_done_;
+    }
+    return num_beats_done_;
+  }
   void wait(cudaEvent_t event) {
+    if (is_lost_) throw DeviceError("the card was lost", /*is_sticky=*/true);
     const auto begin = std::chrono::steady_clock::now();
+    Patience patience(begin, num_beats_done_, kWatchdog);
     for (;;) {
       const cudaError_t code = cudaEventQuery(event);
-      if (code == cudaSuccess) return;
+      if (code == cudaSuccess) {
+        num_beats_done();
+        copies_since_beat_ = 0;
+        return;
+      }
       // Something that was enqueued has failed, and no call works any more.
       if (code != cudaErrorNotReady) {
         is_lost_ = true;
@@ -213,12 +253,12 @@ class CudaRuntime final : public Runtime {
           throw DeviceError(error.what(), /*is_sticky=*/true);
         }
       }
-      const auto waited = std::chrono::steady_clock::now() - begin;
-      if (waited > kWatchdog) {
+      const auto now = std::chrono::steady_clock::now();
+      if (patience.is_over(now, num_beats_done())) {
         is_lost_ = true;
-        throw DeviceError("the card has not finished its work for 10 s", /*is_sticky=*/true);
+        throw DeviceError("the card has finished nothing of its work for 10 s", /*is_sticky=*/true);
       }
-      if (waited < kSpin) {
+      if (now - begin < kSpin) {
         std::this_thread::yield();
       } else {
         std::this_thread::sleep_for(std::chrono::microseconds(100));
@@ -234,6 +274,10 @@ class CudaRuntime final : public Runtime {
   std::byte* blas_memory_ = nullptr;
   std::unique_ptr<Blas> blas_;
   bool is_blas_asked_ = false;
+  std::deque<cudaEvent_t> beats_;  // in the stream, the oldest in front
+  std::vector<cudaEvent_t> spare_beats_;
+  int copies_since_beat_ = 0;
+  int64_t num_beats_done_ = 0;
   bool is_lost_ = false;
 };
 

@@ -43,6 +43,8 @@ constexpr CodeName kCodes[] = {
     {209, "no code for this card", false},
     {214, "uncorrectable memory error", true},
     {220, "uncorrectable NVLink error", true},
+    {221, "the driver has no compiler for this card's code", false},
+    {222, "the driver is older than this program's code for the card", false},
     {226, "contained error", true},
     {700, "illegal address", true},
     {701, "the launch asks for too many resources", false},
