@@ -61,12 +61,13 @@ done
 command -v nvidia-smi >/dev/null || fail "there is no nvidia-smi, so no card"
 card=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)
 driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -1)
-readonly card driver limit
+# Of the tree that is here; a copy without its history has the one that was noted when it was packed.
+commit=$(git describe --always --dirty 2>/dev/null || cat "$pack/commit" 2>/dev/null || echo unknown)
+readonly card driver limit commit
 report=docs/measurements/$(tr 'A-Z ' 'a-z-' <<<"${card#NVIDIA }")-$(date +%F).md
 readonly report
 if [[ ! -f $report ]]; then
-  printf '# %s\n\nDriver %s, commit %s. Made by `tools/gpu_check.sh`.\n' "$card" "$driver" \
-    "$(cat "$pack/commit" 2>/dev/null || git describe --always --dirty 2>/dev/null || echo unknown)" >"$report"
+  printf '# %s\n\nDriver %s. Made by `tools/gpu_check.sh`; each section names its commit.\n' "$card" "$driver" >"$report"
 fi
 
 golden=${RESTKV_SHARED_DIR:-}
@@ -173,9 +174,9 @@ stage_schedule() { compare schedule "$build/bin/engine_bench" --stage schedule; 
 
 # A stage's section, at its old place or behind the others.
 write_section() {
-  flock "$results" python3 - "$report" "$1" "$2" "$3" "$4" <<'PYTHON'
+  flock "$results" python3 - "$report" "$1" "$2" "$3" "$4" "$commit" <<'PYTHON'
 import pathlib, re, sys
-report, stage, result, seconds, log = sys.argv[1:]
+report, stage, result, seconds, log, commit = sys.argv[1:]
 text = pathlib.Path(report).read_text()
 output = pathlib.Path(log).read_text(errors="replace").rstrip()
 # Tables go in as they are, of all else the end.
@@ -183,7 +184,7 @@ if stage in ("kernels", "decode", "prefill", "schedule") and result == "passed":
     body = output
 else:
     body = "```\n" + "\n".join(output.splitlines()[-25:]) + "\n```"
-section = f"## {stage}: {result}, {seconds} s\n\n{body}\n"
+section = f"## {stage}: {result}, {seconds} s, commit {commit}\n\n{body}\n"
 found = re.search(rf"^## {stage}: .*?(?=^## |\Z)", text, re.M | re.S)
 text = text[:found.start()] + section + "\n" + text[found.end():] if found else text.rstrip() + "\n\n" + section
 pathlib.Path(report).write_text(text.rstrip() + "\n")
