@@ -192,28 +192,44 @@ class EvictionCase {
   // computed by removing it.
   std::vector<std::vector<double>> expected(const ScoreSpec& spec, int32_t window_rows,
                                             bool in_output_space) const {
+    if (spec.kind == ScoreKind::kIndicatorQuery) return joined(spec, errors(spec, in_output_space));
     const int32_t group = shape_.heads / shape_.kv_heads;
-    std::vector<std::vector<double>> scores(static_cast<size_t>(shape_.kv_heads),
-                                            std::vector<double>(static_cast<size_t>(shape_.rows), 0.0));
+    std::vector<std::vector<double>> scores = no_scores();
     for (int32_t head = 0; head < shape_.heads; ++head) {
       const int32_t kv_head = head / group;
       const auto a = attention_of(head);
       for (int32_t j = 0; j < shape_.rows; ++j) {
-        const double e = spec.kind == ScoreKind::kAttention ? summed(a, j) / group
-                         : spec.kind == ScoreKind::kIndicatorQuery
-                             ? per_query(spec, a, head, kv_head, j, in_output_space)
-                             : smoothed(spec, a, head, kv_head, j, window_rows, in_output_space);
         double& s = scores[static_cast<size_t>(kv_head)][static_cast<size_t>(j)];
         if (spec.kind == ScoreKind::kAttention) {
-          s += e;
-        } else if (spec.group == GroupReduce::kRss) {
-          s = std::sqrt(s * s + e * e);
-        } else if (spec.group == GroupReduce::kMax) {
-          s = std::max(s, e);
+          s += summed(a, j) / group;
         } else {
-          s += e / group;
+          join(spec.group, smoothed(spec, a, head, kv_head, j, window_rows, in_output_space), s);
         }
       }
+    }
+    return scores;
+  }
+
+  // What the removal of each row does to each query that sees something: [H][N][queries]. All that takes long of
+  // kIndicatorQuery, and the same for every reduction.
+  using Errors = std::vector<std::vector<std::vector<double>>>;
+  Errors errors(const ScoreSpec& spec, bool in_output_space) const {
+    Errors list(static_cast<size_t>(shape_.heads));
+    for (int32_t head = 0; head < shape_.heads; ++head) {
+      const auto a = attention_of(head);
+      for (int32_t j = 0; j < shape_.rows; ++j) {
+        list[static_cast<size_t>(head)].push_back(
+            errors_of(spec, a, head, head / (shape_.heads / shape_.kv_heads), j, in_output_space));
+      }
+    }
+    return list;
+  }
+  // Over the queries, then over the group.
+  std::vector<std::vector<double>> joined(const ScoreSpec& spec, const Errors& errors) const {
+    std::vector<std::vector<double>> scores = no_scores();
+    for (size_t head = 0; head < errors.size(); ++head) {
+      auto& own = scores[head / static_cast<size_t>(shape_.heads / shape_.kv_heads)];
+      for (size_t j = 0; j < own.size(); ++j) join(spec.group, over_queries(spec, errors[head][j]), own[j]);
     }
     return scores;
   }
@@ -252,10 +268,19 @@ class EvictionCase {
   static bool is_blind(const std::vector<double>& a) {
     return std::all_of(a.begin(), a.end(), [](double x) { return x == 0.0; });
   }
-  double per_query(const ScoreSpec& spec, const std::vector<std::vector<double>>& a, int32_t head,
-                   int32_t kv_head, int32_t removed, bool in_output_space) const {
-    double result = 0.0;
-    int seen = 0;
+  std::vector<std::vector<double>> no_scores() const {
+    return {static_cast<size_t>(shape_.kv_heads), std::vector<double>(static_cast<size_t>(shape_.rows), 0.0)};
+  }
+  void join(GroupReduce reduce, double error, double& score) const {
+    switch (reduce) {
+      case GroupReduce::kRss: score = std::sqrt(score * score + error * error); break;
+      case GroupReduce::kMax: score = std::max(score, error); break;
+      case GroupReduce::kMean: score += error / (shape_.heads / shape_.kv_heads); break;
+    }
+  }
+  std::vector<double> errors_of(const ScoreSpec& spec, const std::vector<std::vector<double>>& a,
+                                int32_t head, int32_t kv_head, int32_t removed, bool in_output_space) const {
+    std::vector<double> list;
     for (const auto& weights : a) {
       if (is_blind(weights)) continue;
       double others = 0.0;
@@ -279,21 +304,30 @@ class EvictionCase {
       double e = a_j * std::pow(others, static_cast<double>(spec.tau) - 1.0) *
                  std::pow(norm(head, difference, in_output_space), static_cast<double>(spec.tau));
       if (spec.normalize) e /= norm(head, o, in_output_space);
+      list.push_back(e);
+    }
+    return list;
+  }
+  static double over_queries(const ScoreSpec& spec, const std::vector<double>& errors) {
+    if (errors.empty()) return 0.0;
+    double result = 0.0;
+    bool is_first = true;
+    for (const double e : errors) {
       switch (spec.reduce) {
         case QueryReduce::kRms: result += e * e; break;
         case QueryReduce::kMean: result += e; break;
         case QueryReduce::kMax: result = std::max(result, e); break;
         case QueryReduce::kEma:
-          result = seen == 0 ? e
-                             : static_cast<double>(spec.alpha) * e +
-                                   (1.0 - static_cast<double>(spec.alpha)) * result;
+          result = is_first ? e
+                            : static_cast<double>(spec.alpha) * e +
+                                  (1.0 - static_cast<double>(spec.alpha)) * result;
           break;
       }
-      ++seen;
+      is_first = false;
     }
-    if (seen == 0) return 0.0;
-    if (spec.reduce == QueryReduce::kRms) return std::sqrt(result / seen);
-    return spec.reduce == QueryReduce::kMean ? result / seen : result;
+    const auto count = static_cast<double>(errors.size());
+    if (spec.reduce == QueryReduce::kRms) return std::sqrt(result / count);
+    return spec.reduce == QueryReduce::kMean ? result / count : result;
   }
   double smoothed(const ScoreSpec& spec, const std::vector<std::vector<double>>& a, int32_t head,
                   int32_t kv_head, int32_t scored, int32_t window_rows, bool in_output_space) const {

@@ -67,19 +67,22 @@ TEST_P(Score, EveryKindAgreesWithTheFormulas) {
     if (shape.dim % device_op_cases()[GetParam()].head_dim_multiple != 0) continue;  // refused at load
     EvictionCase c(shape);
     c.store(*backend);
-    for (const QueryReduce reduce :
-         {QueryReduce::kRms, QueryReduce::kMax, QueryReduce::kEma, QueryReduce::kMean}) {
-      for (const GroupReduce group : {GroupReduce::kRss, GroupReduce::kMax, GroupReduce::kMean}) {
-        if (shape.dim > 64 && (reduce != QueryReduce::kRms || group != GroupReduce::kRss)) continue;  // slow
-        for (const bool projected : {true, false}) {
-          ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery, .reduce = reduce, .group = group};
-          SCOPED_TRACE(::testing::Message()
-                       << "rows " << shape.rows << " reduce " << static_cast<int>(reduce) << " group "
-                       << static_cast<int>(group) << " projected " << projected);
-          expect_close(run_score(*backend, c, spec, 0, projected), c.expected(spec, 0, projected), 2e-4);
-          spec.tau = 1.5f;
-          spec.normalize = true;
-          expect_close(run_score(*backend, c, spec, 0, projected), c.expected(spec, 0, projected), 2e-4);
+    for (const bool projected : {true, false}) {
+      for (const bool is_plain : {true, false}) {
+        ScoreSpec spec{
+            .kind = ScoreKind::kIndicatorQuery, .tau = is_plain ? 1.0f : 1.5f, .normalize = !is_plain};
+        const EvictionCase::Errors errors = c.errors(spec, projected);
+        for (const QueryReduce reduce :
+             {QueryReduce::kRms, QueryReduce::kMax, QueryReduce::kEma, QueryReduce::kMean}) {
+          for (const GroupReduce group : {GroupReduce::kRss, GroupReduce::kMax, GroupReduce::kMean}) {
+            if (shape.dim > 64 && (reduce != QueryReduce::kRms || group != GroupReduce::kRss)) continue;
+            SCOPED_TRACE(::testing::Message()
+                         << "rows " << shape.rows << " reduce " << static_cast<int>(reduce) << " group "
+                         << static_cast<int>(group) << " projected " << projected << " tau " << spec.tau);
+            spec.reduce = reduce;
+            spec.group = group;
+            expect_close(run_score(*backend, c, spec, 0, projected), c.joined(spec, errors), 2e-4);
+          }
         }
       }
     }
