@@ -147,7 +147,7 @@ int64_t Context::take_staging(int64_t bytes) {
 }
 
 Stream Context::ready() {
-  if (is_listing()) return {runtime_.stream().handle, &list_};
+  if (is_listing()) return {nullptr, &list_};
   send_staging();
   return runtime_.stream();
 }

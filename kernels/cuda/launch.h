@@ -35,7 +35,7 @@ void launch(void (*kernel)(Params), Grid grid, uint32_t block, uint32_t smem, St
 
 #else
 
-// A kernel of a list, when its turn comes.
+// A kernel, when its turn comes.
 template <class Params>
 void run_on_emulator(const KernelLaunch& launch, const void* params) {
   struct Call {
@@ -43,7 +43,6 @@ void run_on_emulator(const KernelLaunch& launch, const void* params) {
     const Params* params;
   } call = {reinterpret_cast<void (*)(Params)>(const_cast<void*>(launch.kernel)),
             static_cast<const Params*>(params)};
-  CUDA_CHECK(emulator::next_call_error());
   emulator::run_grid(
       {launch.grid.x, launch.grid.y, launch.grid.z}, launch.block, launch.smem,
       [](const void* c) __attribute__((no_sanitize("thread"))) {  // no access of the kernel
@@ -59,6 +58,7 @@ void launch(void (*kernel)(Params), Grid grid, uint32_t block, uint32_t smem, St
   const auto* function = reinterpret_cast<const void*>(kernel);
   if (stream.list != nullptr)
     return stream.list->add(function, grid, block, smem, params, run_on_emulator<Params>);
+  CUDA_CHECK(emulator::next_call_error());
   run_on_emulator<Params>({function, grid, block, smem, 0, sizeof params, nullptr}, &params);
 }
 

@@ -19,12 +19,14 @@ using testing::Collector;
 constexpr int kIllegalAddress = 700;  // the device is lost
 constexpr int kOutOfMemory = 2;
 
-EngineOptions emulated_options() {
+EngineOptions emulated_options(bool use_graphs = true) {
   EngineOptions options;
   options.max_model_len = 64;
   options.max_num_seqs = 2;
   options.max_num_batched_tokens = 16;
-  options.backend_maker = []() -> Result<std::unique_ptr<Backend>> { return make_emulated_backend(); };
+  options.backend_maker = [use_graphs]() -> Result<std::unique_ptr<Backend>> {
+    return make_emulated_backend({.use_graphs = use_graphs});
+  };
   return options;
 }
 
@@ -43,10 +45,10 @@ struct Outcome {
   Answer answer;
 };
 
-Outcome run(const std::shared_ptr<const Model>& model, int64_t k, int code) {
+Outcome run(const std::shared_ptr<const Model>& model, int64_t k, int code, bool use_graphs) {
   Outcome outcome;
   emulator::fail_call(k, code);
-  Result<std::unique_ptr<Engine>> engine = Engine::start(model, emulated_options());
+  Result<std::unique_ptr<Engine>> engine = Engine::start(model, emulated_options(use_graphs));
   outcome.started = engine.ok();
   if (engine.ok()) {
     Collector collector;
@@ -72,7 +74,7 @@ TEST(DeviceFailure, EveryCallMayFail) {
   testing::TinyShape shape;
   shape.layers = 1;
   const auto model = testing::make_tiny_model(shape);
-  const Outcome whole = run(model, 0, 0);
+  const Outcome whole = run(model, 0, 0, true);
   ASSERT_TRUE(whole.started);
   ASSERT_EQ(whole.answer.tokens.size(), 2u);
   int failed_starts = 0, failed_answers = 0, named_layers = 0;
@@ -81,13 +83,15 @@ TEST(DeviceFailure, EveryCallMayFail) {
 #else
   constexpr int64_t kStep = 1;
 #endif
-  for (const int code : {kIllegalAddress, kOutOfMemory}) {
+  // A graph is one call; without them each launch of a step is one.
+  for (const auto& [code, use_graphs] :
+       {std::pair{kIllegalAddress, true}, {kIllegalAddress, false}, {kOutOfMemory, true}}) {
     bool saw_failure = true;
     // An error that the device survives takes the same way up: fewer calls tell as much.
     const int64_t step = code == kIllegalAddress ? kStep : 5 * kStep;
     for (int64_t k = 1; saw_failure; k += step) {
       ASSERT_LT(k, 2000) << "a run of so few tokens does not make so many calls";
-      const Outcome outcome = run(model, k, code);
+      const Outcome outcome = run(model, k, code, use_graphs);
       saw_failure = !outcome.started || !outcome.answer.error.ok();
       if (!outcome.started) {
         ++failed_starts;

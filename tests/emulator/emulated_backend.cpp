@@ -6,11 +6,15 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <set>
+#include <span>
+#include <utility>
 #include <vector>
 
+#include "emulator/device_queue.h"
 #include "emulator/emulator.h"
 #include "kernels/base/check.h"
 #include "kernels/base/device_error.h"
@@ -25,8 +29,8 @@ constexpr int kPoison = 0xFF;
 
 class EmulatedGraph final : public LaunchGraph {
  public:
-  explicit EmulatedGraph(LaunchList launches) : list(std::move(launches)) {}
-  const LaunchList list;
+  explicit EmulatedGraph(const LaunchList& launches) : list(std::make_shared<const LaunchList>(launches)) {}
+  const std::shared_ptr<const LaunchList> list;  // a launch in flight needs it after the graph is gone
 };
 
 float value_at(const void* data, DType type, int64_t i) {
@@ -38,7 +42,8 @@ float value_at(const void* data, DType type, int64_t i) {
 class EmulatedRuntime final : public Runtime {
  public:
   explicit EmulatedRuntime(const EmulatedOptions& options)
-      : left_(options.memory_bytes),
+      : queue_(emulator::options().timing, emulator::options().timing_seed),
+        left_(options.memory_bytes),
         has_library_(options.has_library),
         refuses_graphs_(options.refuses_graphs),
         refuses_launches_(options.refuses_launches),
@@ -51,7 +56,12 @@ class EmulatedRuntime final : public Runtime {
   }
 
   const DeviceLimits& limits() const override { return limits_; }
-  Stream stream() const override { return nullptr; }
+  // Asked for before each launch: those that wait for their turn gather in a list.
+  Stream stream() const override {
+    if (!queue_.is_lazy()) return nullptr;
+    CUDA_CHECK(emulator::next_call_error());
+    return {nullptr, &launches_};
+  }
   int64_t free_bytes() override {
     CUDA_CHECK(emulator::next_call_error());
     return left_;
@@ -76,6 +86,7 @@ class EmulatedRuntime final : public Runtime {
     return memory;
   }
   void release(std::byte* memory) override {
+    finish();
     const std::lock_guard lock(mutex_);
     const auto size = sizes_.find(memory);
     if (size == sizes_.end()) return;
@@ -100,10 +111,12 @@ class EmulatedRuntime final : public Runtime {
   std::byte* allocate_host(int64_t bytes) override {
     CUDA_CHECK(emulator::next_call_error());
     auto* memory = static_cast<std::byte*>(std::malloc(static_cast<size_t>(bytes)));
+    std::memset(memory, kPoison, static_cast<size_t>(bytes));
     page_locked_[memory] = bytes;
     return memory;
   }
   void release_host(std::byte* memory) override {
+    finish();
     page_locked_.erase(memory);
     std::free(memory);
   }
@@ -111,13 +124,16 @@ class EmulatedRuntime final : public Runtime {
   void copy_to_device(void* to, const void* from, int64_t bytes) override {
     CUDA_CHECK(emulator::next_call_error());
     const auto* begin = static_cast<const std::byte*>(from);
-    if (is_page_locked(begin)) in_flight_.push_back({begin, {begin, begin + bytes}, kNumMarks});
-    std::memcpy(to, from, static_cast<size_t>(bytes));
+    std::vector<std::byte> values(begin, begin + bytes);
+    if (!is_page_locked(begin)) {  // read at once, as on a card
+      return enqueue([to, values = std::move(values)] { std::memcpy(to, values.data(), values.size()); });
+    }
+    in_flight_.push_back({begin, std::move(values), kNumMarks});
+    enqueue([=] { std::memcpy(to, from, static_cast<size_t>(bytes)); });
   }
   void copy_to_host(void* to, const void* from, int64_t bytes) override {
     CUDA_CHECK(emulator::next_call_error());
-    land([](const Copy&) { return true; });  // what was enqueued before has run
-    std::memcpy(to, from, static_cast<size_t>(bytes));
+    enqueue([=] { std::memcpy(to, from, static_cast<size_t>(bytes)); });
   }
   void fill_zero(void* to, int64_t bytes) override {
     CUDA_CHECK(emulator::next_call_error());
@@ -127,21 +143,26 @@ class EmulatedRuntime final : public Runtime {
       auto* memory = static_cast<std::byte*>(to);
       if (fresh_.erase(memory) > 0 && sizes_[memory] == bytes) return;
     }
-    std::memset(to, 0, static_cast<size_t>(bytes));
+    enqueue([=] { std::memset(to, 0, static_cast<size_t>(bytes)); });
   }
   void synchronize() override {
     CUDA_CHECK(emulator::next_call_error());
     if (counts_) ++counts_->waits;
+    finish();
     land([](const Copy&) { return true; });
   }
   void mark(int slot) override {
     CUDA_CHECK(emulator::next_call_error());
+    collect();
+    queue_.mark(slot);
     for (Copy& copy : in_flight_)
       if (copy.slot == kNumMarks) copy.slot = slot;
   }
   void wait_for(int slot) override {
     CUDA_CHECK(emulator::next_call_error());
     if (counts_) ++counts_->waits;
+    collect();
+    queue_.wait_for(slot);
     land([slot](const Copy& copy) { return copy.slot == slot; });
   }
 
@@ -150,13 +171,26 @@ class EmulatedRuntime final : public Runtime {
     if (stream.list != nullptr) {
       stream.list->add(product);
     } else {
+      CUDA_CHECK(emulator::next_call_error());
       run(product);
     }
     return true;
   }
   void launch_all(const LaunchList& list) override {
     if (counts_) ++counts_->piecewise;
-    run(list);
+    size_t count = 0;  // that were launched
+    const auto send = [&] { enqueue([this, list, count] { run(list, count); }); };
+    try {
+      for (const LaunchList::Item& item : list.items()) {
+        const OpScope scope(item.op);
+        CUDA_CHECK(emulator::next_call_error());
+        ++count;
+      }
+    } catch (const DeviceError&) {
+      send();
+      throw;
+    }
+    send();
   }
   std::unique_ptr<LaunchGraph> make_graph(const LaunchList& list) override {
     if (refuses_graphs_) throw DeviceError("no graphs here", /*is_sticky=*/false);
@@ -167,7 +201,7 @@ class EmulatedRuntime final : public Runtime {
     CUDA_CHECK(emulator::next_call_error());
     if (refuses_launches_) throw DeviceError("no memory for it", /*is_sticky=*/false);
     if (counts_) ++counts_->launched;
-    run(static_cast<EmulatedGraph&>(graph).list);
+    enqueue([this, list = static_cast<EmulatedGraph&>(graph).list] { run(*list, list->items().size()); });
   }
 
  private:
@@ -195,14 +229,28 @@ class EmulatedRuntime final : public Runtime {
     std::erase_if(in_flight_, which);
   }
 
+  // Launches that no list of the caller holds take their place among the rest.
+  void collect() {
+    if (launches_.empty()) return;
+    queue_.add([this, list = std::exchange(launches_, {})] { run(list, list.items().size()); });
+  }
+  void enqueue(std::function<void()> work) {
+    collect();
+    queue_.add(std::move(work));
+  }
+  void finish() {
+    collect();
+    queue_.wait();
+  }
+
   // Zeros that become memory where they are written.
   static std::byte* address_space(int64_t bytes) {
     void* memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
   }
-  void run(const LaunchList& list) {
-    for (const LaunchList::Item& item : list.items()) {
+  void run(const LaunchList& list, size_t count) {
+    for (const LaunchList::Item& item : std::span(list.items()).first(count)) {
       const OpScope scope(item.op);
       if (item.is_product) {
         run(item.product);
@@ -212,7 +260,6 @@ class EmulatedRuntime final : public Runtime {
     }
   }
   void run(const Product& p) {
-    CUDA_CHECK(emulator::next_call_error());
     if (counts_) ++counts_->products;
     for (int64_t t = 0; t < p.rows; ++t) {
       for (int64_t n = 0; n < p.num; ++n) {
@@ -230,6 +277,8 @@ class EmulatedRuntime final : public Runtime {
     }
   }
 
+  emulator::DeviceQueue queue_;
+  mutable LaunchList launches_;
   DeviceLimits limits_;
   mutable std::mutex mutex_;
   int64_t left_;

@@ -1,5 +1,5 @@
-// The host as a device: malloc for its memory, memcpy for its copies, kernels at their launch. make_emulated_backend() is
-// CudaBackend with all its kernels on it.
+// The host as a device: malloc for its memory, memcpy for its copies, the emulator for its kernels, all of it done when
+// emulator::Options::timing says. make_emulated_backend() is CudaBackend with all its kernels on it.
 #pragma once
 
 #include <atomic>

@@ -3,6 +3,7 @@
 
 #include "engine/device.h"
 #include "engine/engine_core.h"
+#include "engine/group_run.h"
 #include "kernels/base/float16.h"
 #include "tests/emulator/emulated_backend.h"
 #include "tests/engine/answer_collector.h"
@@ -252,6 +253,41 @@ TEST(EmulatedEngine, UnitsOfATurnAreWaitedForTogether) {
     EXPECT_TRUE(single.answers[i][0] == together.answers[i][0]) << i;
     EXPECT_EQ(single.answers[i][0].counters.cache.evicted, together.answers[i][0].counters.cache.evicted)
         << i;
+  }
+}
+
+// Who evaluates looks at logits, which a device has in its own memory: it gets those of the CPU, on the host.
+TEST(EmulatedEngine, EvaluationSeesLogitsOnTheHost) {
+  testing::TinyShape shape;
+  shape.layers = 1;
+  const auto model = make_tiny_model(shape);
+  const std::vector<CacheSettings> settings(2, CacheSettings::full());
+  GroupText text = {.prompt = {5, 6, 7, 8}, .forced = {9, 10, 11}, .max_tokens = 1};
+  std::vector<std::vector<float>> seen[2];  // on the CPU, on the device
+  for (const bool on_device : {false, true}) {
+    EngineOptions options = emulated_options(0);
+    const Backend* device = nullptr;
+    options.backend_maker = [&device]() -> Result<std::unique_ptr<Backend>> {
+      auto backend = make_emulated_backend({.page_slots = 16});
+      device = backend.get();
+      return std::unique_ptr<Backend>(std::move(backend));
+    };
+    if (!on_device) options.backend_maker = nullptr;
+    options.device = "cpu";
+    const auto runner = GroupRunner::make(model, options, 2);
+    ASSERT_TRUE(runner.ok()) << runner.status().message();
+    const auto outcomes = (*runner)->run(text, settings, [&](int32_t num_forced, const float* logits) {
+      EXPECT_EQ(seen[on_device].size() + 1, static_cast<size_t>(num_forced));
+      ASSERT_FALSE(device != nullptr && device->is_own_address(logits));
+      seen[on_device].emplace_back(logits, logits + 2 * model->config.vocab_size);
+    });
+    ASSERT_TRUE(outcomes.ok()) << outcomes.status().message();
+  }
+  ASSERT_EQ(seen[0].size(), 3u);
+  ASSERT_EQ(seen[1].size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    for (size_t j = 0; j < seen[0][i].size(); ++j)
+      EXPECT_NEAR(seen[1][i][j], seen[0][i][j], 1e-3f) << i << " " << j;
   }
 }
 

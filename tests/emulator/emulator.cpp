@@ -217,6 +217,19 @@ Options options_from_environment() {
                           std::string(text));
     }
   }
+  if (const char* timing = std::getenv("RESTKV_EMULATOR_TIMING")) {
+    const std::string_view text = timing;
+    if (text == "at_once") {
+      options.timing = Timing::kAtOnce;
+    } else if (text == "late") {
+      options.timing = Timing::kLate;
+    } else if (text.starts_with("mixed:")) {
+      options.timing = Timing::kMixed;
+      options.timing_seed = std::strtoull(text.substr(6).data(), nullptr, 10);
+    } else {
+      throw EmulatorError("RESTKV_EMULATOR_TIMING is at_once, late or mixed:SEED, not " + std::string(text));
+    }
+  }
   if (const char* poison = std::getenv("RESTKV_EMULATOR_POISON"))
     options.poison = static_cast<uint8_t>(std::strtoul(poison, nullptr, 0));
   return options;

@@ -22,15 +22,25 @@ enum class Order : uint8_t {
   kShuffled,  // blocks in random order; whichever thread can run, drawn anew in each pass
 };
 
+// When the emulated device (emulated_backend.h) does what it was given: a card may at once, at the last moment or any time in
+// between, and the host must be right in every case.
+enum class Timing : uint8_t {
+  kAtOnce,
+  kLate,   // when it is waited for, and no more than what is waited for
+  kMixed,  // by turns at once, late and some of it, drawn at each wait
+};
+
 struct Options {
   Order order = Order::kForward;
   uint64_t seed = 1;  // of kShuffled
+  Timing timing = Timing::kMixed;
+  uint64_t timing_seed = 1;  // of kMixed
   uint8_t poison =
       0xFF;  // byte that shared memory and targets of copies in flight are filled with: 0xFF NaN, -1
   uint32_t max_shared_bytes = 163u << 10;  // of a block; what sm_80 has
 };
 // Of this thread; read at each launch. The environment sets the first values: RESTKV_EMULATOR_ORDER
-// = forward | reverse | shuffled:SEED, RESTKV_EMULATOR_POISON = 0xFF.
+// = forward | reverse | shuffled:SEED, RESTKV_EMULATOR_TIMING = at_once | late | mixed:SEED, RESTKV_EMULATOR_POISON = 0xFF.
 Options& options();
 
 // What launches of this thread did so far.

@@ -2,18 +2,25 @@
 // Kernels of this file are written as in kernels/cuda; those that are wrong say so.
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include <random>
+#include <set>
 #include <vector>
 
+#include "emulator/device_queue.h"
 #include "kernels/base/device_error.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/patience.h"
 #include "kernels/cuda/tile.h"
 
 namespace restkv::cuda {
 namespace {
 
+using emulator::DeviceQueue;
 using emulator::EmulatorError;
 using emulator::Order;
+using emulator::Timing;
 
 class Emulator : public testing::TestWithParam<Order> {
  protected:
@@ -393,6 +400,62 @@ struct BlockRaceParams {
 // Wrong: the last block to write wins.
 __global__ void __launch_bounds__(32) block_race_kernel(const __grid_constant__ BlockRaceParams p) {
   if (threadIdx.x == 0) *p.value = static_cast<float>(blockIdx.x);
+}
+
+// What was added is done in order and once: at once, no sooner than it is waited for, or anywhere in between.
+TEST(DeviceQueue, DoesItsWorkInOrderWhenItIsTime) {
+  for (const Timing timing : {Timing::kAtOnce, Timing::kLate, Timing::kMixed}) {
+    std::set<size_t>
+        seen;  // how much was done, of what was added before a mark and behind it, when it was waited for
+    for (uint64_t seed = 0; seed < 60; ++seed) {
+      DeviceQueue queue(timing, seed);
+      std::vector<int> done;
+      const auto add = [&](int number) { queue.add([&done, number] { done.push_back(number); }); };
+      queue.wait_for(0);  // none stands anywhere
+      for (int i = 0; i < 4; ++i) add(i);
+      queue.mark(1);
+      for (int i = 4; i < 8; ++i) add(i);
+      if (timing == Timing::kLate) {
+        EXPECT_TRUE(done.empty());
+      }
+      queue.wait_for(1);
+      EXPECT_GE(done.size(), 4u);
+      seen.insert(done.size());
+      queue.wait();
+      EXPECT_EQ(done, (std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7}));
+    }
+    const std::set<size_t> some = {4, 5, 6, 7, 8};
+    EXPECT_EQ(seen, timing == Timing::kMixed    ? some
+                    : timing == Timing::kAtOnce ? std::set<size_t>{8}
+                                                : std::set<size_t>{4});
+  }
+}
+
+// Work that throws is not done again, and the work behind it is.
+TEST(DeviceQueue, AFailureIsSeenWhereItIsWaitedFor) {
+  DeviceQueue queue(Timing::kLate, 1);
+  int done = 0;
+  queue.add([&] { ++done; });
+  queue.add([] { throw DeviceError("it failed", false); });
+  queue.add([&] { ++done; });
+  EXPECT_THROW(queue.wait(), DeviceError);
+  EXPECT_EQ(done, 1);
+  queue.wait();
+  EXPECT_EQ(done, 2);
+}
+
+// A card that has much to do is not one that hangs.
+TEST(Patience, EndsWhereNothingIsFinished) {
+  using std::chrono::seconds;
+  const cuda::Patience::Time start{};
+  cuda::Patience patience(start, 5, seconds(10));
+  EXPECT_FALSE(patience.is_over(start + seconds(9), 5));
+  EXPECT_FALSE(patience.is_over(start + seconds(12), 6)) << "it came past a beat";
+  EXPECT_FALSE(patience.is_over(start + seconds(21), 6));
+  EXPECT_FALSE(patience.is_over(start + seconds(100), 9));
+  EXPECT_TRUE(patience.is_over(start + seconds(111), 9));
+  cuda::Patience hung(start, 0, seconds(10));
+  EXPECT_TRUE(hung.is_over(start + seconds(11), 0));
 }
 
 TEST(EmulatorOrders, ARaceOfBlocksGivesDifferentAnswers) {

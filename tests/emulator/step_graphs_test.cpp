@@ -77,6 +77,7 @@ Outcome decode(bool use_graphs, bool is_deterministic, bool refuses_launches = f
   }
   Outcome outcome;
   const PagedCacheView& cache = executor.cache().view();
+  backend->synchronize();
   outcome.pages.resize(static_cast<size_t>(executor.pool().total() * cache.page_bytes));
   std::memcpy(outcome.pages.data(), cache.pool, outcome.pages.size());
   for (Sequence& sequence : sequences) {
