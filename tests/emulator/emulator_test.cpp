@@ -405,9 +405,8 @@ __global__ void __launch_bounds__(32) block_race_kernel(const __grid_constant__ 
 // What was added is done in order and once: at once, no sooner than it is waited for, or anywhere in between.
 TEST(DeviceQueue, DoesItsWorkInOrderWhenItIsTime) {
   for (const Timing timing : {Timing::kAtOnce, Timing::kLate, Timing::kMixed}) {
-    std::set<size_t>
-        seen;  // how much was done, of what was added before a mark and behind it, when it was waited for
-    for (uint64_t seed = 0; seed < 60; ++seed) {
+    std::set<size_t> seen;  // how much was done when what stands before a mark was waited for
+    for (uint64_t seed = 0; seed < 400; ++seed) {
       DeviceQueue queue(timing, seed);
       std::vector<int> done;
       const auto add = [&](int number) { queue.add([&done, number] { done.push_back(number); }); };
