@@ -39,9 +39,14 @@ struct BackendCase {
 inline constexpr int64_t kEmulatedBytes = int64_t{64}
                                           << 30;  // address space; only what is touched becomes memory
 
-// A card's backend in f32, as a column; the process has opened it before.
+// A card's backend in f32, as a column; the process has opened it before. As small as the emulated one: each test opens its own, and
+// page-locked memory takes long to get.
 inline std::unique_ptr<Backend> open_test_card(bool is_deterministic, DType type = DType::kF32) {
-  auto card = cuda::open_card(0, {.type = type, .is_deterministic = is_deterministic});
+  constexpr int64_t kMiB = int64_t{1} << 20;
+  auto card = cuda::open_card(0, {.type = type,
+                                  .workspace_bytes = 32 * kMiB,
+                                  .staging_bytes = 8 * kMiB,
+                                  .is_deterministic = is_deterministic});
   CHECK(card.ok()) << card.status().message();
   return with_host_memory(std::move(*card), /*keeps_memory=*/true);
 }
