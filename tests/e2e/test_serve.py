@@ -264,7 +264,7 @@ def test_little_address_space(stories_model):
     command = [BINARY, "serve", stories_model, "--port", port, "--no-grpc", "--threads", 1]
     process = start_raw(command, port, preexec_fn=with_limit(resource.RLIMIT_AS, 2 << 30))
     answers_and_ends(process, port)
-    for size, said in ((200 << 20, "0 MiB are left"), (140 << 20, "no memory for")):
+    for size, said in ((200 << 20, "0 MiB are left"), (140 << 20, "no memory is left for the work space")):
         done = subprocess.run(list(map(str, command)), env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
                               preexec_fn=with_limit(resource.RLIMIT_AS, size))
         assert done.returncode == 1 and said in done.stderr, (size, done.returncode, done.stderr)
