@@ -389,7 +389,8 @@ TEST(Engine, PlanRefusesWhatDoesNotFitAndSaysWhatToChange) {
   options.memory_fraction = 1e-6;
   const Result<MemoryPlan> nothing = plan_memory(*model, options);
   ASSERT_FALSE(nothing.ok());
-  EXPECT_NE(nothing.status().message().find("left; raise --memory-fraction"), std::string::npos)
+  EXPECT_NE(nothing.status().message().find("left; lower --max-model-len, raise --memory-fraction"),
+            std::string::npos)
       << nothing.status().message();
   // A little is missing.
   double too_little = options.memory_fraction, enough = 0.5;
