@@ -9,7 +9,7 @@
 //                 unpack2<T>(uint32_t) -> float2, T = bf16 | f16, low half = lower address; bits_to_f32, f32_to_bits
 //   memory        load_vector<V>(const void*), store_vector(void*, V): aligned 4, 8 or 16 bytes
 //                 load_streamed(const void*) -> uint4: 16 bytes of global memory that no kernel writes meanwhile, past L1
-//   math          exp2_approx(x), log2_approx(x), rsqrt_exact(x), fma_rn(a, b, c), leading_zeros, count_bits (uint32); the standard library's others
+//   math          exp2_approx(x), log2_approx(x), divide_approx(a, b): b at most 2^126; rsqrt_exact(x), fma_rn(a, b, c), leading_zeros, count_bits (uint32); the standard library's others
 //   shared        T* shared_memory<T>(): the block's dynamic shared memory, 128-byte aligned, contents undefined
 //   launch        wait_for_previous(): once in every kernel, at its beginning; what earlier kernels wrote is there after it. Before
 //                 it stand at most calls of prefetch_*() of the same file, each with a comment "Before the wait: ..." that names

@@ -142,6 +142,7 @@ inline uint32_t leading_zeros(uint32_t v) { return static_cast<uint32_t>(std::co
 inline uint32_t count_bits(uint32_t v) { return static_cast<uint32_t>(std::popcount(v)); }
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float log2_approx(float x) { return std::log2(x); }
+inline float divide_approx(float a, float b) { return a / b; }
 inline float rsqrt_exact(float x) { return 1.0f / std::sqrt(x); }
 inline float fma_rn(float a, float b, float c) { return std::fma(a, b, c); }
 using std::fabs, std::fmax, std::fmin, std::log, std::exp;

@@ -45,9 +45,7 @@ class EvictionCase {
     const auto rows = static_cast<size_t>(c.rows), kv = static_cast<size_t>(c.kv_heads * c.dim);
     fill(k, rows * kv, 1.0f);
     fill(v, rows * kv, 1.0f);
-    for (std::vector<float>* x : {&k, &v}) {
-      for (float& value : *x) value = rounded(value);
-    }
+    round_rows();
     fill(q, static_cast<size_t>(c.queries * c.heads * c.dim), c.logit_scale);
     round_queries();
     fill(w_o, static_cast<size_t>(c.model_dim * c.heads * c.dim), 0.3f);
@@ -111,9 +109,11 @@ class EvictionCase {
     }
     return s;
   }
-  // After a change of k.
-  void round_keys() {
-    for (float& x : k) x = rounded(x);
+  // After a change of k or v.
+  void round_rows() {
+    for (std::vector<float>* x : {&k, &v}) {
+      for (float& value : *x) value = rounded(value);
+    }
   }
   // After a change of q.
   void round_queries() {

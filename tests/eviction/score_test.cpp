@@ -169,7 +169,7 @@ TEST_P(Score, ManyRows) {
         if (t != 0) c.k[static_cast<size_t>(2200 * 8 + d)] += 2.0f * q;
       }
     }
-    c.round_keys();
+    c.round_rows();
     c.store(*backend);
     for (const ScoreKind kind :
          {ScoreKind::kIndicatorQuery, ScoreKind::kIndicatorAfter, ScoreKind::kAttention}) {
