@@ -21,8 +21,9 @@ __device__ __forceinline__ uint32_t quad_shift(const uint32_t* row) {
   return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row) >> 2) & 3u;
 }
 
-// to[i] = map(i, from[i]) for i < size; `from` and `to` are the same row or lie apart.
-template <class Map>
+// to[i] = map(i, from[i]) for i < size; `from` and `to` are the same row or lie apart. A map that needs many registers has
+// fewer loads in flight.
+template <uint32_t kLoads = kLoadsInFlight, class Map>
 __device__ __forceinline__ void map_row(const uint32_t* from, uint32_t* to, uint32_t size, PassGroup group,
                                         Map map) {
   const uint32_t shift = quad_shift(from);
@@ -31,15 +32,15 @@ __device__ __forceinline__ void map_row(const uint32_t* from, uint32_t* to, uint
   const auto one = [&](uint32_t i) { store_vector(to + i, map(i, load_vector<uint32_t>(from + i))); };
   if (shift > 0 && group.index == 0)
     for (uint32_t i = 0; i < 4 - shift && i < size; ++i) one(i);
-  for (uint32_t begin = group.index; begin < last; begin += kLoadsInFlight * group.size) {
-    uint4 values[kLoadsInFlight] = {};
+  for (uint32_t begin = group.index; begin < last; begin += kLoads * group.size) {
+    uint4 values[kLoads] = {};
 #pragma unroll
-    for (uint32_t u = 0; u < kLoadsInFlight; ++u) {
+    for (uint32_t u = 0; u < kLoads; ++u) {
       const uint32_t q = begin + u * group.size;
       if (q >= first && q < last) values[u] = load_vector<uint4>(from + (4 * q - shift));
     }
 #pragma unroll
-    for (uint32_t u = 0; u < kLoadsInFlight; ++u) {
+    for (uint32_t u = 0; u < kLoads; ++u) {
       const uint32_t q = begin + u * group.size;
       if (q < first || q >= last) continue;
       const uint32_t i = 4 * q - shift;

@@ -1,10 +1,18 @@
 // One token for each row of logits [B, V]: bias, allowed, banned -> penalties -> temperature -> min-p -> top-k -> top-p -> draw
 // (temperature_last: top-k -> top-p -> min-p -> temperature -> draw), with the CPU's order, ties and generator (kernels/cpu/sampler.cpp).
-// A block of 1024 threads owns a row; its passes over V (row_pass.h) are bound by the L2: one for greedy, at most six for
-// top-p. Tokens are ordered by weight = exp((logit - max) / temperature) in (0, 1] and id, and cut in that order (sample_cut.h).
-// Sums of weights are integers, units of 2^-40, so a draw depends on nothing but its row.
+// Tokens are ordered by weight = exp((logit - max) / temperature) in (0, 1] and id, and cut in that order (sample_cut.h). Sums
+// of weights are integers, units of 2^-40, so a draw depends on nothing but its row, and not on how that is cut.
+// Grid: (row, share of it): blocks of 1024 threads, as many as the card runs at once. The last block of a row to arrive goes on alone:
+//   sample_best      masks, penalties; largest logit, NaN       last: what is not drawn is done
+//   sample_weigh     weights; units or tokens by weight's bin   last: the bin of the cut; without a cut the token
+//   sample_draw      units of what is above it; lists what      last: the rest of the cut among those, the token
+//                    is in that bin
+//   sample_logprobs  one block a row
+// A launch that no row needs is left out: one for greedy, three for top-p. Each is one pass over V, bound by the L2 where blocks are
+// many and by arithmetic where they are few (best 14 instructions a logit, weigh some 60, draw some 50). The one that goes on alone
+// sees the undecided only, as a rule hundreds or some thousands of 128k; all of the row if they are more than the list takes.
 // Shared memory 9 KiB.
-// Occupancy: sample_kernel 1024 x 1.
+// Occupancy: sample_best_kernel 1024 x 1, sample_weigh_kernel 1024 x 1, sample_draw_kernel 1024 x 1, sample_logprobs_kernel 1024 x 1.
 #include <algorithm>
 #include <vector>
 
@@ -15,41 +23,26 @@
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/sample_cut.h"
+#include "kernels/cuda/sample_logits.h"
+#include "kernels/cuda/sample_row.h"
 
 namespace restkv::cuda {
 namespace {
 
 constexpr uint32_t kThreads = kSampleThreads;
-constexpr float kInfinity = __builtin_huge_valf();
+constexpr uint32_t kMinShare = 4096;                    // tokens of a block: one load of a thread
+constexpr uint32_t kMostBlocks = kBins / kSampleWarps;  // of a row, so that there is a bin for each part
 
-struct DeviceBias {
-  int32_t token;
-  float bias;
+// What the launches of a row hand on.
+struct RowState {
+  uint64_t wanted;  // tokens or units, from the bin of the cut on; 0: the first cut cuts nothing
+  float max;        // of what is drawn from; NaN: the token is there
+  float plain_max;  // before penalties
+  uint32_t first, certain, num_listed;  // Undecided
+  int32_t token;                        // -1: a NaN, or no finite logit
 };
-
-struct DeviceResult {
-  int32_t token, is_nan, rank, num_top;
-  float logprob;
-};
-struct DeviceTop {
-  int32_t token;
-  float logprob;
-};
-
-struct DeviceRow {
-  float temperature, top_p, min_p, presence, frequency, repetition;
-  int32_t top_k, num_logprobs, forced;
-  double uniform;  // in [0, 1)
-  const DeviceBias* biases;
-  const int32_t* allowed;
-  const int32_t* banned;
-  const uint64_t* prompt_tokens;  // [ceil(V/64)] or null
-  const uint16_t* counts;         // [V] or null
-  DeviceResult* result;           // memory of the host, as `top` [num_logprobs]
-  DeviceTop* top;
-  int32_t num_biases, num_allowed, num_banned;
-  int32_t has_penalties;
-  int32_t temperature_last;
+struct RowKeys {
+  uint64_t plain, best;  // before and after penalties
 };
 
 struct SampleParams {
@@ -58,234 +51,248 @@ struct SampleParams {
   const DeviceRow* rows;    // [B]
   const int32_t* num_rows;  // B; rows behind them are nobody's
   int32_t* drawn;           // [B] or null
+  RowState* states;         // [B]
+  RowKeys* keys;            // [B, blocks]
+  uint64_t* sums;           // [B, kBins] of weights' bins, then of parts
+  uint64_t* listed;         // [B, num_listed] weight << 32 | id
+  uint32_t* arrived;        // [B] blocks that are done; 0 between launches
   int64_t stride;
+  int64_t num_listed;  // min(V, kMostListed)
   int32_t vocab;
   int32_t first_row;  // of this launch
 };
 
-static_assert(fits_multiprocessor(sizeof(CutShared), 1));
+static_assert(fits_multiprocessor(sizeof(SampleShared), 1));
 
-__device__ __forceinline__ PassGroup whole_block() { return {threadIdx.x, kThreads}; }
-__device__ __forceinline__ const uint32_t* bits_of(const float* row) {
-  return reinterpret_cast<const uint32_t*>(row);
+__device__ __forceinline__ bool is_nobodys(const SampleParams& p) {
+  return p.first_row + static_cast<int32_t>(blockIdx.x) >= *p.num_rows;
 }
-__device__ __forceinline__ uint32_t* bits_of(float* row) { return reinterpret_cast<uint32_t*>(row); }
+__device__ __forceinline__ uint32_t* weights_of(const SampleParams& p) {
+  return bits_of(p.logits + blockIdx.x * p.stride);
+}
+__device__ __forceinline__ uint64_t* sums_of(const SampleParams& p) {
+  return p.sums + int64_t{blockIdx.x} * kBins;
+}
+__device__ __forceinline__ uint32_t own_part_idx() { return blockIdx.y * kSampleWarps + warp_idx(); }
 
-// Keys rise with (logit, then lower id). None is 0; -0 counts as 0.
-__device__ __forceinline__ uint64_t key_of(float logit, uint32_t token) {
-  const uint32_t bits = f32_to_bits(logit + 0.0f);
-  const uint32_t ordered = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-  return uint64_t{ordered} << 32 | (0xFFFFFFFFu - token);
-}
-__device__ __forceinline__ uint32_t token_of(uint64_t key) {
-  return 0xFFFFFFFFu - static_cast<uint32_t>(key);
-}
-__device__ __forceinline__ float logit_of(uint64_t key) {
-  const auto ordered = static_cast<uint32_t>(key >> 32);
-  return bits_to_f32((ordered & 0x80000000u) != 0 ? ordered & 0x7FFFFFFFu : ~ordered);
-}
-
-// The largest logit, the lowest id among equals; NaN if any is NaN.
-struct Best {
-  float logit;
-  uint32_t token;
-  __device__ __forceinline__ bool is_finite() const { return logit < kInfinity && logit > -kInfinity; }
-};
-__device__ __forceinline__ Best row_best(const float* logits, uint32_t vocab, CutShared& shared) {
-  Best best{-kInfinity, kNoToken};
-  bool has_nan = false;
-  visit_row(bits_of(logits), vocab, whole_block(), [&](uint32_t i, uint32_t bits) {
-    const float x = bits_to_f32(bits);
-    has_nan |= x != x;
-    if (x > best.logit) best = {x, i};  // ids rise
-  });
-  const uint64_t key =
-      block_reduce(has_nan ? ~uint64_t{0} : key_of(best.logit, best.token), Max{}, shared.sums);
-  if (key == ~uint64_t{0}) return {bits_to_f32(0x7FC00000u), kNoToken};
-  return {logit_of(key), token_of(key)};
-}
-
-__device__ __forceinline__ void apply_masks(float* logits, float* original, int32_t vocab,
-                                            const DeviceRow& row) {
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.num_biases; i += static_cast<int32_t>(kThreads))
-    logits[row.biases[i].token] += row.biases[i].bias;  // each token once
+// Whether this is the block of the row that has the writes of all others before it.
+__device__ __forceinline__ bool is_last_block(const SampleParams& p, SampleShared& shared) {
+  thread_fence();  // what this block wrote is there for every block that sees the count
   sync_threads();
-  if (row.num_allowed > 0) {
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.num_allowed;
-         i += static_cast<int32_t>(kThreads))
-      original[row.allowed[i]] = logits[row.allowed[i]];
-    sync_threads();
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < vocab; i += static_cast<int32_t>(kThreads))
-      logits[i] = -kInfinity;
-    sync_threads();
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.num_allowed;
-         i += static_cast<int32_t>(kThreads))
-      logits[row.allowed[i]] = original[row.allowed[i]];
-    sync_threads();
+  if (threadIdx.x == 0) {
+    uint32_t* arrived = p.arrived + blockIdx.x;
+    shared.found = atomic_add(arrived, 1u) == gridDim.y - 1u ? 1u : 0u;
+    if (shared.found != 0) *arrived = 0;  // for the next launch
   }
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.num_banned; i += static_cast<int32_t>(kThreads))
-    logits[row.banned[i]] = -kInfinity;
   sync_threads();
+  if (shared.found == 0) return false;
+  thread_fence();
+  return true;
 }
 
-__device__ __forceinline__ void penalise(float* logits, uint32_t vocab, const DeviceRow& row) {
-  // Copies: a store to the row might be one to `row`, as far as the compiler knows.
-  const float repetition = row.repetition, frequency = row.frequency, presence = row.presence;
-  const uint64_t* prompt_tokens = row.prompt_tokens;
-  const uint16_t* counts = row.counts;
-  map_row(bits_of(logits), bits_of(logits), vocab, whole_block(), [&](uint32_t i, uint32_t bits) {
-    const bool in_prompt = prompt_tokens != nullptr && (prompt_tokens[i / 64] >> (i % 64) & 1u) != 0;
-    const auto count = static_cast<float>(counts != nullptr ? counts[i] : 0);
-    float x = bits_to_f32(bits);
-    if (repetition != 1.0f && (in_prompt || count > 0.0f)) x = x > 0.0f ? x / repetition : x * repetition;
-    if (count > 0.0f) x -= frequency * count + presence;
-    return f32_to_bits(x);
-  });
-  sync_threads();
-}
-
-// Log probabilities of the chosen token and of the best, from the logits before penalties.
-__device__ __forceinline__ void fill_logprobs(const float* logits, uint32_t vocab, float max, uint32_t token,
-                                              const DeviceRow& row, CutShared& shared, DeviceResult& result) {
-  const uint32_t* values = bits_of(logits);
-  const float chosen = logits[token];
-  const uint64_t chosen_key = key_of(chosen, token);
-  uint64_t sum = 0, own = 0;  // own: the best of this thread's ids that is not given yet
-  uint32_t rank = 0;
-  visit_row(values, vocab, whole_block(), [&](uint32_t i, uint32_t bits) {
-    const float x = bits_to_f32(bits);
-    const uint64_t key = key_of(x, i);
-    sum += units(f32_to_bits(expf(x - max)));
-    rank += key > chosen_key ? 1u : 0u;
-    if (x != -kInfinity && key > own) own = key;  // banned tokens are not listed
-  });
-  sum = block_reduce(sum, Sum{}, shared.sums);
-  const double lse = static_cast<double>(max) + log(static_cast<double>(sum) * 0x1p-40);
-  result.logprob = static_cast<float>(static_cast<double>(chosen) - lse);
-  result.rank = static_cast<int32_t>(block_reduce(uint64_t{rank}, Sum{}, shared.sums));
-  int32_t held = 0;
-  for (; held < row.num_logprobs; ++held) {
-    const uint64_t best = block_reduce(own, Max{}, shared.sums);
-    if (best == 0) break;
-    if (threadIdx.x == 0)
-      row.top[held] = {static_cast<int32_t>(token_of(best)),
-                       static_cast<float>(static_cast<double>(logits[token_of(best)]) - lse)};
-    // The thread that had it needs another: its warp looks through that thread's ids.
-    const uint32_t had_it = ballot(own == best);
-    if (had_it == 0) continue;
-    const uint32_t lane = 31 - leading_zeros(had_it);
-    uint64_t next = 0;
-    visit_quads_of(values, vocab, {warp_idx() * kWarpSize + lane, kThreads}, [&](uint32_t i, uint32_t bits) {
-      const float x = bits_to_f32(bits);
-      const uint64_t key = key_of(x, i);
-      if (x != -kInfinity && key < best && key > next) next = key;
-    });
-    next = warp_reduce(next, Max{});
-    if (lane_idx() == lane) own = next;
-  }
-  result.num_top = held;
-}
-
-// Once for each row: the host's memory is far away.
-__device__ __forceinline__ void give(const SampleParams& p, const DeviceRow& row,
-                                     const DeviceResult& result) {
+// Once for each row: the host's memory is far away. Results with log probabilities are given with those.
+__device__ __forceinline__ void give(const SampleParams& p, const DeviceRow& row, int32_t token) {
   if (threadIdx.x != 0) return;
-  *row.result = result;
-  if (p.drawn != nullptr) p.drawn[blockIdx.x] = result.token < 0 ? 0 : result.token;
+  p.states[blockIdx.x].token = token;
+  if (p.drawn != nullptr) p.drawn[blockIdx.x] = token < 0 ? 0 : token;
+  if (token < 0 || !row.has_logprobs()) *row.result = {token, token < 0 ? 1 : 0, 0, 0, 0.0f};
 }
 
-// A token of the weights exp((logit - max) / temperature), which overwrite the logits.
-__device__ __forceinline__ uint32_t draw(uint32_t* weights, uint32_t vocab, float max, const DeviceRow& row,
-                                         CutShared& shared) {
-  const bool is_last = row.temperature_last != 0;
-  const float temperature = is_last ? 1.0f : row.temperature;
-  const bool has_top_k = row.top_k > 0 && static_cast<uint32_t>(row.top_k) < vocab;
-  const bool has_top_p = row.top_p < 1.0f;
-  Bound bound{1, kNoToken};  // a weight of 0 never takes part
-  const uint32_t least = row.min_p > 0.0f ? f32_to_bits(row.min_p < 1.0f ? row.min_p : 1.0f) : uint32_t{0};
-  if (!is_last && least > bound.weight) bound.weight = least;
-  // What the first cut will cut, tokens or units, is added up by first digit on the way.
-  const bool has_cut = has_top_k || has_top_p;
-  uint64_t total = 0;
+__global__ void __launch_bounds__(kThreads, 1) sample_best_kernel(const __grid_constant__ SampleParams p) {
+  wait_for_previous();
+  auto& shared = *shared_memory<SampleShared>();
+  if (is_nobodys(p)) return;
+  const DeviceRow& row = p.rows[blockIdx.x];
+  float* logits = p.logits + blockIdx.x * p.stride;
+  const auto vocab = static_cast<uint32_t>(p.vocab);
+  const Share share = share_of(vocab, blockIdx.y, kSampleWarps * part_size(vocab, gridDim.y));
+  uint64_t plain = best_of(logits, share);
+  float* original = p.original + int64_t{blockIdx.x} * p.vocab;
+  if (row.has_masks()) {
+    apply_masks(logits, original, share, row);
+    const uint64_t masked = best_of(logits, share);
+    plain = plain == kNanKey ? plain : masked;  // also where a mask hides it
+  }
+  // From here on a thread reads what it read or wrote itself.
+  if (row.is_copied())
+    map_row(bits_of(logits) + share.begin, bits_of(original) + share.begin, share.size, whole_block(),
+            [](uint32_t, uint32_t bits) { return bits; });
+  RowKeys* keys = p.keys + blockIdx.x * gridDim.y;
+  plain = block_reduce(plain, Max{}, shared.sums);
+  if (threadIdx.x == 0) keys[blockIdx.y] = {plain, plain};
+  if (row.has_penalties != 0) {
+    penalise(logits, share, row);
+    const uint64_t best = block_reduce(best_of(logits, share), Max{}, shared.sums);
+    if (threadIdx.x == 0) keys[blockIdx.y].best = best;
+  }
+  if (row.is_drawn() && blockIdx.y == 0) sums_of(p)[threadIdx.x] = 0;
+  if (!is_last_block(p, shared)) return;
+
+  const RowKeys other = lane_idx() < gridDim.y ? keys[lane_idx()] : RowKeys{0, 0};
+  static_assert(kMostBlocks <= kWarpSize, "a lane for each block");
+  plain = warp_reduce(other.plain, Max{});
+  const uint64_t best = warp_reduce(other.best, Max{});
+  const bool has_token = is_finite(logit_of(plain)) && is_finite(logit_of(best));
+  const bool is_drawn = has_token && row.is_drawn();
+  if (threadIdx.x == 0) {
+    RowState& state = p.states[blockIdx.x];
+    state.max = is_drawn ? logit_of(best) : bits_to_f32(0x7FC00000u);
+    state.plain_max = logit_of(plain);
+    state.num_listed = 0;
+  }
+  if (is_drawn) return;
+  give(p, row, !has_token ? -1 : row.forced >= 0 ? row.forced : static_cast<int32_t>(token_of(best)));
+}
+
+__global__ void __launch_bounds__(kThreads, 1) sample_weigh_kernel(const __grid_constant__ SampleParams p) {
+  wait_for_previous();
+  auto& shared = *shared_memory<SampleShared>();
+  if (is_nobodys(p)) return;
+  RowState& state = p.states[blockIdx.x];
+  const float max = state.max;
+  if (max != max) return;
+  const DeviceRow& row = p.rows[blockIdx.x];
+  const auto vocab = static_cast<uint32_t>(p.vocab);
+  const Draw draw(row, p.vocab);
+  const bool has_cut = draw.has_cut();
+  const float temperature = draw.is_last ? 1.0f : draw.temperature;
+  uint32_t* weights = weights_of(p);
+  uint64_t* sums = sums_of(p);
+  const uint32_t part = part_size(vocab, gridDim.y);
+  const Share own = share_of(vocab, own_part_idx(), part);
+  // What the first cut will cut, tokens or units, is added up by bins of weights on the way; without one what is drawn from.
+  uint64_t sum = 0;
   clear_bins(shared);
   BinSums bins(shared);
-  map_row(weights, weights, vocab, whole_block(), [&](uint32_t, uint32_t bits) {
+  map_row(weights + own.begin, weights + own.begin, own.size, own_warp(), [&](uint32_t, uint32_t bits) {
     float x = bits_to_f32(bits) - max;
     if (temperature != 1.0f) x = x / temperature;
     const uint32_t weight = f32_to_bits(expf(x));
-    if (has_cut && weight >= bound.weight)
-      bins.add(first_digit(weight), has_top_k ? uint64_t{1} : units(weight));
+    if (!has_cut) {
+      sum += draw.units_of(weight);
+    } else if (weight >= draw.least_cut) {
+      bins.add(weight_bin(weight), draw.has_top_k ? uint64_t{1} : units(weight));
+    }
     return weight;
   });
-  bins.flush();
-  sync_threads();  // the weights and bins are there
-  if (has_cut) total = block_reduce(bin_sum(threadIdx.x, shared), Sum{}, shared.sums);
-  const auto kept = [&](uint32_t i, uint32_t weight) {
-    return is_kept(weight, i, bound) ? units(weight) : uint64_t{0};
-  };
-  if (has_top_k) {
-    if (static_cast<uint64_t>(row.top_k) < total)
-      bound =
-          find_cut(weights, vocab, bound, Measure::kTokens, static_cast<uint64_t>(row.top_k), true, shared);
-    if (has_top_p) total = sum_parts(weights, vocab, shared, kept);
-  }
-  if (has_top_p) {
-    const double share = row.top_p > 0.0f ? static_cast<double>(row.top_p) : 0.0;
-    const auto mass = static_cast<uint64_t>(share * static_cast<double>(total));
-    bound = find_cut(weights, vocab, bound, Measure::kMass, mass > 0 ? mass : 1, !has_top_k, shared);
-  }
-  if (is_last) {
-    if (least > bound.weight) bound = {least, kNoToken};
-    const float last_temperature = row.temperature;
-    map_row(weights, weights, vocab, whole_block(), [&](uint32_t i, uint32_t weight) {
-      return is_kept(weight, i, bound) ? f32_to_bits(expf(logf(bits_to_f32(weight)) / last_temperature))
-                                       : uint32_t{0};
-    });
+  if (has_cut) {
+    bins.flush();
     sync_threads();
-    bound = {1, kNoToken};
+    const uint64_t of_bin = bin_sum(threadIdx.x, shared);
+    if (of_bin != 0) atomic_add(sums + threadIdx.x, of_bin);
+  } else {
+    sum = warp_reduce(sum, Sum{});
+    if (lane_idx() == 0) sums[own_part_idx()] = sum;
   }
-  total = sum_parts(weights, vocab, shared, kept);  // not 0: that of the largest logit is 2^40
-  const auto target = static_cast<uint64_t>(row.uniform * static_cast<double>(total));
-  return find_id(weights, vocab, target < total ? target : total - 1, shared, kept);
+  if (!is_last_block(p, shared)) return;
+
+  set_own_bin(sums[threadIdx.x], shared);
+  if (!has_cut) {
+    const uint32_t token = find_id(weights, vocab, part, row.uniform, shared,
+                                   [&](uint32_t, uint32_t weight) { return draw.units_of(weight); });
+    return give(p, row, static_cast<int32_t>(token));
+  }
+  const uint64_t total = block_reduce(bin_sum(threadIdx.x, shared), Sum{}, shared.sums);
+  const bool has_both = draw.has_top_k && draw.has_top_p;
+  uint64_t wanted = draw.has_top_k ? static_cast<uint64_t>(row.top_k) : top_p_units(row, total);
+  uint32_t first = 0, certain = 0;  // top-k of fewer tokens than that: all are certain
+  if (draw.has_top_k && wanted >= total) {
+    wanted = 0;
+  } else {
+    find_bin(wanted, true, shared);
+    first = shared.found;
+    certain = first + 1;
+    if (first > 0 || !has_both) wanted -= shared.before;
+  }
+  if (has_both) certain = kBins;  // what top-p keeps of those that top-k keeps is known when they all are
+  if (threadIdx.x == 0) {
+    state.wanted = wanted;
+    state.first = first;
+    state.certain = certain;
+  }
 }
 
-__global__ void __launch_bounds__(kThreads, 1) sample_kernel(const __grid_constant__ SampleParams p) {
+__global__ void __launch_bounds__(kThreads, 1) sample_draw_kernel(const __grid_constant__ SampleParams p) {
   wait_for_previous();
-  auto& shared = *shared_memory<CutShared>();
-  if (p.first_row + static_cast<int32_t>(blockIdx.x) >= *p.num_rows) return;
+  auto& shared = *shared_memory<SampleShared>();
+  if (is_nobodys(p)) return;
+  RowState& state = p.states[blockIdx.x];
+  if (state.max != state.max) return;
   const DeviceRow& row = p.rows[blockIdx.x];
-  float* logits = p.logits + blockIdx.x * p.stride;
-  float* original = p.original + int64_t{blockIdx.x} * p.vocab;
   const auto vocab = static_cast<uint32_t>(p.vocab);
-  Best best = row_best(logits, vocab, shared);
-  const bool has_nan = best.logit != best.logit;  // also where a mask would hide it
-  if (!has_nan && (row.num_biases > 0 || row.num_allowed > 0 || row.num_banned > 0)) {
-    apply_masks(logits, original, p.vocab, row);
-    best = row_best(logits, vocab, shared);
+  const Draw draw(row, p.vocab);
+  if (!draw.has_cut()) return;
+  const uint32_t* weights = weights_of(p);
+  uint64_t* sums = sums_of(p);
+  uint64_t* listed = p.listed + blockIdx.x * p.num_listed;
+  const uint32_t part = part_size(vocab, gridDim.y);
+  const Share own = share_of(vocab, own_part_idx(), part);
+  Undecided undecided{listed, weights, 0, vocab, state.first, state.certain, draw.least_cut};
+
+  uint64_t sum = 0, count = 0;
+  visit_row(weights + own.begin, own.size, own_warp(), [&](uint32_t, uint32_t weight) {
+    if (weight_bin(weight) >= undecided.certain) sum += draw.units_of(weight);
+    if (undecided.has(weight)) ++count;
+  });
+  sum = warp_reduce(sum, Sum{});
+  if (lane_idx() == 0) sums[own_part_idx()] = sum;
+  const uint64_t before = sum_before(count, shared.sums);
+  if (threadIdx.x == kThreads - 1) {
+    const auto all = static_cast<uint32_t>(before + count);  // of the block
+    shared.value = all;
+    shared.found = all > 0 ? atomic_add(&state.num_listed, all) : 0;
   }
-  const float plain_max = best.logit;
-  const bool has_logprobs = row.num_logprobs >= 0;
-  const bool is_drawn = row.forced < 0 && row.temperature > 0.0f;
-  const float* before_penalties = logits;
-  if (has_logprobs && (row.has_penalties != 0 || is_drawn)) {
-    map_row(bits_of(logits), bits_of(original), vocab, whole_block(),
-            [](uint32_t, uint32_t bits) { return bits; });
-    before_penalties = original;
-    sync_threads();
+  sync_threads();
+  if (shared.value > 0 && shared.found + shared.value <= kMostListed) {
+    uint64_t* to = listed + shared.found + before;
+    visit_row(weights + own.begin, own.size, own_warp(), [&](uint32_t i, uint32_t weight) {
+      if (undecided.has(weight)) *to++ = uint64_t{weight} << 32 | (own.begin + i);
+    });
   }
-  bool is_finite = best.is_finite();
-  if (is_finite && row.has_penalties != 0) {
-    penalise(logits, vocab, row);
-    best = row_best(logits, vocab, shared);
-    is_finite = best.is_finite();
+  if (!is_last_block(p, shared)) return;
+
+  undecided.num_listed = state.num_listed;
+  Bound bound{draw.least_cut, kNoToken};
+  if (state.wanted > 0) {
+    const Measure measure = draw.has_top_k ? Measure::kTokens : Measure::kMass;
+    bound = find_cut(undecided, bound, measure, state.wanted, undecided.first > 0, shared);
   }
-  if (!is_finite) return give(p, row, {-1, 1, 0, 0, 0.0f});
-  uint32_t token = best.token;
-  if (row.forced >= 0) token = static_cast<uint32_t>(row.forced);
-  if (is_drawn) token = draw(bits_of(logits), vocab, best.logit, row, shared);
-  DeviceResult result{static_cast<int32_t>(token), 0, 0, 0, 0.0f};
-  if (has_logprobs) fill_logprobs(before_penalties, vocab, plain_max, token, row, shared, result);
-  give(p, row, result);
+  if (draw.has_top_k && draw.has_top_p) {
+    uint64_t kept = 0;
+    undecided.each([&](uint32_t i, uint32_t weight) {
+      if (is_kept(weight, i, bound)) kept += units(weight);
+    });
+    kept = block_reduce(kept, Sum{}, shared.sums);
+    bound = find_cut(undecided, bound, Measure::kMass, top_p_units(row, kept), false, shared);
+  }
+  const auto kept_units = [&](uint32_t i, uint32_t weight) {
+    return is_kept(weight, i, bound) ? draw.units_of(weight) : uint64_t{0};
+  };
+  clear_bins(shared);
+  BinSums bins(shared);
+  undecided.each([&](uint32_t i, uint32_t weight) { bins.add(i / part, kept_units(i, weight)); });
+  bins.flush();
+  sync_threads();
+  if (threadIdx.x < gridDim.y * kSampleWarps)
+    set_own_bin(bin_sum(threadIdx.x, shared) + sums[threadIdx.x], shared);
+  const uint32_t token = find_id(weights, vocab, part, row.uniform, shared, kept_units);
+  give(p, row, static_cast<int32_t>(token));
+}
+
+__global__ void __launch_bounds__(kThreads, 1)
+    sample_logprobs_kernel(const __grid_constant__ SampleParams p) {
+  wait_for_previous();
+  auto& shared = *shared_memory<SampleShared>();
+  if (is_nobodys(p)) return;
+  const DeviceRow& row = p.rows[blockIdx.x];
+  const RowState& state = p.states[blockIdx.x];
+  if (state.token < 0 || !row.has_logprobs()) return;
+  const float* before_penalties =
+      row.is_copied() ? p.original + int64_t{blockIdx.x} * p.vocab : p.logits + blockIdx.x * p.stride;
+  DeviceResult result{state.token, 0, 0, 0, 0.0f};
+  fill_logprobs(before_penalties, static_cast<uint32_t>(p.vocab), state.plain_max,
+                static_cast<uint32_t>(state.token), row, shared, result);
+  if (threadIdx.x == 0) *row.result = result;
 }
 
 template <class T>
@@ -338,6 +345,7 @@ void sample_rows(Context& context, const SampleArgs& args) {
   const Staged<DeviceRow> staged = context.stage<DeviceRow>(static_cast<size_t>(args.logits.rows));
   const auto num_rows = static_cast<int32_t>(rows);
   const int32_t* num_rows_there = context.upload(&num_rows, 1);
+  bool is_any_drawn = false, is_any_cut = false, has_logprobs = false;
   for (size_t i = 0; i < rows; ++i) {
     const SampleRow& row = args.rows[i];
     const SamplingParams& params = *row.params;
@@ -366,18 +374,49 @@ void sample_rows(Context& context, const SampleArgs& args) {
                       static_cast<int32_t>(row.banned.size()),
                       params.has_penalties() ? 1 : 0,
                       params.temperature_last ? 1 : 0};
+    const DeviceRow& given = staged.host[i];
+    is_any_drawn |= given.is_drawn();
+    is_any_cut |= given.is_drawn() && given.has_cut(vocab);
+    has_logprobs |= given.has_logprobs();
   }
-  // As many rows at once as there is room for their logits before penalties.
-  const int64_t room = context.workspace_left() / (int64_t{vocab} * 4 + 256);
+  // As many rows at once as there is room for what is kept of them.
+  const int64_t num_listed = std::min<int64_t>(vocab, kMostListed);
+  const int64_t row_bytes =
+      int64_t{vocab} * 4 + num_listed * 8 +
+      static_cast<int64_t>(kBins * 8 + kMostBlocks * sizeof(RowKeys) + sizeof(RowState));
+  const int64_t room = std::min((context.workspace_left() - 5 * 256) / row_bytes, Context::kNumCounters);
   const int64_t batch = std::min<int64_t>(room, args.logits.rows);
   CHECK(batch > 0) << "no workspace for one row of " << vocab << " logits";
-  auto* original = context.workspace<float>(batch * vocab);
+  SampleParams params{.logits = nullptr,
+                      .original = context.workspace<float>(batch * vocab),
+                      .rows = nullptr,
+                      .num_rows = num_rows_there,
+                      .drawn = nullptr,
+                      .states = context.workspace<RowState>(batch),
+                      .keys = context.workspace<RowKeys>(batch * kMostBlocks),
+                      .sums = context.workspace<uint64_t>(batch * kBins),
+                      .listed = context.workspace<uint64_t>(batch * num_listed),
+                      .arrived = context.counters(),
+                      .stride = args.logits.stride,
+                      .num_listed = num_listed,
+                      .vocab = vocab,
+                      .first_row = 0};
   for (int64_t begin = 0; begin < args.logits.rows; begin += batch) {
     const int64_t count = std::min(batch, args.logits.rows - begin);
-    launch(sample_kernel, {.x = static_cast<uint32_t>(count)}, kThreads, sizeof(CutShared), context.ready(),
-           SampleParams{args.logits.f32(begin), original, staged.device + begin, num_rows_there,
-                        args.drawn ? static_cast<int32_t*>(args.drawn.data) + begin : nullptr,
-                        args.logits.stride, vocab, static_cast<int32_t>(begin)});
+    params.logits = args.logits.f32(begin);
+    params.rows = staged.device + begin;
+    params.drawn = args.drawn ? static_cast<int32_t*>(args.drawn.data) + begin : nullptr;
+    params.first_row = static_cast<int32_t>(begin);
+    const int64_t blocks = std::clamp<int64_t>(
+        std::min<int64_t>(context.limits().num_multiprocessors / count, vocab / kMinShare), 1, kMostBlocks);
+    const auto run = [&](auto kernel, int64_t blocks_of_row) {
+      launch(kernel, {.x = static_cast<uint32_t>(count), .y = static_cast<uint32_t>(blocks_of_row)}, kThreads,
+             sizeof(SampleShared), context.ready(), params);
+    };
+    run(sample_best_kernel, blocks);
+    if (is_any_drawn) run(sample_weigh_kernel, blocks);
+    if (is_any_cut) run(sample_draw_kernel, blocks);
+    if (has_logprobs) run(sample_logprobs_kernel, 1);
   }
   context.await({take_samples, args.results.data(), static_cast<int64_t>(rows), results, tops, max_top});
 }

@@ -50,7 +50,7 @@ class EmulatedRuntime final : public Runtime {
         counts_(options.counts) {
     const int64_t memory_bytes = options.memory_bytes;
     limits_.name = "emulated";
-    limits_.num_multiprocessors = 4;
+    limits_.num_multiprocessors = options.num_multiprocessors;
     limits_.max_shared_bytes = static_cast<int32_t>(emulator::options().max_shared_bytes);
     limits_.memory_bytes = memory_bytes;
   }

@@ -28,6 +28,7 @@ struct EmulatedOptions {
   bool has_library = false;       // products of 16-bit types as a vendor's library gives them, by plain loops
   DeviceCounts* counts = nullptr;           // counted here, if given
   int64_t memory_bytes = int64_t{4} << 30;  // of the device
+  int32_t num_multiprocessors = 4;          // that ops cut their work for
 };
 std::unique_ptr<Backend> make_emulated_backend(const EmulatedOptions& options = {});
 
