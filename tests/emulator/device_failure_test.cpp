@@ -255,7 +255,8 @@ TEST(Device, TooLittleMemoryNamesTheSetting) {
   const Result<std::unique_ptr<Engine>> engine = Engine::start(testing::make_tiny_model(), options);
   ASSERT_FALSE(engine.ok());
   // Not even a short sequence fits: no length is named.
-  EXPECT_NE(engine.status().message().find("left; raise --memory-fraction"), std::string::npos)
+  EXPECT_NE(engine.status().message().find("left; lower --max-model-len, raise --memory-fraction"),
+            std::string::npos)
       << engine.status().message();
 }
 
