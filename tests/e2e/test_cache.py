@@ -132,7 +132,7 @@ def test_metrics_are_prometheus_text(server):
     status, headers, body = server.request("GET", "/metrics")
     assert status == 200
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    sample = re.compile(r'restkv_[a-z0-9_]+\{model_name="[^"]*"(,[a-z_]+="[A-Za-z0-9_.+-]+")*\} [0-9.e+-]+')
+    sample = re.compile(r'restkv_[a-z0-9_]+\{model_name="[^"]*"(,[a-z_]+="[A-Za-z0-9_.+/-]+")*\} [0-9.e+-]+')
     for line in body.decode().splitlines():
         assert line.startswith(("# HELP restkv_", "# TYPE restkv_")) or sample.fullmatch(line), line
 
