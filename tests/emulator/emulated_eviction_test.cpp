@@ -51,6 +51,24 @@ EngineOptions engine_options() {
   return options;
 }
 
+std::unique_ptr<Engine> start_device(const std::shared_ptr<const Model>& model, EngineOptions options,
+                                     const EmulatedOptions& device) {
+  options.backend_maker = [device]() -> Result<std::unique_ptr<Backend>> {
+    return make_emulated_backend(device);
+  };
+  return testing::start_engine(model, options);
+}
+
+Request greedy_request(int32_t prompt_len, int32_t max_tokens, const CacheSettings& cache) {
+  Request request;
+  for (int32_t t = 0; t < prompt_len; ++t) request.prompt.push_back(3 + t * 7 % 60);
+  request.max_tokens = max_tokens;
+  request.ignore_eos = true;
+  request.sampling.temperature = 0;
+  request.cache = cache;
+  return request;
+}
+
 TEST(EmulatedEviction, RandomSettingsGiveWhatTheCpuGives) {
   for (const int64_t window : {0, 20}) {
     testing::TinyShape shape;
@@ -59,11 +77,7 @@ TEST(EmulatedEviction, RandomSettingsGiveWhatTheCpuGives) {
     const auto model = testing::make_tiny_model(shape);
     const std::vector<Request> requests = random_requests(5);
     const auto cpu = testing::start_engine(model, engine_options());
-    EngineOptions options = engine_options();
-    options.backend_maker = []() -> Result<std::unique_ptr<Backend>> {
-      return make_emulated_backend({.page_slots = 16});
-    };
-    const auto device = testing::start_engine(model, options);
+    const auto device = start_device(model, engine_options(), {.page_slots = 16});
     const auto expected = testing::ask(*cpu, requests), given = testing::ask(*device, requests);
     int num_answers = 0, num_equal = 0;
     for (size_t i = 0; i < requests.size(); ++i) {
@@ -104,20 +118,12 @@ TEST(EmulatedEviction, ScoresThatAreNoNumbersAreCountedAlike) {
   const Result<CacheSettings> settings =
       resolve_cache_settings(cache, {.max_model_len = kContext, .has_calibration = true});
   ASSERT_TRUE(settings.ok()) << settings.status().message();
-  Request request;
-  for (int32_t t = 0; t < 60; ++t) request.prompt.push_back(3 + t * 7 % 60);
-  request.max_tokens = 50;
-  request.ignore_eos = true;
-  request.sampling.temperature = 0;
-  request.cache = *settings;
+  const Request request = greedy_request(60, 50, *settings);
   const AllocationTable table{.budgets = {64}, .rows = {{48, 80, 80, 48}}};
   EngineOptions options = engine_options();
   options.allocation = std::make_shared<const AllocationTables>(AllocationTables{table, table});
   const auto cpu = testing::start_engine(model, options);
-  options.backend_maker = []() -> Result<std::unique_ptr<Backend>> {
-    return make_emulated_backend({.page_slots = 16});
-  };
-  const auto device = testing::start_engine(model, options);
+  const auto device = start_device(model, options, {.page_slots = 16});
   const auto expected = testing::ask(*cpu, {request})[0][0], given = testing::ask(*device, {request})[0][0];
   EXPECT_EQ(given.finish, FinishReason::kLength) << given.error.message();
   EXPECT_GT(expected.counters.cache.nan_rows, 0);
@@ -137,20 +143,12 @@ TEST(EmulatedEviction, CutsOfOneStepAreSplitWhereTheHostHasNoRoom) {
   cache.pin = 8;
   const Result<CacheSettings> settings = resolve_cache_settings(cache, {.max_model_len = kContext});
   ASSERT_TRUE(settings.ok()) << settings.status().message();
-  Request request;
-  for (int32_t t = 0; t < 90; ++t) request.prompt.push_back(3 + t * 7 % 60);
-  request.max_tokens = 9;
-  request.ignore_eos = true;
-  request.sampling.temperature = 0;
-  request.cache = *settings;
+  const Request request = greedy_request(90, 9, *settings);
   EngineOptions options = engine_options();
   options.max_model_len = shape.context;
   options.max_num_seqs = 2;
   const auto cpu = testing::start_engine(model, options);
-  options.backend_maker = []() -> Result<std::unique_ptr<Backend>> {
-    return make_emulated_backend({.page_slots = 16, .staging_bytes = 24 << 10});
-  };
-  const auto device = testing::start_engine(model, options);
+  const auto device = start_device(model, options, {.page_slots = 16, .staging_bytes = 24 << 10});
   const auto expected = testing::ask(*cpu, {request})[0][0], given = testing::ask(*device, {request})[0][0];
   EXPECT_EQ(given.finish, FinishReason::kLength) << given.error.message();
   EXPECT_EQ(given.tokens, expected.tokens);
