@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/attention_tiles.h"
+#include "kernels/cuda/eviction/halves.h"
 #include "kernels/cuda/eviction/score_operands.h"
 
 namespace restkv::cuda {
@@ -216,14 +217,12 @@ __device__ __forceinline__ void add_chunk(const typename IndicatorShared<kDim>::
   MmaA<bf16> high[kRowTiles], low[kRowTiles];
 #pragma unroll
   for (int32_t m = 0; m < kRowTiles; ++m) {
-    a_from_accumulators(high[m], u[m][0], u[m][1]);
+    split_accumulators(u[m][0], u[m][1], high[m], low[m]);
 #pragma unroll
-    for (int32_t r = 0; r < 4; ++r) {
-      const float2 rounded = unpack2<bf16>(high[m].r[r]);
-      const float x = u[m][r / 2][r % 2 * 2], y = u[m][r / 2][r % 2 * 2 + 1];
-      low[m].r[r] = pack2<bf16>(x - rounded.x, y - rounded.y);
-      sums.square[m][r % 2] = fma_rn(x, x, sums.square[m][r % 2]);
-      sums.square[m][r % 2] = fma_rn(y, y, sums.square[m][r % 2]);
+    for (int32_t i = 0; i < 8; ++i) {
+      const float x = u[m][i / 4][i % 4];
+      float& square = sums.square[m][i % 4 / 2];
+      square = fma_rn(x, x, square);
     }
   }
 #pragma unroll

@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/attention_tiles.h"
 #include "kernels/cuda/eviction/half_type.h"
+#include "kernels/cuda/eviction/halves.h"
 #include "kernels/cuda/eviction/observe_parts.h"
 
 namespace restkv::cuda {
@@ -223,13 +224,6 @@ __device__ __forceinline__ void weigh(int32_t begin, float (&s)[kColumnTiles][4]
   }
 }
 
-// The power of two at or below the largest of a query's weights and its inverse: 2^-126 for none.
-__device__ __forceinline__ void scale_of(float largest, float& scale, float& inverse) {
-  const uint32_t exponent = max(f32_to_bits(largest) >> 23, 1u);
-  scale = bits_to_f32(exponent << 23);
-  inverse = bits_to_f32((254u - exponent) << 23);
-}
-
 // acc += weights x V.
 template <class T, int32_t kDim>
 __device__ __forceinline__ void add_tile_values(const T* values, float (&s)[kColumnTiles][4],
@@ -258,15 +252,7 @@ __device__ __forceinline__ void add_tile_values(const T* values, float (&s)[kCol
   }
   MmaA<T> high[kRows / 16], low[kRows / 16];
 #pragma unroll
-  for (int32_t k = 0; k < kRows / 16; ++k) {
-    a_from_accumulators(high[k], s[2 * k], s[2 * k + 1]);
-#pragma unroll
-    for (int32_t i = 0; i < 4; ++i) {
-      const float2 rounded = unpack2<T>(high[k].r[i]);
-      const float(&exact)[4] = s[2 * k + i / 2];
-      low[k].r[i] = pack2<T>(exact[i % 2 * 2] - rounded.x, exact[i % 2 * 2 + 1] - rounded.y);
-    }
-  }
+  for (int32_t k = 0; k < kRows / 16; ++k) split_accumulators(s[2 * k], s[2 * k + 1], high[k], low[k]);
 #pragma unroll
   for (int32_t n = 0; n < kDim / 8; n += 2) {
     float sum[2][4] = {};

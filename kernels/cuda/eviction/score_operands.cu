@@ -1,13 +1,13 @@
 // The operands of score_indicator (score_operands.h): R_g in halves with its product with v_mean, p = R_g (o - v_mean) in halves,
 // queries, and what there is to know of each query.
-//   split    x = high + low, low = x - high rounded: 16 bits of bf16, 22 of f16, which has not f32's range and holds each column of
-//            R_g over a power of two
-// Without a projection R_g is the identity. A warp makes a block column of R_g, or 16 queries of a head; all it reads is asked for
-// at once. Grid: (4 warps, head, item). Bound: latency of L2. No shared memory.
+// Each column of R_g in f16 is held over a power of two (halves.h). Without a projection R_g is the identity. A warp makes a block
+// column of R_g, or 16 queries of a head; all it reads is asked for at once. Grid: (4 warps, head, item). Bound: latency of L2. No
+// shared memory.
 // Occupancy: score_operands_kernel 128 x 3.
 #include <type_traits>
 
 #include "kernels/cuda/attention_tiles.h"
+#include "kernels/cuda/eviction/halves.h"
 #include "kernels/cuda/eviction/score_operands.h"
 
 namespace restkv::cuda {
@@ -27,11 +27,7 @@ template <class T>
 __device__ __forceinline__ void split_pairs(const float (&x)[4][2], uint4& high, uint4& low) {
   uint32_t highs[4], lows[4];
 #pragma unroll
-  for (int32_t i = 0; i < 4; ++i) {
-    highs[i] = pack2<T>(x[i][0], x[i][1]);
-    const float2 rounded = unpack2<T>(highs[i]);
-    lows[i] = pack2<T>(x[i][0] - rounded.x, x[i][1] - rounded.y);
-  }
+  for (int32_t i = 0; i < 4; ++i) split_pair<T>(x[i][0], x[i][1], highs[i], lows[i]);
   high = {highs[0], highs[1], highs[2], highs[3]};
   low = {lows[0], lows[1], lows[2], lows[3]};
 }
@@ -90,10 +86,7 @@ __device__ __forceinline__ void make_projection(const ScoreParams& p, const Scor
         for (int32_t j = 0; j < 4; ++j) largest = fmaxf(largest, fabs(x[i][2 * h + j / 2][j % 2]));
       }
       largest = column_max(largest);
-      // the power of two at or below it, of which the inverse is a number, too
-      const uint32_t exponent = min(max(f32_to_bits(largest) >> 23, 1u), 253u);
-      scale[h] = bits_to_f32(exponent << 23);
-      inverse[h] = bits_to_f32((254u - exponent) << 23);
+      scale_of(largest, scale[h], inverse[h]);
     }
   }
   std::byte* out =
