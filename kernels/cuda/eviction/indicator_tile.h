@@ -252,23 +252,29 @@ __device__ __forceinline__ int32_t query_of(int32_t n, int32_t i) {
   return 8 * n + static_cast<int32_t>(lane_idx()) % 4 * 2 + i % 2;
 }
 
+// f(m, n, i) for each pair of a lane: that of row [m][i / 2] and query_of(n, i).
+template <class F>
+__device__ __forceinline__ void for_each_pair(const F& f) {
+#pragma unroll
+  for (int32_t m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+    for (int32_t n = 0; n < kQueryTiles; ++n) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) f(m, n, i);
+    }
+  }
+}
+
 // From q k to a / (1 - a), and from p u to distances. Bits 4 n + i of near[m]: pairs whose distance is to be made exactly.
 __device__ __forceinline__ void weigh(const ScoreParams& p, const QueryStats& stats, const LaneRows& rows,
                                       LaneSums& sums, uint32_t (&near)[kRowTiles]) {
   if (p.shape.softcap > 0.0f) {
     // softcap tanh(y) = softcap - 2 softcap / (1 + e^2y)
     const float slope = 2.0f * kLog2e * p.shape.scale / p.shape.softcap;
-#pragma unroll
-    for (int32_t m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int32_t n = 0; n < kQueryTiles; ++n) {
-#pragma unroll
-        for (int32_t i = 0; i < 4; ++i) {
-          float& x = sums.s[m][n][i];
-          x = fma_rn(divide_approx(-2.0f, 1.0f + exp2_approx(x * slope)), p.shape.softcap, p.shape.softcap);
-        }
-      }
-    }
+    for_each_pair([&](int32_t m, int32_t n, int32_t i) {
+      float& x = sums.s[m][n][i];
+      x = fma_rn(divide_approx(-2.0f, 1.0f + exp2_approx(x * slope)), p.shape.softcap, p.shape.softcap);
+    });
   }
   // Most rows are seen by all queries.
   const int32_t window = p.shape.window, oldest = stats.position[0], newest = stats.position[kTileCols - 1];
@@ -282,18 +288,11 @@ __device__ __forceinline__ void weigh(const ScoreParams& p, const QueryStats& st
     }
   }
   if (any(is_hidden)) {
-#pragma unroll
-    for (int32_t m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int32_t n = 0; n < kQueryTiles; ++n) {
-#pragma unroll
-        for (int32_t i = 0; i < 4; ++i) {
-          const int32_t away = stats.position[query_of(n, i)] - rows.position(m, i / 2);
-          const bool is_out = !rows.is_there(m, i / 2) || away < 0 || (window != 0 && away >= window);
-          sums.s[m][n][i] = is_out ? -kInfinity : sums.s[m][n][i];
-        }
-      }
-    }
+    for_each_pair([&](int32_t m, int32_t n, int32_t i) {
+      const int32_t away = stats.position[query_of(n, i)] - rows.position(m, i / 2);
+      const bool is_out = !rows.is_there(m, i / 2) || away < 0 || (window != 0 && away >= window);
+      sums.s[m][n][i] = is_out ? -kInfinity : sums.s[m][n][i];
+    });
   }
 #pragma unroll
   for (int32_t m = 0; m < kRowTiles; ++m) {
@@ -329,19 +328,12 @@ __device__ __forceinline__ void weigh(const ScoreParams& p, const QueryStats& st
   const int32_t first = rows.first - static_cast<int32_t>(lane_idx()) / 4;
   const int32_t top = stats.top[lane_idx()] - first;
   if (any(top >= 0 && top < kWarpRows)) {
-#pragma unroll
-    for (int32_t m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int32_t n = 0; n < kQueryTiles; ++n) {
-#pragma unroll
-        for (int32_t i = 0; i < 4; ++i) {
-          const int32_t t = query_of(n, i);
-          const bool is_top = stats.top[t] == rows.index(m, i / 2);
-          sums.s[m][n][i] = is_top ? stats.top_weight[t] : sums.s[m][n][i];
-          near[m] |= is_top ? 1u << (4 * n + i) : 0u;
-        }
-      }
-    }
+    for_each_pair([&](int32_t m, int32_t n, int32_t i) {
+      const int32_t t = query_of(n, i);
+      const bool is_top = stats.top[t] == rows.index(m, i / 2);
+      sums.s[m][n][i] = is_top ? stats.top_weight[t] : sums.s[m][n][i];
+      near[m] |= is_top ? 1u << (4 * n + i) : 0u;
+    });
   }
 }
 
