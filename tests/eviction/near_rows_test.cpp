@@ -4,8 +4,8 @@
 namespace restkv {
 namespace {
 
+using testing::dtypes_of_column;
 using testing::EvictionCase;
-using testing::is_device_column;
 using testing::run_score;
 
 class ScoreOfNearRows : public testing::EvictionOps {};
@@ -47,8 +47,7 @@ EvictionCase near_case(DType dtype, int32_t dim, const std::vector<int64_t>& row
 // look at, and sinks without a value that have nearly half of the attention each.
 TEST_P(ScoreOfNearRows, KeepsItsDigits) {
   const std::unique_ptr<Backend> backend = make(2);
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+  for (const DType dtype : dtypes_of_column(GetParam())) {
     for (const int32_t dim : {16, 72}) {
       for (const bool is_sink : {false, true}) {
         EvictionCase c =
@@ -75,8 +74,7 @@ TEST_P(ScoreOfNearRows, KeepsItsDigits) {
 // Rows that all have one value are at distance 0 from what any query sees of them.
 TEST_P(ScoreOfNearRows, IsNothingWhereAllAreEqual) {
   const std::unique_ptr<Backend> backend = make(1);
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+  for (const DType dtype : dtypes_of_column(GetParam())) {
     EvictionCase c({.rows = 150, .queries = 6, .dtype = dtype, .has_half_queries = dtype != DType::kF32});
     const std::vector<float> before = run_score(*backend, c, {.kind = ScoreKind::kIndicatorQuery});
     for (size_t i = 32; i < c.v.size(); ++i) c.v[i] = c.v[i % 32];

@@ -17,6 +17,11 @@ class Score : public EvictionOps {};
 
 // Whether the column's activations may be of 16 bits.
 inline bool is_device_column(size_t index) { return device_op_cases()[index].is_device; }
+// What rows may be of there, with queries of that type.
+inline std::vector<DType> dtypes_of_column(size_t index) {
+  if (is_device_column(index)) return {DType::kF32, DType::kBF16, DType::kF16};
+  return {DType::kF32};
+}
 
 inline std::vector<float> projection_of(Backend& backend, const EvictionCase& c) {
   const int64_t cols = int64_t{c.shape_.heads} * c.shape_.dim;

@@ -4,6 +4,7 @@
 namespace restkv {
 namespace {
 
+using testing::dtypes_of_column;
 using testing::EvictionCase;
 using testing::is_device_column;
 using testing::projection_of;
@@ -101,8 +102,7 @@ TEST_P(Score, NeitherThreadsNorPagesNorNeighboursChangeABit) {
 // The ring gives the queries that were stored last, bit for bit (of the cache's type).
 TEST_P(Score, RingGivesTheLastQueries) {
   const std::unique_ptr<Backend> backend = make(2);
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+  for (const DType dtype : dtypes_of_column(GetParam())) {
     EvictionCase c({.heads = 6,
                     .kv_heads = 2,
                     .dim = 16,

@@ -5,6 +5,7 @@ namespace restkv {
 namespace {
 
 using testing::CaseShape;
+using testing::dtypes_of_column;
 using testing::EvictionCase;
 using testing::expect_close;
 using testing::is_device_column;
@@ -151,8 +152,7 @@ TEST_P(Score, PartsOfHalfRowsAgreeWithTheFormulas) {
 // More rows than one pass of a kernel takes: partial results are merged, whichever part holds a query's top row.
 TEST_P(Score, ManyRows) {
   const std::unique_ptr<Backend> backend = make(2);
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+  for (const DType dtype : dtypes_of_column(GetParam())) {
     EvictionCase c({.heads = 2,
                     .kv_heads = 1,
                     .dim = 8,
@@ -184,8 +184,7 @@ TEST_P(Score, ManyRows) {
 // What was the top before a larger one came is of the rest too, with its value.
 TEST_P(Score, OldestOfEqualRowsIsTheTop) {
   const std::unique_ptr<Backend> backend = make(2);
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+  for (const DType dtype : dtypes_of_column(GetParam())) {
     EvictionCase c({.heads = 3,
                     .kv_heads = 1,
                     .dim = 16,
@@ -293,16 +292,15 @@ TEST_P(Score, HeadsThatKeepTheirRows) {
 // One row takes nearly all attention: 1 - a has no digits left in f32, the exact form keeps them.
 TEST_P(Score, SingularRowKeepsItsDigits) {
   const std::unique_ptr<Backend> backend = make(1);
-  for (const bool is_half : {false, true})
+  for (const DType dtype : dtypes_of_column(GetParam())) {
     for (const float sharpness : {8.0f, 14.0f, 20.0f, 40.0f}) {
-      if (is_half && !is_device_column(GetParam())) continue;
       EvictionCase c({.heads = 2,
                       .kv_heads = 1,
                       .dim = 16,
                       .rows = 50,
                       .queries = 4,
-                      .dtype = is_half ? DType::kBF16 : DType::kF32,
-                      .has_half_queries = is_half});
+                      .dtype = dtype,
+                      .has_half_queries = dtype != DType::kF32});
       for (int32_t d = 0; d < 16; ++d) {
         c.k[static_cast<size_t>(7 * 16 + d)] = 1.0f;
         for (int32_t t = 0; t < 8; ++t)
@@ -314,15 +312,16 @@ TEST_P(Score, SingularRowKeepsItsDigits) {
         const std::vector<float> got = run_score(*backend, c, spec);
         const auto want = c.expected(spec, 0, true);
         EXPECT_GT(c.attention_of(0)[0][7], 0.9);
-        EXPECT_NEAR(static_cast<double>(got[7]), want[0][7], 2e-4 * want[0][7]) << "sharpness " << sharpness;
+        EXPECT_NEAR(static_cast<double>(got[7]), want[0][7], 2e-4 * want[0][7])
+            << dtype_info(dtype).name << " sharpness " << sharpness;
       }
     }
+  }
 }
 
 TEST_P(Score, RowWhoseOthersUnderflowIsMandatory) {
   const std::unique_ptr<Backend> backend = make(1);
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+  for (const DType dtype : dtypes_of_column(GetParam())) {
     EvictionCase c({.heads = 1,
                     .kv_heads = 1,
                     .dim = 16,
@@ -342,13 +341,8 @@ TEST_P(Score, RowWhoseOthersUnderflowIsMandatory) {
 
 TEST_P(Score, QueriesThatSeeNothingAreSkipped) {
   const std::unique_ptr<Backend> backend = make(1);
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
-    EvictionCase c({.rows = 40,
-                    .queries = 6,
-                    .position_step = 1,
-                    .dtype = dtype,
-                    .has_half_queries = dtype != DType::kF32});
+  for (const DType dtype : dtypes_of_column(GetParam())) {
+    EvictionCase c({.rows = 40, .queries = 6, .dtype = dtype, .has_half_queries = dtype != DType::kF32});
     for (size_t t = 0; t < 3; ++t) c.positions[t] = -1;  // before every row
     for (const QueryReduce reduce : {QueryReduce::kRms, QueryReduce::kMean, QueryReduce::kEma}) {
       const ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery, .reduce = reduce};
@@ -361,8 +355,7 @@ TEST_P(Score, QueriesThatSeeNothingAreSkipped) {
 
 TEST_P(Score, NanRowsShow) {
   const std::unique_ptr<Backend> backend = make(1);
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    if (dtype != DType::kF32 && !is_device_column(GetParam())) continue;
+  for (const DType dtype : dtypes_of_column(GetParam())) {
     EvictionCase c({.rows = 40, .queries = 6, .dtype = dtype, .has_half_queries = dtype != DType::kF32});
     c.k[5] = NAN;
     const std::vector<float> got = run_score(*backend, c, {.kind = ScoreKind::kIndicatorQuery});
