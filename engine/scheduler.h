@@ -59,7 +59,8 @@ class Scheduler {
   // allow. May be empty. While a step is in flight: those of it whose answer goes on whatever it draws, and what joins them.
   void plan_step(StepBatch& batch);
   // The next unit of a long prompt within this turn; sequence null: none. While others decode, the units of a turn together
-  // take about as long as its step; else one, or as many as alone_seconds have room for.
+  // take about as long as its step, longer where more prompts wait than sequences decode; else one, or as many as
+  // alone_seconds have room for.
   PrefillUnit plan_unit();
   // A unit was executed, or enqueued: moves the prompt's cursor; true when its last layer is done.
   bool finish_unit(const PrefillUnit& unit);

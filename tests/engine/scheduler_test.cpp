@@ -71,10 +71,10 @@ CostModel steady_cost(int32_t num_layers) {
 
 struct Fixture {
   explicit Fixture(int64_t entries, SchedulingPolicy policy = SchedulingPolicy::kFifo, bool is_fitted = false,
-                   double alone_seconds = 0)
+                   double alone_seconds = 0, int32_t max_num_seqs = 4)
       : host(entries),
         cost(is_fitted ? steady_cost(3) : CostModel(3)),
-        scheduler({.max_num_seqs = 4,
+        scheduler({.max_num_seqs = max_num_seqs,
                    .max_num_batched_tokens = 64,
                    .num_layers = 3,
                    .policy = policy,
@@ -327,6 +327,39 @@ TEST(Scheduler, UnitsOfATurnTakeMostOfAStepsTimeAndNoMore) {
     }
   }
   EXPECT_GE(turns, 40);  // 3 layers of 10 ms
+}
+
+// seconds of the units of the next turn
+double unit_seconds_of_turn(Fixture& f) {
+  f.plan_step();
+  double seconds = 0;
+  for (PrefillUnit unit = f.scheduler.plan_unit(); unit.sequence; unit = f.scheduler.plan_unit()) {
+    seconds += f.cost.unit_seconds(unit.row_begin, unit.num_rows);
+    EXPECT_FALSE(f.scheduler.finish_unit(unit));
+  }
+  return seconds;
+}
+
+TEST(Scheduler, PromptsGetMoreOfATurnWhereMoreOfThemWaitThanSequencesDecode) {
+  Fixture f(1'000'000, SchedulingPolicy::kFifo, true);
+  Sequence* first = f.add(sequence(4, 5));
+  f.add(sequence(5000, 5));
+  f.admit();
+  f.scheduler.start_decode(*first);
+  EXPECT_NEAR(unit_seconds_of_turn(f), 0.7e-3, 0.2e-3);  // a step takes 1 ms
+  f.add(sequence(5000, 5));
+  f.add(sequence(5000, 5));
+  f.admit();
+  EXPECT_NEAR(unit_seconds_of_turn(f), 2.1e-3, 0.2e-3);  // three for one
+}
+
+TEST(Scheduler, TheShareOfManyPromptsIsBounded) {
+  Fixture f(1'000'000, SchedulingPolicy::kFifo, true, 0, 16);
+  Sequence* first = f.add(sequence(4, 5));
+  for (int i = 0; i < 12; ++i) f.add(sequence(5000, 5));
+  f.admit();
+  f.scheduler.start_decode(*first);
+  EXPECT_NEAR(unit_seconds_of_turn(f), 3.5e-3, 0.2e-3);
 }
 
 TEST(Scheduler, LongPromptsShareTheScratchShortestFirst) {
