@@ -9,18 +9,20 @@
 #include <memory>
 
 #include <spdlog/logger.h>
-#include <spdlog/sinks/stdout_sinks.h>
+#include <unistd.h>
 
 #include "engine/text/utf8.h"
+#include "server/config/log_sink.h"
 
 namespace restkv {
 namespace {
 
+std::string lost_lines(int64_t lost);
+
 struct Log {
-  std::shared_ptr<spdlog::sinks::stderr_sink_mt> sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
-  spdlog::logger logger{"restkv", sink};
   std::atomic<LogLevel> level{LogLevel::kInfo};
   std::atomic<LogFormat> format{LogFormat::kText};
+  spdlog::logger logger{"restkv", std::make_shared<LogSink>(STDERR_FILENO, lost_lines)};
   Log() {
     logger.set_pattern("%v");
     logger.set_level(spdlog::level::trace);  // `level` decides
@@ -105,6 +107,12 @@ void append_value(std::string& out, const LogField& field, bool as_json) {
   }
 }
 
+std::string lost_lines(int64_t lost) {
+  const LogField field("lines", lost);
+  return log_line(the_log().format, LogLevel::kWarning, time_text(), "nobody read the log: lines were lost",
+                  {&field, 1});
+}
+
 }  // namespace
 
 std::string escape_text(std::string_view text) {
@@ -160,7 +168,6 @@ void log_event(LogLevel level, std::string_view event, std::span<const LogField>
   Log& log = the_log();
   log.logger.log(spdlog::level::info,
                  spdlog::string_view_t(log_line(log.format, level, time_text(), event, fields)));
-  if (level >= LogLevel::kWarning) log.logger.flush();
 }
 
 }  // namespace restkv

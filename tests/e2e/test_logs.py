@@ -1,11 +1,16 @@
 """The log of a server: JSON lines, one a request, with ids and times and without content."""
 
+import fcntl
+import http.client
 import json
+import os
+import re
 import socket
+import subprocess
 import time
 
 import pytest
-from conftest import run_restkv
+from conftest import clean_environment, run_restkv
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -100,3 +105,36 @@ def test_grpc_call(logged):
     (line,) = lines(logged, "request", "log-unary")
     assert line["trace_id"] == TRACE and "completion_tokens" not in line
     assert "rabbit" not in logged.output()
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up(binary, stories_model):
+    """Stderr is a pipe whose reader stands still, as that of a container's log may; later it goes on."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    process = subprocess.Popen([binary, "serve", stories_model, "--port", "0"], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=writer, env=clean_environment())
+    os.close(writer)
+    try:
+        output = b""
+        while b"Listening on" not in output:
+            output += os.read(reader, 4096)
+        port = int(re.search(rb"Listening on http://[^:]+:(\d+)", output)[1])
+
+        def ask():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request("POST", "/v1/completions", json.dumps({"prompt": 5}), {"Content-Type": "application/json"})
+            assert connection.getresponse().status == 400
+            connection.close()
+
+        for _ in range(120):  # far more lines than the pipe holds
+            ask()
+        output = os.read(reader, 65536)
+        ask()
+        output += os.read(reader, 65536)
+        lost = re.search(rb"nobody read the log: lines were lost lines=(\d+)\n", output)
+        assert lost and int(lost[1]) + output.count(b"status=400") == 121
+        process.terminate()
+        assert process.wait(timeout=15) == 0
+    finally:
+        process.kill()
+        os.close(reader)
