@@ -1,4 +1,4 @@
-// How prefill_attention.cu fills its tiles in shared memory and multiplies by them. Copies take few instructions: a thread owns
+// How the prefill kernels fill their tiles in shared memory and how that of mma.sync multiplies by them. Copies take few instructions: a thread owns
 // the same 16 bytes of a row in all tiles and every kRowsAtOnce-th row, so that what an address depends on is worked out once.
 #pragma once
 
@@ -14,13 +14,28 @@ inline constexpr int32_t kTileKeys = kDim * sizeof(T) <= 256   ? 64
                                      : kDim * sizeof(T) <= 512 ? 32
                                                                : 16;
 
-template <class T, int32_t kDim, int32_t kThreads>
+// Where a tile of kRows rows has its values in shared memory: one row behind the other, each 16 bytes longer than it has to be.
+template <class T, int32_t kDimOfTile, int32_t kRowsOfTile>
+struct PaddedTile {
+  using Element = T;
+  static constexpr int32_t kDim = kDimOfTile, kRows = kRowsOfTile;
+  static constexpr int32_t kElements = kRows * kRowElements<T, kDim>;
+  __device__ static __forceinline__ int32_t at(int32_t row, int32_t column) {
+    return row * kRowElements<T, kDim> + column;
+  }
+  // The same column `rows` rows below, for rows that are whole steps of TileColumns.
+  __device__ static __forceinline__ T* below(T* place, int32_t rows) {
+    return place + rows * kRowElements<T, kDim>;
+  }
+};
+
+template <class Tile, int32_t kThreads>
 struct TileColumns {
-  static constexpr int32_t kPiece = 16 / static_cast<int32_t>(sizeof(T));  // elements of 16 bytes
-  static constexpr int32_t kLanes = std::bit_ceil(static_cast<uint32_t>(kDim / kPiece));
+  static constexpr int32_t kPiece =
+      16 / static_cast<int32_t>(sizeof(typename Tile::Element));  // elements of 16 bytes
+  static constexpr int32_t kLanes = std::bit_ceil(static_cast<uint32_t>(Tile::kDim / kPiece));
   static constexpr int32_t kRowsAtOnce = kThreads / kLanes;
-  static constexpr int32_t kRow = kRowElements<T, kDim>;
-  static_assert(kThreads % kLanes == 0 && kTileKeys<T, kDim> % kRowsAtOnce == 0);
+  static_assert(kThreads % kLanes == 0 && Tile::kRows % kRowsAtOnce == 0);
 
   __device__ static __forceinline__ int32_t row() { return static_cast<int32_t>(threadIdx.x) / kLanes; }
   __device__ static __forceinline__ int32_t column() {
@@ -28,40 +43,40 @@ struct TileColumns {
   }
 };
 
-// Zeros in the columns from D on of a tile of kRows rows. copy_rows leaves them alone.
-template <class T, int32_t kDim, int32_t kRows, int32_t kThreads>
-__device__ __forceinline__ void clear_padding(int32_t dim, T* tile) {
-  using Columns = TileColumns<T, kDim, kThreads>;
-  if (Columns::column() < dim || Columns::column() >= kDim) return;
-  for (int32_t r = Columns::row(); r < kRows; r += Columns::kRowsAtOnce) {
-    store_vector(tile + r * Columns::kRow + Columns::column(), uint4{});
+// Zeros in the columns from D on of a tile. copy_rows leaves them alone.
+template <class Tile, int32_t kThreads>
+__device__ __forceinline__ void clear_padding(int32_t dim, typename Tile::Element* tile) {
+  using Columns = TileColumns<Tile, kThreads>;
+  if (Columns::column() < dim || Columns::column() >= Tile::kDim) return;
+  for (int32_t r = Columns::row(); r < Tile::kRows; r += Columns::kRowsAtOnce) {
+    store_vector(tile + Tile::at(r, Columns::column()), uint4{});
   }
 }
 
-// Copies in flight: keys, or values, of entries [first, first + kTileKeys) to columns [0, D) of `tile`; zeros for entries
+// Copies in flight: keys, or values, of entries [first, first + kRows) to columns [0, D) of `tile`; zeros for entries
 // that are not seen. The caller commits.
-template <bool kIsValues, class T, int32_t kDim, int32_t kThreads>
+template <bool kIsValues, class Tile, int32_t kThreads, class T = typename Tile::Element>
 __device__ __forceinline__ void copy_rows(const EntryRows<T>& rows, int32_t dim, int32_t first,
                                           const Visible& seen, T* tile) {
-  using Columns = TileColumns<T, kDim, kThreads>;
+  using Columns = TileColumns<Tile, kThreads>;
   constexpr int32_t kStep = Columns::kRowsAtOnce;
-  constexpr int32_t kPasses = kTileKeys<T, kDim> / kStep;
+  constexpr int32_t kPasses = Tile::kRows / kStep;
   constexpr int32_t kBatch = kPasses % 4 == 0 ? 4 : 1;
   const int32_t c = Columns::column();
   if (c >= dim) return;
   const int32_t entry = first + Columns::row();
-  T* to = tile + Columns::row() * Columns::kRow + c;
+  T* to = tile + Tile::at(Columns::row(), c);
   const int32_t prefix_len = rows.prefix_len;
-  const bool is_whole = first >= seen.begin && first + kTileKeys<T, kDim> <= seen.end;
+  const bool is_whole = first >= seen.begin && first + Tile::kRows <= seen.end;
   if (is_whole && first >= prefix_len) {
     const int64_t stride = kIsValues ? rows.v_stride : rows.k_stride;
     const T* from = (kIsValues ? rows.v : rows.k) + (entry - prefix_len) * stride + c;
 #pragma unroll
     for (int32_t j = 0; j < kPasses; ++j) {
-      cp_async16(to + j * kStep * Columns::kRow, from);
+      cp_async16(Tile::below(to, j * kStep), from);
       from += kStep * stride;
     }
-  } else if (is_whole && first + kTileKeys<T, kDim> <= prefix_len) {
+  } else if (is_whole && first + Tile::kRows <= prefix_len) {
     const int32_t* table = rows.pages;
     const int32_t shift = rows.slot_shift;
     const PagedView<T> cache = rows.cache;
@@ -76,7 +91,7 @@ __device__ __forceinline__ void copy_rows(const EntryRows<T>& rows, int32_t dim,
       for (int32_t b = 0; b < kBatch; ++b) {
         const int64_t slot = (entry + (j + b) * kStep) & ((1 << shift) - 1);
         const T* page = kIsValues ? cache.values(pages[b]) : cache.keys(pages[b]);
-        cp_async16(to + (j + b) * kStep * Columns::kRow, page + slot * cache.head_dim + c);
+        cp_async16(Tile::below(to, (j + b) * kStep), page + slot * cache.head_dim + c);
       }
     }
   } else {  // the first and last tiles of a block, and the one where pages end
@@ -86,32 +101,32 @@ __device__ __forceinline__ void copy_rows(const EntryRows<T>& rows, int32_t dim,
       const bool is_there = e >= seen.begin && e < seen.end;
       const T* from = rows.any();
       if (is_there) from = (kIsValues ? rows.value(e) : rows.key(e)) + c;
-      cp_async16(to + j * kStep * Columns::kRow, from, is_there ? 16 : 0);
+      cp_async16(Tile::below(to, j * kStep), from, is_there ? 16 : 0);
     }
   }
 }
 
-// Queries [first, first + kCount) of a segment as T into tile [kCount, kRowElements]; zeros for others and for columns from D on.
+// Queries [first, first + kRows) of a segment as T; zeros for others and for columns from D on.
 // Those of type T in rows that are 16-byte aligned, as `is_copied` says, are copies in flight; the caller commits.
-template <class T, int32_t kDim, int32_t kCount, int32_t kThreads>
+template <class Tile, int32_t kThreads, class T = typename Tile::Element>
 __device__ __forceinline__ void load_query_rows(const std::byte* q, DType dtype, bool is_copied,
                                                 int64_t q_stride, const AttentionSegment& segment,
                                                 int32_t kv_head, int32_t group, int32_t dim, int32_t first,
                                                 T* tile) {
-  using Columns = TileColumns<T, kDim, kThreads>;
+  using Columns = TileColumns<Tile, kThreads>;
   const int32_t c = Columns::column();
-  if (c >= kDim) return;
+  if (c >= Tile::kDim) return;
   const int32_t num_queries = segment.num_rows * group;
   const int64_t row_begin = segment.row_begin;
   const int32_t bytes = bytes_of_element(dtype);
 #pragma unroll 2
-  for (int32_t r = Columns::row(); r < kCount; r += Columns::kRowsAtOnce) {
+  for (int32_t r = Columns::row(); r < Tile::kRows; r += Columns::kRowsAtOnce) {
     const int32_t query = first + r;
     const bool is_there = query < num_queries && c < dim;
     const int64_t t = row_begin + query / group;
     const int64_t head = int64_t{kv_head} * group + query % group;
     const std::byte* from = is_there ? q + (t * q_stride + head * dim + c) * bytes : q;
-    T* to = tile + r * Columns::kRow + c;
+    T* to = tile + Tile::at(r, c);
     if (is_copied) {
       cp_async16(to, from, is_there ? 16 : 0);
       continue;
