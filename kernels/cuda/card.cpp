@@ -73,6 +73,7 @@ class CudaRuntime final : public Runtime {
     limits_.num_multiprocessors = properties.multiProcessorCount;
     limits_.max_shared_bytes = static_cast<int32_t>(properties.sharedMemPerBlockOptin);
     limits_.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
+    limits_.has_wgmma = properties.major == 9 && properties.minor == 0;
     CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     CUDA_CHECK(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming));
     for (cudaEvent_t& mark : marks_) CUDA_CHECK(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming));

@@ -10,7 +10,7 @@
 //   memory        load_vector<V>(const void*), store_vector(void*, V): aligned 4, 8 or 16 bytes
 //                 load_streamed(const void*) -> uint4: 16 bytes of global memory that no kernel writes meanwhile, past L1
 //   math          exp2_approx(x), log2_approx(x), divide_approx(a, b): b at most 2^126; rsqrt_exact(x), fma_rn(a, b, c), leading_zeros, count_bits (uint32); the standard library's others
-//   shared        T* shared_memory<T>(): the block's dynamic shared memory, 128-byte aligned, contents undefined
+//   shared        T* shared_memory<T>(): the block's dynamic shared memory, 1024-byte aligned, contents undefined
 //   launch        wait_for_previous(): once in every kernel, at its beginning; what earlier kernels wrote is there after it. Before
 //                 it stand at most calls of prefetch_*() of the same file, each with a comment "Before the wait: ..." that names
 //                 what it reads: only what no kernel writes, as the weights. prefetch_line(const void*): 128 bytes to L2
@@ -32,11 +32,25 @@
 //                 lane = 4 * g + t holds  a: (g, 2t..) (g+8, 2t..) (g, 2t+8..) (g+8, 2t+8..)   b: (k 2t.., n g) (k 2t+8.., n g)
 //                 d: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1)
 //                 mma_m16n8k16_f32(d[4], a[8], b[4]): the same places in f32, for the f32 kernels of the tests
+//   warpgroups    kHasWgmma: the code is for a card that has them (sm_90a); nothing of this part is called elsewhere but stop_kernel().
+//                 Threads 128 i to 128 i + 127 call the same function at the same place. wgmma_shared<T>(d[n][4], a, b, accumulates): d [64, 8 n] = a b, or +=, with
+//                 a [64, 16] and b^T [8 n, 16] rows in shared memory, n = 8, 16; wgmma_registers<T>(d[n][4], a[4], b): += with b [16, 8 n] rows in
+//                 shared memory, n = 8, 12, 16, 32. Warp w of the group holds rows 16 w to 16 w + 15 of a and d as mma_m16n8k16 does
+//                 (d[i]: columns 8 i to 8 i + 7). Both are on their way until a wait; before it nobody touches d, a or the shared memory.
+//                 wgmma_tile(p, leading_bytes, stride_bytes) -> uint64_t: an operand in shared memory in panels of 128-byte rows, their 16-byte
+//                 pieces changed by XOR with row % 8, p 1024-byte aligned; stride: from 8 rows to the next 8, leading: from a panel to the next
+//                 (b of wgmma_registers). wgmma_advance(tile, bytes): the same further on: 16 columns (32 bytes), 16 rows, a panel.
+//                 wgmma_fence(registers...): before the first product over registers that anything else has written;
+//                 wgmma_commit(), wgmma_wait<N>(registers...): all but the last N groups are through; `registers` may be read from then on.
+//                 fence_proxy_async(): what this thread wrote to shared memory, by cp.async too (after its wait), is there for wgmma behind the next barrier
+//                 stop_kernel(): the launch fails
 // Type-generic tiles over these, f32 included: tile.h.
 #pragma once
 
 #if defined(__CUDACC__)
 #include "kernels/cuda/device_ptx.h"
+#include "kernels/cuda/device_wgmma.h"
 #else
 #include <emulator/device.h>
+#include <emulator/device_wgmma.h>
 #endif

@@ -103,7 +103,7 @@ __device__ __forceinline__ float fma_rn(float a, float b, float c) { return __fm
 
 template <class T>
 __device__ __forceinline__ T* shared_memory() {
-  extern __shared__ __align__(128) unsigned char restkv_shared[];
+  extern __shared__ __align__(1024) unsigned char restkv_shared[];
   return reinterpret_cast<T*>(restkv_shared);
 }
 

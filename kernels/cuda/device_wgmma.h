@@ -58,6 +58,10 @@ __device__ __forceinline__ uint64_t wgmma_tile(const void* tile, uint32_t leadin
   return start | uint64_t{leading_bytes >> 4} << 16 | uint64_t{stride_bytes >> 4} << 32 | uint64_t{1} << 62;
 }
 
+__device__ __forceinline__ uint64_t wgmma_advance(uint64_t tile, uint32_t bytes) {
+  return tile + (bytes >> 4);
+}
+
 template <class T, int kColumns>
 __device__ __forceinline__ void wgmma_shared(float (&d)[kColumns][4], uint64_t a, uint64_t b,
                                              bool accumulates) {

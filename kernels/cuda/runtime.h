@@ -17,6 +17,7 @@ struct DeviceLimits {
   int32_t num_multiprocessors = 1;
   int32_t max_shared_bytes = 0;  // dynamic shared memory of one block, opted in
   int64_t memory_bytes = 0;      // of the device
+  bool has_wgmma = false;        // code for sm_90a runs: compute capability 9.0
 };
 
 // A list of launches as the device keeps it.

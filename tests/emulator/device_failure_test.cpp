@@ -196,12 +196,9 @@ TEST(Device, ShapesWithoutAKernelAreRefusedAtLoad) {
 
 // The attention kernels fit the 99 KiB of sm_86 and sm_89; where there is less, the f32 ones of the tests do not.
 TEST(Device, ShapesWhoseKernelsDoNotFitTheCardAreRefusedAtLoad) {
-  const uint32_t before = emulator::options().max_shared_bytes;
-  emulator::options().max_shared_bytes = 99u << 10;
-  const auto half = make_emulated_backend({.type = DType::kBF16});
-  emulator::options().max_shared_bytes = 90u << 10;
-  const auto full = make_emulated_backend({.type = DType::kF32});
-  emulator::options().max_shared_bytes = before;
+  const auto half = make_emulated_backend(
+      {.type = DType::kBF16, .card = emulator::Card::kSm80, .max_shared_bytes = 99 << 10});
+  const auto full = make_emulated_backend({.type = DType::kF32, .max_shared_bytes = 90 << 10});
   AttentionShape shape = {.num_heads = 2, .num_kv_heads = 1, .head_dim = 256};
   EXPECT_TRUE(half->check_attention_shape(shape).ok()) << half->check_attention_shape(shape).message();
   const Status refused = full->check_attention_shape(shape);

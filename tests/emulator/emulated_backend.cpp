@@ -51,11 +51,18 @@ class EmulatedRuntime final : public Runtime {
     const int64_t memory_bytes = options.memory_bytes;
     limits_.name = "emulated";
     limits_.num_multiprocessors = options.num_multiprocessors;
-    limits_.max_shared_bytes = static_cast<int32_t>(emulator::options().max_shared_bytes);
+    limits_.max_shared_bytes = options.max_shared_bytes > 0
+                                   ? options.max_shared_bytes
+                                   : static_cast<int32_t>(emulator::max_shared_bytes(options.card));
+    limits_.has_wgmma = options.card == emulator::Card::kSm90;
     limits_.memory_bytes = memory_bytes;
   }
 
   const DeviceLimits& limits() const override { return limits_; }
+  void bind() override {
+    emulator::options().max_shared_bytes = static_cast<uint32_t>(limits_.max_shared_bytes);
+    emulator::options().has_wgmma = limits_.has_wgmma;
+  }
   // Asked for before each launch: those that wait for their turn gather in a list.
   Stream stream() const override {
     if (!queue_.is_lazy()) return nullptr;
@@ -250,6 +257,7 @@ class EmulatedRuntime final : public Runtime {
     return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
   }
   void run(const LaunchList& list, size_t count) {
+    bind();
     for (const LaunchList::Item& item : std::span(list.items()).first(count)) {
       const OpScope scope(item.op);
       if (item.is_product) {

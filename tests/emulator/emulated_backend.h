@@ -5,6 +5,7 @@
 #include <atomic>
 #include <memory>
 
+#include "emulator/emulator.h"
 #include "kernels/backend.h"
 
 namespace restkv {
@@ -29,6 +30,8 @@ struct EmulatedOptions {
   DeviceCounts* counts = nullptr;           // counted here, if given
   int64_t memory_bytes = int64_t{4} << 30;  // of the device
   int32_t num_multiprocessors = 4;          // that ops cut their work for
+  emulator::Card card = emulator::default_card();
+  int32_t max_shared_bytes = 0;  // of a block; 0: the card's
 };
 std::unique_ptr<Backend> make_emulated_backend(const EmulatedOptions& options = {});
 

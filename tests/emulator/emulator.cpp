@@ -12,6 +12,7 @@
 
 #include "emulator/device.h"
 #include "emulator/fiber.h"
+#include "emulator/warpgroup.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -23,7 +24,7 @@
 namespace restkv::emulator {
 namespace {
 
-constexpr uint32_t kSharedAlign = 128;
+constexpr uint32_t kSharedAlign = 1024;
 constexpr uint32_t kCanaryBytes = 128;
 constexpr auto kCanary = std::byte{0xA5};
 constexpr uint32_t kMaxBarriers = 16;
@@ -54,6 +55,13 @@ struct Collective {
   void* lanes[32] = {};
 };
 
+struct WarpgroupCollective {
+  uint32_t arrived = 0;
+  const char* kind = "";
+  Place place;
+  void* threads[kWarpgroup] = {};
+};
+
 struct Barrier {
   uint32_t arrived = 0, expected = 0;
   Place place;
@@ -62,6 +70,7 @@ struct Barrier {
 struct Machine {
   std::vector<Thread> threads;
   std::vector<std::vector<Collective>> collectives;  // by warp: those some lanes wait in
+  std::vector<WarpgroupCollective> warpgroups;       // those some threads wait in
   Barrier barriers[kMaxBarriers];
   std::byte* shared = nullptr;
   uint32_t shared_bytes = 0;
@@ -101,6 +110,7 @@ void run_thread(void*) {
   try {
     machine.kernel(machine.call);
     if (!thread.copies.empty()) fail("a thread ends with cp.async copies in flight", Place::current());
+    if (const std::string left = unfinished_wgmma(); !left.empty()) fail(left, Place::current());
   } catch (const KernelStopped&) {
     return;
   }
@@ -184,6 +194,8 @@ void run_block() {
     thread.fiber->restart(run_thread, nullptr);
   }
   for (std::vector<Collective>& waiting : machine.collectives) waiting.clear();
+  for (WarpgroupCollective& waiting : machine.warpgroups) waiting.arrived = 0;
+  reset_warpgroups(machine.num_threads);
   while (machine.num_done < machine.num_threads && machine.error.empty()) {
     if (!run_pass(options().order) && machine.error.empty()) {
       machine.error = "no thread can run, " + std::to_string(machine.num_done) + " of " +
@@ -232,6 +244,7 @@ Options options_from_environment() {
   }
   if (const char* poison = std::getenv("RESTKV_EMULATOR_POISON"))
     options.poison = static_cast<uint8_t>(std::strtoul(poison, nullptr, 0));
+  options.set_card(default_card());
   return options;
 }
 
@@ -268,6 +281,14 @@ Options& options() {
   return value;
 }
 
+Card default_card() {
+  const char* card = std::getenv("RESTKV_EMULATOR_CARD");
+  const std::string_view text = card == nullptr ? "sm_80" : card;
+  if (text != "sm_80" && text != "sm_90")
+    throw EmulatorError("RESTKV_EMULATOR_CARD is sm_80 or sm_90, not " + std::string(text));
+  return text == "sm_80" ? Card::kSm80 : Card::kSm90;
+}
+
 Counters& counters() { return counts; }
 
 void run_grid(GridSize grid, uint32_t block, uint32_t smem, KernelCall kernel, const void* call) {
@@ -287,6 +308,7 @@ void run_grid(GridSize grid, uint32_t block, uint32_t smem, KernelCall kernel, c
     machine.threads.emplace_back().fiber = std::make_unique<Fiber>(kFiberStackBytes);
   }
   machine.collectives.resize(block / kWarp);
+  machine.warpgroups.resize(block / kWarpgroup);
   struct Free {
     void operator()(std::byte* p) const {
       ASAN_UNPOISON_MEMORY_REGION(p + machine.shared_bytes, kCanaryBytes);
@@ -387,6 +409,7 @@ void copy_wait(uint32_t groups_left) {
     if (copy.group + groups_left >= thread.open_group) return false;
     std::memset(copy.to, 0, copy.bytes);
     if (copy.valid > 0) std::memcpy(copy.to, copy.from, copy.valid);
+    note_landed_copy(copy.to, copy.bytes);
     return true;
   });
 }
@@ -416,6 +439,34 @@ void collective(const char* kind, uint32_t mask, void* operands, Perform perform
   perform(done.lanes);
   for (uint32_t i = 0; i < kWarp; ++i)
     if ((mask >> i & 1u) != 0 && i != lane) machine.threads[first + i].state = State::kReady;
+}
+
+void warpgroup_collective(const char* kind, void* operands, PerformForWarpgroup perform, const Place& place) {
+  const uint32_t group = machine.current / kWarpgroup, first = group * kWarpgroup;
+  if (group >= machine.warpgroups.size())
+    fail(std::string(kind) + " of a warpgroup that is not whole: the block has " +
+             std::to_string(machine.num_threads) + " threads",
+         place);
+  WarpgroupCollective& waiting = machine.warpgroups[group];
+  if (waiting.arrived == 0) {
+    waiting.kind = kind;
+    waiting.place = place;
+  } else if (std::strcmp(waiting.kind, kind) != 0 || waiting.place.line() != place.line() ||
+             std::strcmp(waiting.place.file_name(), place.file_name()) != 0) {
+    fail(std::string(kind) + " while other threads of the warpgroup are in " + waiting.kind + " at " +
+             text_of(waiting.place),
+         place);
+  }
+  waiting.threads[machine.current - first] = operands;
+  if (++waiting.arrived < kWarpgroup) {
+    wait_as(State::kWaitsForWarp, kind, place);
+    return;
+  }
+  const WarpgroupCollective done = waiting;
+  waiting.arrived = 0;
+  perform(done.threads, place);
+  for (uint32_t i = 0; i < kWarpgroup; ++i)
+    if (first + i != machine.current) machine.threads[first + i].state = State::kReady;
 }
 
 }  // namespace restkv::emulator

@@ -30,6 +30,13 @@ enum class Timing : uint8_t {
   kMixed,  // by turns at once, late and some of it, drawn at each wait
 };
 
+// What a launch may ask for.
+enum class Card : uint8_t {
+  kSm80,  // 163 KB of shared memory
+  kSm90,  // 227 KB, the products of a warpgroup
+};
+constexpr uint32_t max_shared_bytes(Card card) { return (card == Card::kSm80 ? 163u : 227u) << 10; }
+
 struct Options {
   Order order = Order::kForward;
   uint64_t seed = 1;  // of kShuffled
@@ -37,11 +44,19 @@ struct Options {
   uint64_t timing_seed = 1;  // of kMixed
   uint8_t poison =
       0xFF;  // byte that shared memory and targets of copies in flight are filled with: 0xFF NaN, -1
-  uint32_t max_shared_bytes = 163u << 10;  // of a block; what sm_80 has
+  uint32_t max_shared_bytes = emulator::max_shared_bytes(Card::kSm80);  // of a block
+  bool has_wgmma = false;
+
+  void set_card(Card card) {
+    max_shared_bytes = emulator::max_shared_bytes(card);
+    has_wgmma = card == Card::kSm90;
+  }
 };
 // Of this thread; read at each launch. The environment sets the first values: RESTKV_EMULATOR_ORDER
-// = forward | reverse | shuffled:SEED, RESTKV_EMULATOR_TIMING = at_once | late | mixed:SEED, RESTKV_EMULATOR_POISON = 0xFF.
+// = forward | reverse | shuffled:SEED, RESTKV_EMULATOR_TIMING = at_once | late | mixed:SEED, RESTKV_EMULATOR_POISON = 0xFF,
+// RESTKV_EMULATOR_CARD = sm_80 | sm_90; an emulated device (emulated_backend.h) sets the card of the threads that use it.
 Options& options();
+Card default_card();  // of the environment; sm_80
 
 // What launches of this thread did so far.
 struct Counters {
