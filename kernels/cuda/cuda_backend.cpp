@@ -68,7 +68,8 @@ class CudaBackend final : public Backend {
                          "; there are the multiples of 8 up to " + std::to_string(kMaxHeadDim));
     }
     const auto fits = [&](int32_t head_dim) {
-      return attention_shared_bytes(options_.type, head_dim) <= runtime_->limits().max_shared_bytes;
+      return attention_shared_bytes(options_.type, head_dim, runtime_->limits()) <=
+             runtime_->limits().max_shared_bytes;
     };
     if (!fits(shape.head_dim)) {
       int32_t largest = 0;
@@ -77,7 +78,8 @@ class CudaBackend final : public Backend {
       const std::string type(dtype_info(options_.type).name);
       return unsupported(
           "head dim " + std::to_string(shape.head_dim) + " of " + type + " on " + runtime_->limits().name +
-          ": its blocks take " + std::to_string(attention_shared_bytes(options_.type, shape.head_dim) >> 10) +
+          ": its blocks take " +
+          std::to_string(attention_shared_bytes(options_.type, shape.head_dim, runtime_->limits()) >> 10) +
           " KiB of shared memory, the card has " + std::to_string(runtime_->limits().max_shared_bytes >> 10) +
           " KiB; there are the multiples of 8 up to " + std::to_string(largest));
     }

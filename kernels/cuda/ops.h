@@ -30,11 +30,11 @@ void smooth(Context& context, const SmoothArgs& args);
 void select(Context& context, const SelectArgs& args);
 void compact(Context& context, const CompactArgs& args);
 
-// Shared memory that a block of the attention kernels takes at least.
-int32_t prefill_shared_bytes(DType cache, int32_t head_dim);
+// Shared memory that a block of the attention kernels takes at least, on such a device.
+int32_t prefill_shared_bytes(DType cache, int32_t head_dim, const DeviceLimits& limits);
 int32_t decode_shared_bytes(DType cache, int32_t head_dim);
-inline int32_t attention_shared_bytes(DType cache, int32_t head_dim) {
-  return std::max(prefill_shared_bytes(cache, head_dim), decode_shared_bytes(cache, head_dim));
+inline int32_t attention_shared_bytes(DType cache, int32_t head_dim, const DeviceLimits& limits) {
+  return std::max(prefill_shared_bytes(cache, head_dim, limits), decode_shared_bytes(cache, head_dim));
 }
 
 }  // namespace restkv::cuda

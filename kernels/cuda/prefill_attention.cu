@@ -215,6 +215,7 @@ void prefill_attention(Context& context, const PrefillAttentionArgs& args) {
   CHECK(shape.scale > 0.0f) << "scale " << shape.scale;
   if (args.segments.empty()) return;
   const DType dtype = args.segments[0].k.dtype;
+  if (dtype != DType::kF32 && context.limits().has_wgmma) return prefill_wgmma(context, args);
   const int32_t row_tiles = choose_row_tiles(context, args, dtype);
   const PrefillPlan plan = plan_prefill(context, args, row_tiles == 2 ? kQueries<2> : kQueries<1>);
   if (plan.num_tiles == 0) return;
@@ -229,7 +230,8 @@ void prefill_attention(Context& context, const PrefillAttentionArgs& args) {
   });
 }
 
-int32_t prefill_shared_bytes(DType cache, int32_t head_dim) {
+int32_t prefill_shared_bytes(DType cache, int32_t head_dim, const DeviceLimits& limits) {
+  if (cache != DType::kF32 && limits.has_wgmma) return prefill_wgmma_shared_bytes(head_dim);
   int32_t bytes = 0;
   dispatch_float(cache, [&]<class T>() {
     dispatch_head_dim(head_dim,

@@ -109,7 +109,10 @@ EngineOptions test_options(int32_t max_num_batched_tokens) {
 #if RESTKV_EMULATED
   options.cache_dtype = type_under_test;
   options.backend_maker = []() -> Result<std::unique_ptr<Backend>> {
-    return make_emulated_backend({.type = type_under_test});
+    // each kernel of prefill attention for 16 bits has one of the types
+    return make_emulated_backend(
+        {.type = type_under_test,
+         .card = type_under_test == DType::kBF16 ? emulator::Card::kSm90 : emulator::Card::kSm80});
   };
 #else
   options.device = "cpu";

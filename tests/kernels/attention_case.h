@@ -14,6 +14,30 @@ struct Case {
   DType dtype;
 };
 
+// The columns of attention: prefill has a kernel of its own for caches of 16 bits on sm_90.
+inline const std::vector<BackendCase>& attention_columns() {
+  static const std::vector<BackendCase> columns = [] {
+    std::vector<BackendCase> list = device_op_cases();
+    const auto emulated =
+        std::find_if(list.begin(), list.end(), [](const BackendCase& c) { return c.is_emulated; });
+    if (emulated == list.end()) return list;
+    BackendCase sm90 = *emulated;
+    sm90.name = "emulated_sm90";
+    sm90.is_half_only = true;
+    sm90.make = [](int) {
+      return with_host_memory(
+          make_emulated_backend({.memory_bytes = kEmulatedBytes, .card = emulator::Card::kSm90}));
+    };
+    list.insert(emulated + 1, sm90);
+    return list;
+  }();
+  return columns;
+}
+inline bool has_cache_type(const BackendCase& column, DType dtype) {
+  if (dtype == DType::kF32) return !column.is_half_only;
+  return dtype != DType::kBF16 || column.has_bf16_cache;
+}
+
 inline std::string label(const Case& c) {
   return "H=" + std::to_string(c.heads) + " K=" + std::to_string(c.kv_heads) +
          " D=" + std::to_string(c.head_dim) + " cap=" + std::to_string(c.softcap) +

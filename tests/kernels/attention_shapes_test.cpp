@@ -12,12 +12,12 @@ namespace {
 class AttentionShapes : public testing::TestWithParam<size_t> {
  protected:
   void SetUp() override { backend_ = backend_case().make(2); }
-  const BackendCase& backend_case() const { return device_op_cases()[GetParam()]; }
+  const BackendCase& backend_case() const { return attention_columns()[GetParam()]; }
   std::unique_ptr<Backend> backend_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Backends, AttentionShapes, testing::Range(size_t{0}, device_op_cases().size()),
-                         [](const auto& info) { return device_op_cases()[info.param].name; });
+INSTANTIATE_TEST_SUITE_P(Backends, AttentionShapes, testing::Range(size_t{0}, attention_columns().size()),
+                         [](const auto& info) { return attention_columns()[info.param].name; });
 
 struct Sequence {
   Inputs in;
@@ -49,7 +49,7 @@ std::vector<Case> shape_cases(const BackendCase& backend) {
   std::vector<Case> cases;
   size_t kind = 0;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-    if (dtype == DType::kBF16 && !backend.has_bf16_cache) continue;
+    if (!has_cache_type(backend, dtype)) continue;
     for (const int32_t dim : {8, 24, 32, 56, 64, 72, 80, 96, 104, 128, 136, 192, 256}) {
       const auto& k = kinds[kind++ % std::size(kinds)];
       cases.push_back({6, 2, dim, k.softcap, k.window, dtype});
@@ -184,7 +184,7 @@ TEST_P(AttentionShapes, OffsetsBeyond32Bits) {
 
 // A row whose every entry is masked, in a tile with rows that see some: zeros and lse -inf, its neighbours untouched.
 TEST_P(AttentionShapes, RowsThatSeeNothing) {
-  const Case c{4, 2, 32, 0.0f, 0, DType::kF32};
+  const Case c{4, 2, 32, 0.0f, 0, backend_case().is_half_only ? DType::kF16 : DType::kF32};
   const Inputs in(c, 20);
   Floats out(in.q.size(), NAN), lse(static_cast<size_t>(in.n * c.heads), NAN);
   PrefillSegment segment;

@@ -33,6 +33,7 @@ struct BackendCase {
   bool is_row_independent = true;  // a row's bits do not depend on how many stand beside it
   bool is_exact = true;            // sums in the CPU's fixed order: decode equals prefill to the bit
   bool has_bf16_cache = false;
+  bool is_half_only = false;      // what it does in f32 is another column's
   int32_t head_dim_multiple = 1;  // of the head dims it takes
 };
 
