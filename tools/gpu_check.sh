@@ -77,7 +77,7 @@ export RESTKV_GOLDEN_MODELS_DIR=$golden/golden/models RESTKV_GOLDEN_DIR=$golden/
 
 readonly results=build/gpu-results
 mkdir -p "$results"
-op_tests=(kernel_op_table kernel_factor_projection kernel_half_ops kernel_attention kernel_attention_shapes kernel_determinism kernel_sampling
+op_tests=(kernel_wgmma kernel_op_table kernel_factor_projection kernel_half_ops kernel_attention kernel_attention_shapes kernel_determinism kernel_sampling
   eviction_ops_test)
 
 stage_build() {
