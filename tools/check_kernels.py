@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks what ptxas said of the CUDA kernels of a build: no register spills, and the occupancy that the sources promise.
+"""Checks what ptxas said of the CUDA kernels of a build: no register spills, the occupancy that the sources promise, and nothing
+about wgmma (C75..: products serialised, or fences and waits put in, because of what stands between them).
 
     check_kernels.py BUILD_FOLDER [--list]
 
@@ -28,6 +29,10 @@ class Instance:
     def __init__(self, mangled, architecture):
         self.mangled, self.architecture = mangled, architecture
         self.registers = self.stack = self.spills = None
+
+
+def remarks_on_wgmma(path):
+    return [line.strip() for line in path.read_text().splitlines() if re.search(r"\(C75\d\d\)", line)]
 
 
 def read_instances(path):
@@ -80,6 +85,7 @@ def main():
             problems.append(f"{source.name}: no record of ptxas in {sys.argv[1]}; build restkv_cuda_kernels there")
             continue
         instances = read_instances(recorded[source.name])
+        problems += [f"{source.name}: {remark}" for remark in remarks_on_wgmma(recorded[source.name])]
         for kernel in kernels:
             mine = [i for i in instances if f"{len(kernel)}{kernel}" in i.mangled]
             num_instances += len(mine)
