@@ -35,7 +35,7 @@ struct DriftShared {
 
 struct IndexShared {
   RadixShared radix;
-  int32_t warp_sums[33];
+  int32_t warp_sums[32];
   uint64_t sum;
 };
 

@@ -45,21 +45,21 @@ __device__ __forceinline__ void find_bin(uint64_t prefix, int32_t shift, RadixSh
   shared.is_done = shared.counts[bin] == wanted;
 }
 
-// value(i) for i < n, of unsigned type T; 1 <= k <= n. All threads of the block call it; barriers inside and at the end.
+// value(i) for i < n, of unsigned type T and at most `bits` bits; 1 <= k <= n. All threads of the block call it; barriers inside and at
+// the end.
 template <class T, class Value>
-__device__ __forceinline__ RadixResult<T> radix_select(int64_t n, int64_t k, Value value,
-                                                       RadixShared& shared) {
+__device__ __forceinline__ RadixResult<T> radix_select(int64_t n, int64_t k, Value value, RadixShared& shared,
+                                                       int32_t bits = static_cast<int32_t>(sizeof(T)) * 8) {
   if (threadIdx.x == 0) {
     shared.prefix = 0;
     shared.wanted = k;
   }
   constexpr int32_t kInFlight = kBytesInFlight / static_cast<int32_t>(sizeof(T));
-  constexpr int32_t kBits = static_cast<int32_t>(sizeof(T)) * 8;
-  for (int32_t shift = kBits - 8; shift >= 0; shift -= 8) {
+  uint64_t mask = 0;  // of the digits found
+  for (int32_t shift = bits - 8;; shift = max(shift - 8, 0)) {
     for (uint32_t i = threadIdx.x; i < kRadixBins; i += blockDim.x) shared.counts[i] = 0;
     sync_threads();
     const uint64_t prefix = shared.prefix;
-    const uint64_t mask = shift + 8 >= kBits ? 0 : ~uint64_t{0} << (shift + 8);
     for (int64_t begin = threadIdx.x; begin < n; begin += kInFlight * blockDim.x) {
       T values[kInFlight];
 #pragma unroll
@@ -77,7 +77,8 @@ __device__ __forceinline__ RadixResult<T> radix_select(int64_t n, int64_t k, Val
     sync_threads();
     if (warp_idx() == 0) find_bin(prefix, shift, shared);
     sync_threads();
-    if (shared.is_done) break;
+    if (shared.is_done || shift == 0) break;
+    mask |= uint64_t{255} << shift;
   }
   const RadixResult<T> result{static_cast<T>(shared.prefix), shared.wanted};
   sync_threads();  // before the memory is used again
@@ -85,7 +86,7 @@ __device__ __forceinline__ RadixResult<T> radix_select(int64_t n, int64_t k, Val
 }
 
 // Exclusive sum of one number a thread over a block of at most 1024 threads; `total` the sum. Barriers inside.
-__device__ __forceinline__ int32_t block_exclusive_sum(int32_t x, int32_t* warp_sums /* [33] */,
+__device__ __forceinline__ int32_t block_exclusive_sum(int32_t x, int32_t* warp_sums /* [32] */,
                                                        int32_t& total) {
   int32_t sum = x;
   for (uint32_t n = 1; n < kWarpSize; n *= 2) {
@@ -94,21 +95,16 @@ __device__ __forceinline__ int32_t block_exclusive_sum(int32_t x, int32_t* warp_
   }
   if (lane_idx() == kWarpSize - 1) warp_sums[warp_idx()] = sum;
   sync_threads();
-  if (threadIdx.x == 0) {
-    int32_t running = 0;
-    for (uint32_t w = 0; w < blockDim.x / kWarpSize; ++w) {
-      const int32_t count = warp_sums[w];
-      warp_sums[w] = running;
-      running += count;
-    }
-    warp_sums[32] = running;
+  // Each warp adds up what all have; a sum once read is a lane's own.
+  int32_t of_warps = lane_idx() < blockDim.x / kWarpSize ? warp_sums[lane_idx()] : 0;
+  for (uint32_t n = 1; n < kWarpSize; n *= 2) {
+    const int32_t below = shuffle_up(of_warps, n);
+    if (lane_idx() >= n) of_warps += below;
   }
-  sync_threads();
-  total = warp_sums[32];
-  // The next call writes a warp's own entry behind this point, and the total behind a barrier of the block.
-  const int32_t exclusive = warp_sums[warp_idx()] + sum - x;
-  sync_warp();
-  return exclusive;
+  total = shuffle(of_warps, kWarpSize - 1);
+  const int32_t before = shuffle(of_warps, warp_idx() > 0 ? warp_idx() - 1 : 0);
+  sync_threads();  // before the next call writes them
+  return (warp_idx() > 0 ? before : 0) + sum - x;
 }
 
 // Order of f32 as unsigned integers: negative numbers reversed below the positive ones.

@@ -1,25 +1,32 @@
 // select: which rows of a head stay. A row's key is 64 bits, larger is better, all different:
 //   protected: all ones | row     scored: ordered score | row     dead (outside a layer's window): 0 | row
-// NaN and inf rank first among the scored; ties: newer rows. One score array: a radix select finds the threshold key. With m
-// arrays the order is by min over i of m * rank_i + i; only the `count` best rows of each array can be among the kept, so
-// those are sorted, ranked, and a second radix select over the order values finds the threshold. The kept rows are then
-// written by a scan in rising order.
+// NaN and inf rank first among the scored; ties: newer rows. Of each score array the `count` best rows are found: 12 bits of the
+// keys are counted while they are made, what is in the bin of the threshold or above it is listed, and a radix select among
+// the rows of that bin alone ends it. With one array those rows stay. With m the order is by min over i of m * rank_i + i: the
+// best of each array are sorted, and a walk through them in turn takes those that no other array has earlier.
 //   share_kernel   grid (item)            kShare: the heads' shares of the layer's rows by their scores
-//   select_kernel  grid (unit)            a unit is one KV head of one item; 512 threads walk its rows
-// Keys, orders and lists lie in the workspace, as many units at a time as it holds. Bound: latency, about ten passes over a
-// head's keys in L2, four to eight loads of a thread at a time. Shared memory 33 KiB (lists of up to 4096 keys are sorted there).
-// Occupancy: select_kernel 512 x 2, share_kernel 512 x 2.
+//   select_kernel  grid (unit, array)     a unit is one KV head of one item; the last of its blocks to arrive walks
+// Kept rows are bits of a map, which is written out in rising order. Keys and lists lie in the workspace, as many units at a time as
+// it holds. Bound: instructions of one multiprocessor for an array, some 50 a row in two passes over all rows, beside a sort of
+// 55 steps for 1024 rows. Shared memory 18 KiB, and 8 bytes a key sorted there (up to 4096).
+// Occupancy: select_kernel 1024 x 1, share_kernel 1024 x 1.
 #include "kernels/cuda/eviction/item_views.h"
 #include "kernels/cuda/eviction/radix_select.h"
 
 namespace restkv::cuda {
 namespace {
 
-constexpr int32_t kSelectThreads = 512;
+constexpr int32_t kSelectThreads = 1024;
 constexpr int32_t kSharedList = 4096;
-constexpr int32_t kRowsInFlight = 4;  // of a thread that makes keys
-constexpr int32_t kRowsAtOnce = 8;    // of a thread that writes the chosen ones
+constexpr int32_t kRowsInFlight = 4;   // of a thread that makes keys
+constexpr int32_t kRowsOfThread = 4;   // side by side, of one that lists rows: a load of 16 bytes
+constexpr int32_t kKeyBins = 1 << 12;  // of the upper bits of a key's upper half: 8 for each power of two
+constexpr int32_t kKeyBinShift = 32 - 12;
+constexpr uint64_t kBelowBin =
+    (uint64_t{1} << (32 + kKeyBinShift)) - 1;  // the bits of a key that its bin does not tell
+constexpr uint32_t kIsScored = 0x80000000u;    // in a list of ranks, beside the row
 static_assert(kSelectThreads <= 1024 && kSelectThreads % 32 == 0, "block_exclusive_sum");
+static_assert(kKeyBins == 4 * kSelectThreads, "a thread looks at four bins");
 
 struct SelectView {
   RowsView rows;
@@ -46,71 +53,80 @@ struct SelectParams {
   SelectScope scope;
   int32_t num_kv_heads;
   int32_t first_unit;  // of this launch; share_kernel: item
-  int32_t most;        // rows of the longest head
+  int32_t most;        // rows of the longest head, up to the next multiple of kRowsOfThread
   int32_t max_scores;  // arrays of the item with the most
-  int32_t list_size;   // keys of a unit's list, a power of two; 0: one array each, nothing is sorted
-  uint32_t* highs;     // [units, max_scores, most] upper halves of the keys; the lower ones are the rows
-  uint64_t* lists;     // [units, list_size] where it is more than kSharedList
-  uint32_t* orders;    // [units, most] where list_size > 0
+  int32_t list_size;   // keys of an array's sorted list, a power of two; 0: one array each, nothing is sorted
+  uint32_t*
+      highs;  // [units, max_scores, most] upper halves of the keys; the lower ones are the rows. Then orders
+  uint32_t*
+      rows;  // [units, max_scores, most] listed: from the front those above the bin, from the end those in it. Then by rank
+  uint64_t* lists;    // [units, max_scores, list_size] where it is more than kSharedList
+  uint32_t* maps;     // [units, 2, most / 32 upwards] where that is more than half of kKeyBins: bits of rows
+  uint32_t* arrived;  // [units] blocks that are done; 0 between launches
 };
 
 struct SelectShared {
   RadixShared radix;
-  int32_t warp_sums[33];
-  uint32_t list_len;
-  uint32_t num_dead, num_protected, non_finite, eligible;
-  uint64_t list[1];  // [kSharedList], as long as the launch made it
+  int32_t warp_sums[32];
+  uint32_t num_dead, num_protected, non_finite;
+  uint32_t num_above, num_in_bin,
+      num_best;          // rows listed from the front and from the end; taken from those at the end
+  uint32_t bin, wanted;  // of the threshold; how many rows of it are among the best
+  uint32_t is_last;
+  alignas(16) uint32_t bins[kKeyBins];  // rows of each; then maps of rows
+  uint64_t list[1];                     // [kSharedList], as long as the launch made it
 };
 
-__device__ __forceinline__ float score_of(const SelectParams& p, const SelectView& item, int32_t array,
-                                          int32_t head, int32_t row) {
-  if (p.scope != SelectScope::kLayer) return item.scores[array][head * item.score_stride[array] + row];
-  float sum = 0.0f;  // one set for all heads, by the mean of their scores
-  for (int32_t h = 0; h < p.num_kv_heads; ++h) sum += item.scores[0][h * item.score_stride[0] + row];
-  return sum / static_cast<float>(p.num_kv_heads);
-}
-
-// Keys of all arrays of a head and the counts in `shared`. A barrier at its end.
+// Keys of an array of a head, and the counts in `shared`; each(high) of each row. A barrier at its end.
+template <class Each>
 __device__ __forceinline__ void make_keys(const SelectParams& p, const SelectView& item,
-                                          const DeviceRows& rows, int32_t num_scores, uint32_t* highs,
-                                          SelectShared& shared) {
+                                          const DeviceRows& rows, int32_t array, uint32_t* highs,
+                                          SelectShared& shared, Each each) {
   if (threadIdx.x == 0) shared.num_dead = shared.num_protected = shared.non_finite = 0;
   sync_threads();
+  // Copies: a store to `highs` might be one to the item, as far as the compiler knows.
+  const ProtectView protect = item.protect;
+  const float* scores = item.scores[array];
+  const int64_t stride = item.score_stride[array];
   uint32_t dead = 0, kept_anyway = 0, bad = 0;
-  for (int32_t begin = static_cast<int32_t>(threadIdx.x); begin < rows.num_rows;
-       begin += kRowsInFlight * kSelectThreads) {
-    int32_t positions[kRowsInFlight];
-    rows.positions(begin, kSelectThreads, positions);
-    uint32_t places[kRowsInFlight];
-#pragma unroll
-    for (int32_t u = 0; u < kRowsInFlight; ++u) {
-      const int32_t j = begin + u * kSelectThreads;
-      places[u] = 1;
-      if (j >= rows.num_rows) continue;
-      places[u] = place_of(item.protect, rows, j, positions[u]);
-      dead += places[u] == kDead;
-      kept_anyway += places[u] == kProtected;
-    }
-    for (int32_t i = 0; i < num_scores; ++i) {
-      float scores[kRowsInFlight];
+  const auto pass = [&](auto score_of) {
+    for (int32_t begin = static_cast<int32_t>(threadIdx.x); begin < rows.num_rows;
+         begin += kRowsInFlight * kSelectThreads) {
+      int32_t positions[kRowsInFlight];
+      rows.positions(begin, kSelectThreads, positions);
+      float values[kRowsInFlight];
 #pragma unroll
       for (int32_t u = 0; u < kRowsInFlight; ++u) {
         const int32_t j = begin + u * kSelectThreads;
-        scores[u] = j < rows.num_rows ? score_of(p, item, i, rows.head, j) : 0.0f;
+        values[u] = j < rows.num_rows ? score_of(j) : 0.0f;
       }
 #pragma unroll
       for (int32_t u = 0; u < kRowsInFlight; ++u) {
         const int32_t j = begin + u * kSelectThreads;
         if (j >= rows.num_rows) continue;
-        uint32_t high = places[u];
+        uint32_t high = place_of(protect, rows, j, positions[u]);
+        dead += high == kDead;
+        kept_anyway += high == kProtected;
         if (high == 1) {
-          const bool is_finite = fabsf(scores[u]) < kInfinity;
-          high = ordered_bits(is_finite ? scores[u] : kInfinity);
-          bad += i == 0 && !is_finite;
+          const bool is_finite = fabsf(values[u]) < kInfinity;
+          high = ordered_bits(is_finite ? values[u] : kInfinity);
+          bad += !is_finite;
         }
-        highs[int64_t{i} * p.most + j] = high;
+        highs[j] = high;
+        each(high);
       }
     }
+  };
+  if (p.scope != SelectScope::kLayer) {
+    const float* own = scores + rows.head * stride;
+    pass([&](int32_t j) { return own[j]; });
+  } else {
+    pass([&](int32_t j) {  // one set for all heads, by the mean of their scores
+      float sum = 0.0f;
+#pragma unroll 1
+      for (int32_t h = 0; h < p.num_kv_heads; ++h) sum += scores[h * stride + j];
+      return sum / static_cast<float>(p.num_kv_heads);
+    });
   }
   if (dead) atomic_add(&shared.num_dead, dead);
   if (kept_anyway) atomic_add(&shared.num_protected, kept_anyway);
@@ -123,12 +139,118 @@ __device__ __forceinline__ uint64_t key_of(const uint32_t* highs, int64_t row) {
   return uint64_t{highs[row]} << 32 | static_cast<uint32_t>(row);
 }
 
+// The bin of the count-th largest key, by the counts, into `shared`; 1 <= count <= their sum. Barriers inside and at the end.
+__device__ __forceinline__ void find_key_bin(int32_t count, SelectShared& shared) {
+  const int32_t top = kKeyBins - 1 - static_cast<int32_t>(threadIdx.x) * 4;
+  const uint4 four = load_vector<uint4>(shared.bins + top - 3);
+  const uint32_t own = four.x + four.y + four.z + four.w;
+  int32_t total = 0;
+  const auto before =
+      static_cast<uint32_t>(block_exclusive_sum(static_cast<int32_t>(own), shared.warp_sums, total));
+  uint32_t wanted = static_cast<uint32_t>(count) - before;
+  if (before < static_cast<uint32_t>(count) && wanted <= own) {  // one thread
+    int32_t bin = top;
+    while (shared.bins[bin] < wanted) wanted -= shared.bins[bin--];
+    shared.bin = static_cast<uint32_t>(bin);
+    shared.wanted = wanted;
+  }
+  if (threadIdx.x == 0) shared.num_above = shared.num_in_bin = shared.num_best = 0;
+  sync_threads();
+}
+
+// Lists the rows above the bin and in it, in any order. A barrier at its end.
+__device__ __forceinline__ void list_rows(const uint32_t* highs, int32_t num_rows, uint32_t* list,
+                                          SelectShared& shared) {
+  const uint32_t bin = shared.bin;
+  for (int32_t begin = 0; begin < num_rows; begin += kRowsOfThread * kSelectThreads) {
+    const int32_t first = begin + kRowsOfThread * static_cast<int32_t>(threadIdx.x);
+    uint32_t above = 0, in_bin = 0;  // bits of the rows
+    const auto look = [&](int32_t u, uint32_t high) {
+      above |= (high >> kKeyBinShift > bin ? 1u : 0u) << u;
+      in_bin |= (high >> kKeyBinShift == bin ? 1u : 0u) << u;
+    };
+    if (first + kRowsOfThread <= num_rows) {
+      const uint4 four = load_vector<uint4>(highs + first);
+      look(0, four.x);
+      look(1, four.y);
+      look(2, four.z);
+      look(3, four.w);
+    } else {
+      for (int32_t u = 0; first + u < num_rows; ++u) look(u, highs[first + u]);
+    }
+    if (!any((above | in_bin) != 0)) continue;
+    const uint32_t own = count_bits(above) | count_bits(in_bin) << 16;  // both sums at once
+    uint32_t sum = own;
+    for (uint32_t n = 1; n < kWarpSize; n *= 2) {
+      const uint32_t below = shuffle_up(sum, n);
+      if (lane_idx() >= n) sum += below;
+    }
+    uint32_t from_front = 0, from_end = 0;
+    if (lane_idx() == kWarpSize - 1) {
+      from_front = atomic_add(&shared.num_above, sum & 0xFFFFu);
+      from_end = atomic_add(&shared.num_in_bin, sum >> 16);
+    }
+    from_front = shuffle(from_front, kWarpSize - 1) + ((sum - own) & 0xFFFFu);
+    from_end = static_cast<uint32_t>(num_rows - 1) - shuffle(from_end, kWarpSize - 1) - ((sum - own) >> 16);
+#pragma unroll
+    for (int32_t u = 0; u < kRowsOfThread; ++u) {
+      if ((above >> u & 1u) != 0) list[from_front++] = static_cast<uint32_t>(first + u);
+      if ((in_bin >> u & 1u) != 0) list[from_end--] = static_cast<uint32_t>(first + u);
+    }
+  }
+  sync_threads();
+}
+
+// visit(place, key) of each of the `count` best rows, by one thread of the block, at places in any order. Barriers inside, none at
+// the end.
+template <class Visit>
+__device__ __forceinline__ void visit_best(const uint32_t* highs, const uint32_t* list, int32_t num_rows,
+                                           SelectShared& shared, Visit visit) {
+  const auto above = static_cast<int32_t>(shared.num_above), in_bin = static_cast<int32_t>(shared.num_in_bin),
+             wanted = static_cast<int32_t>(shared.wanted);
+  const auto in_bin_key = [&](int64_t i) { return key_of(highs, list[num_rows - 1 - i]); };
+  uint64_t threshold = 0;
+  if (wanted < in_bin) {
+    threshold = radix_select<uint64_t>(
+                    in_bin, wanted, [&](int64_t i) { return in_bin_key(i) & kBelowBin; }, shared.radix,
+                    32 + kKeyBinShift)
+                    .value;
+  }
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < above; i += kSelectThreads)
+    visit(static_cast<uint32_t>(i), key_of(highs, list[i]));
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < in_bin; i += kSelectThreads) {
+    const uint64_t key = in_bin_key(i);
+    if ((key & kBelowBin) >= threshold)
+      visit(static_cast<uint32_t>(above) + atomic_add(&shared.num_best, 1u), key);
+  }
+}
+
+// The steps of sort_falling in which the places of a pair are less than a warp apart, of widths [first_width, last_width].
+__device__ __forceinline__ void sort_in_warps(uint64_t* list, int32_t size, int32_t first_width,
+                                              int32_t last_width) {
+  for (int32_t begin = static_cast<int32_t>(warp_idx() * kWarpSize); begin < size; begin += kSelectThreads) {
+    const int32_t i = begin + static_cast<int32_t>(lane_idx());
+    uint64_t own = i < size ? list[i] : 0;  // a list shorter than a warp: what lies behind it stays there
+    for (int32_t width = first_width; width <= last_width; width *= 2) {
+      for (int32_t reach = min(width, static_cast<int32_t>(kWarpSize)) / 2; reach > 0; reach /= 2) {
+        const uint64_t other = shuffle_xor(own, static_cast<uint32_t>(reach));
+        const bool takes_larger = ((i & reach) == 0) == ((i & width) == 0);
+        if ((other > own) == takes_larger) own = other;
+      }
+    }
+    if (i < size) list[i] = own;
+  }
+  sync_threads();
+}
+
 // Sorts list [size], a power of two, falling. Barriers inside and at the end.
 __device__ __forceinline__ void sort_falling(uint64_t* list, int32_t size) {
-  for (int32_t width = 2; width <= size; width *= 2) {
-    for (int32_t reach = width / 2; reach > 0; reach /= 2) {
+  constexpr auto kWarp = static_cast<int32_t>(kWarpSize);
+  sort_in_warps(list, size, 2, min(size, kWarp));
+  for (int32_t width = 2 * kWarp; width <= size; width *= 2) {
+    for (int32_t reach = width / 2; reach >= kWarp; reach /= 2) {
       for (int32_t i = static_cast<int32_t>(threadIdx.x); i < size / 2; i += kSelectThreads) {
-        const int32_t low = i / reach * 2 * reach + i % reach, high = low + reach;
+        const int32_t in_reach = i & (reach - 1), low = 2 * (i - in_reach) + in_reach, high = low + reach;
         const bool is_falling = (low & width) == 0;
         const uint64_t a = list[low], b = list[high];
         if ((a < b) == is_falling) {
@@ -138,158 +260,172 @@ __device__ __forceinline__ void sort_falling(uint64_t* list, int32_t size) {
       }
       sync_threads();
     }
+    sort_in_warps(list, size, width, width);
   }
 }
 
-// orders[row] = min over the arrays of m * rank + i, for the `count` best rows of each array; all ones for the others.
-__device__ __forceinline__ void make_orders(const SelectParams& p, int32_t num_scores, int32_t num_rows,
-                                            int32_t count, const uint32_t* highs, uint64_t* list,
-                                            uint32_t* orders, SelectShared& shared) {
-  for (int32_t j = static_cast<int32_t>(threadIdx.x); j < num_rows; j += kSelectThreads)
-    orders[j] = 0xFFFFFFFFu;
+// Of the `count` best rows of an array: orders[row] = m * rank + array, all ones for the others, in place of the keys; and the rows
+// by rank, with kIsScored. Barriers inside, none at the end.
+__device__ __forceinline__ void rank_best(int32_t num_scores, int32_t array, int32_t num_rows, int32_t count,
+                                          uint32_t* highs, uint32_t* rows, uint64_t* list,
+                                          SelectShared& shared) {
   int32_t size = 2;
   while (size < count) size *= 2;
-  for (int32_t i = 0; i < num_scores; ++i) {
-    const uint32_t* array = highs + int64_t{i} * p.most;
-    uint64_t threshold = 0;
-    if (count < num_rows) {
-      threshold = radix_select<uint64_t>(
-                      num_rows, count, [&](int64_t j) { return key_of(array, j); }, shared.radix)
-                      .value;
-    }
-    if (threadIdx.x == 0) shared.list_len = 0;
-    sync_threads();
-    for (int32_t begin = 0; begin < num_rows; begin += kSelectThreads) {
-      const int32_t j = begin + static_cast<int32_t>(threadIdx.x);
-      const uint64_t key = j < num_rows ? key_of(array, j) : 0;
-      const bool is_best = j < num_rows && key >= threshold;
-      const uint32_t best = ballot(is_best);  // one atomic a warp
-      uint32_t place = 0;
-      if (lane_idx() == 0 && best != 0) place = atomic_add(&shared.list_len, count_bits(best));
-      place = shuffle(place, 0) + count_bits(best & ((1u << lane_idx()) - 1u));
-      if (is_best) list[place] = key;
-    }
-    for (int32_t r = count + static_cast<int32_t>(threadIdx.x); r < size; r += kSelectThreads) list[r] = 0;
-    sync_threads();
-    sort_falling(list, size);
-    for (int32_t rank = static_cast<int32_t>(threadIdx.x); rank < count; rank += kSelectThreads) {
-      uint32_t& order = orders[static_cast<uint32_t>(list[rank])];
-      order = min(order, static_cast<uint32_t>(num_scores * rank + i));
-    }
-    sync_threads();
+  visit_best(highs, rows, num_rows, shared, [&](uint32_t place, uint64_t key) { list[place] = key; });
+  for (int32_t r = count + static_cast<int32_t>(threadIdx.x); r < size; r += kSelectThreads) list[r] = 0;
+  sync_threads();
+  for (int32_t j = static_cast<int32_t>(threadIdx.x); j < num_rows; j += kSelectThreads) highs[j] = ~0u;
+  sort_falling(list, size);
+  for (int32_t rank = static_cast<int32_t>(threadIdx.x); rank < count; rank += kSelectThreads) {
+    const uint64_t key = list[rank];
+    const auto row = static_cast<uint32_t>(key), high = static_cast<uint32_t>(key >> 32);
+    highs[row] = static_cast<uint32_t>(num_scores * rank + array);
+    rows[rank] = row | (high != kProtected && high != kDead ? kIsScored : 0u);
   }
 }
 
-// Calls put(place, row) for the rows with is_chosen(row), in rising order; returns how many. A thread has up to kRowsAtOnce
-// rows side by side. Barriers inside.
-template <class IsChosen, class Put>
-__device__ __forceinline__ int32_t write_rising(int32_t num_rows, IsChosen is_chosen, Put put,
+// Maps of rows, a bit for each.
+__device__ __forceinline__ void clear_map(uint32_t* map, int32_t num_words) {
+  for (int32_t w = static_cast<int32_t>(threadIdx.x); w < num_words; w += kSelectThreads) map[w] = 0;
+}
+__device__ __forceinline__ void set_bit(uint32_t* map, uint32_t row) {
+  atomic_or(&map[row / 32], 1u << (row % 32));
+}
+// put(place, row) for the rows of a map, in rising order; returns how many. Barriers inside.
+template <class Put>
+__device__ __forceinline__ int32_t write_rising(const uint32_t* map, int32_t num_words, Put put,
                                                 SelectShared& shared) {
-  const int32_t each = max(1, min(kRowsAtOnce, (num_rows + kSelectThreads - 1) / kSelectThreads));
   int32_t written = 0;
-  for (int32_t begin = 0; begin < num_rows; begin += each * kSelectThreads) {
-    const int32_t first = begin + each * static_cast<int32_t>(threadIdx.x);
-    uint32_t chosen = 0;
-#pragma unroll
-    for (int32_t u = 0; u < kRowsAtOnce; ++u) {
-      if (u < each && first + u < num_rows && is_chosen(first + u)) chosen |= 1u << u;
-    }
+  for (int32_t begin = 0; begin < num_words; begin += kSelectThreads) {
+    const int32_t w = begin + static_cast<int32_t>(threadIdx.x);
+    uint32_t bits = w < num_words ? map[w] : 0;
     int32_t total = 0;
     int32_t place =
-        written + block_exclusive_sum(static_cast<int32_t>(count_bits(chosen)), shared.warp_sums, total);
-#pragma unroll
-    for (int32_t u = 0; u < kRowsAtOnce; ++u) {
-      if ((chosen >> u & 1u) != 0) put(place++, first + u);
-    }
+        written + block_exclusive_sum(static_cast<int32_t>(count_bits(bits)), shared.warp_sums, total);
+    for (; bits != 0; bits &= bits - 1)
+      put(place++, 32 * w + 31 - static_cast<int32_t>(leading_zeros(bits & (0u - bits))));
     written += total;
   }
   return written;
 }
 
-// Positions of the kept rows that a later array brought in, the best by their order, rising.
-__device__ __forceinline__ void write_new_pins(const SelectView& item, const DeviceRows& rows,
-                                               bool is_all_or_none, uint32_t threshold, const uint32_t* highs,
-                                               const uint32_t* orders, SelectShared& shared) {
-  const int32_t n = rows.num_rows, head = rows.head;
-  const auto m = static_cast<uint32_t>(item.num_scores);
-  const auto is_eligible = [&](int64_t j) {
-    const uint32_t high = highs[j];
-    return high != kProtected && high != kDead && ~orders[j] >= threshold && orders[j] % m != 0;
-  };
-  int32_t pins = 0;
-  if (!is_all_or_none && m > 1) {  // where nothing was cut, nothing needs to be saved
-    if (threadIdx.x == 0) shared.eligible = 0;
-    sync_threads();
-    uint32_t count = 0;
-    for (int32_t j = static_cast<int32_t>(threadIdx.x); j < n; j += kSelectThreads) count += is_eligible(j);
-    if (count) atomic_add(&shared.eligible, count);
-    sync_threads();
-    const auto eligible = static_cast<int32_t>(shared.eligible);
-    pins = min(item.max_new_pins, eligible);
-    uint32_t best = 1;
-    if (pins > 0 && pins < eligible) {
-      best = radix_select<uint32_t>(
-                 n, pins, [&](int64_t j) { return is_eligible(j) ? ~orders[j] : 0u; }, shared.radix)
-                 .value;
-    }
-    if (pins > 0) {
-      int32_t* out = item.new_pins + int64_t{head} * item.max_new_pins;
-      write_rising(
-          n, [&](int32_t j) { return is_eligible(j) && ~orders[j] >= best; },
-          [&](int32_t place, int32_t j) { out[place] = rows.position(j); }, shared);
-    }
+// Whether this is the block of the unit that has the writes of all others before it.
+__device__ __forceinline__ bool is_last_block(uint32_t* arrived, int32_t num_blocks, SelectShared& shared) {
+  thread_fence();  // what this block wrote is there for every block that sees the count
+  sync_threads();
+  if (threadIdx.x == 0) {
+    shared.is_last = atomic_add(arrived, 1u) == static_cast<uint32_t>(num_blocks - 1) ? 1u : 0u;
+    if (shared.is_last != 0) *arrived = 0;  // for the next launch
   }
-  if (threadIdx.x == 0) item.num_new_pins[head] = pins;
+  sync_threads();
+  if (shared.is_last == 0) return false;
+  thread_fence();
+  return true;
 }
 
-static_assert(fits_multiprocessor(sizeof(SelectShared) + 8 * kSharedList, 2));
+// The `count` rows of the best order into `kept`, and of those the max_new_pins best that a later array brought in into `pinned`:
+// place e of the walk is the order e. `rows` and `orders` are those of array 0, the others' lie `stride` behind each other.
+__device__ __forceinline__ void walk(int32_t num_scores, int32_t count, const uint32_t* rows,
+                                     const uint32_t* orders, int32_t stride, int32_t max_new_pins,
+                                     uint32_t* kept, uint32_t* pinned, SelectShared& shared) {
+  int32_t taken = 0, pins = 0;
+  for (int32_t begin = 0; begin < num_scores * count && taken < count; begin += kSelectThreads) {
+    const int32_t e = begin + static_cast<int32_t>(threadIdx.x);
+    const int32_t array = e % num_scores;
+    uint32_t entry = 0;
+    bool is_taken = e < num_scores * count;  // no array has the row earlier
+    if (is_taken) {
+      entry = rows[int64_t{array} * stride + e / num_scores];
+      for (int32_t i = 0; i < num_scores; ++i)
+        is_taken = is_taken && orders[int64_t{i} * stride + (entry & ~kIsScored)] >= static_cast<uint32_t>(e);
+    }
+    int32_t total = 0;
+    const int32_t before = taken + block_exclusive_sum(is_taken ? 1 : 0, shared.warp_sums, total);
+    is_taken = is_taken && before < count;
+    if (is_taken) set_bit(kept, entry & ~kIsScored);
+    taken += total;
+    if (max_new_pins == 0) continue;
+    const bool is_new = is_taken && array != 0 && (entry & kIsScored) != 0;
+    const int32_t pins_before = pins + block_exclusive_sum(is_new ? 1 : 0, shared.warp_sums, total);
+    if (is_new && pins_before < max_new_pins) set_bit(pinned, entry & ~kIsScored);
+    pins += total;
+  }
+  sync_threads();
+}
 
-__global__ void __launch_bounds__(kSelectThreads, 2) select_kernel(const __grid_constant__ SelectParams p) {
+static_assert(fits_multiprocessor(sizeof(SelectShared) + 8 * kSharedList, 1));
+
+__global__ void __launch_bounds__(kSelectThreads, 1) select_kernel(const __grid_constant__ SelectParams p) {
   wait_for_previous();
   const int32_t unit = p.first_unit + static_cast<int32_t>(blockIdx.x);
+  const int32_t array = static_cast<int32_t>(blockIdx.y);
   const SelectView& item = p.items[unit / p.num_kv_heads];
+  const int32_t num_scores = item.num_scores;
+  if (array >= num_scores) return;
   const int32_t head = unit % p.num_kv_heads;
-  const DeviceRows rows(item.rows, p.pool, head, 0);
+  const RowsView source = item.rows;
+  const DeviceRows rows(source, p.pool, head, 0);
   const int32_t n = rows.num_rows;
   SelectShared& shared = *shared_memory<SelectShared>();
-  uint32_t* highs = p.highs + int64_t{blockIdx.x} * p.max_scores * p.most;
-  uint64_t* list = p.list_size > kSharedList ? p.lists + int64_t{blockIdx.x} * p.list_size : shared.list;
-  uint32_t* orders = p.orders + int64_t{blockIdx.x} * p.most;
-  make_keys(p, item, rows, item.num_scores, highs, shared);
+  const int64_t first_array = int64_t{blockIdx.x} * p.max_scores;
+  uint32_t* highs = p.highs + (first_array + array) * p.most;
+  uint32_t* listed = p.rows + (first_array + array) * p.most;
+  clear_map(shared.bins, kKeyBins);
+  make_keys(p, item, rows, array, highs, shared,
+            [&](uint32_t high) { atomic_add(&shared.bins[high >> kKeyBinShift], 1u); });
   const int32_t wanted = p.scope == SelectScope::kShare ? item.share[head] - item.slack : item.keep[head];
   const int32_t count = max(0, min(wanted, n));
-  const bool is_cut = count > 0 && count < n;
-
-  uint64_t threshold = 0;        // one array: of the keys
-  uint32_t order_threshold = 0;  // several: of the complements of the orders
-  if (item.num_scores == 1) {
-    if (is_cut) {
-      threshold = radix_select<uint64_t>(
-                      n, count, [&](int64_t j) { return key_of(highs, j); }, shared.radix)
-                      .value;
-    }
-  } else {
-    if (count > 0) make_orders(p, item.num_scores, n, count, highs, list, orders, shared);
-    if (is_cut) {
-      order_threshold = radix_select<uint32_t>(
-                            n, count, [&](int64_t j) { return ~orders[j]; }, shared.radix)
-                            .value;
-    }
-  }
-  int32_t* kept = item.kept + head * item.kept_stride;
-  const int32_t written = write_rising(
-      count > 0 ? n : 0,
-      [&](int32_t j) {
-        return item.num_scores == 1 ? key_of(highs, j) >= threshold : ~orders[j] >= order_threshold;
-      },
-      [&](int32_t place, int32_t j) { kept[place] = j; }, shared);
-  if (threadIdx.x == 0) {
+  if (array == 0 && threadIdx.x == 0) {
     if (item.num_dead) item.num_dead[head] = static_cast<int32_t>(shared.num_dead);
     if (item.non_finite) item.non_finite[head] = static_cast<int32_t>(shared.non_finite);
+    // Where nothing is cut, nothing needs to be saved.
+    if (item.max_new_pins > 0 && (count == 0 || count == n)) item.num_new_pins[head] = 0;
   }
-  if (item.max_new_pins > 0) {
-    write_new_pins(item, rows, written == n || written == 0, order_threshold, highs, orders, shared);
+  if (count == 0) return;
+  if (count == n) {
+    if (array > 0) return;
+    int32_t* kept = item.kept + head * item.kept_stride;
+    for (int32_t j = static_cast<int32_t>(threadIdx.x); j < n; j += kSelectThreads) kept[j] = j;
+    return;
   }
+
+  find_key_bin(count, shared);
+  list_rows(highs, n, listed, shared);
+  const int32_t num_words = (n + 31) / 32;
+  uint32_t* kept_map = shared.bins;  // the counts have been read
+  uint32_t* pin_map = shared.bins + kKeyBins / 2;
+  if (num_words > kKeyBins / 2) {
+    kept_map = p.maps + 2 * int64_t{blockIdx.x} * ((p.most + 31) / 32);
+    pin_map = kept_map + num_words;
+  }
+  const int32_t max_new_pins = num_scores > 1 ? item.max_new_pins : 0;
+  if (num_scores == 1) {
+    clear_map(kept_map, num_words);
+    sync_threads();
+    visit_best(highs, listed, n, shared,
+               [&](uint32_t, uint64_t key) { set_bit(kept_map, static_cast<uint32_t>(key)); });
+    sync_threads();
+  } else {
+    uint64_t* list = p.list_size > kSharedList ? p.lists + (first_array + array) * p.list_size : shared.list;
+    rank_best(num_scores, array, n, count, highs, listed, list, shared);
+    if (!is_last_block(p.arrived + blockIdx.x, num_scores, shared)) return;
+    clear_map(kept_map, num_words);
+    if (max_new_pins > 0) clear_map(pin_map, num_words);
+    sync_threads();
+    walk(num_scores, count, p.rows + first_array * p.most, p.highs + first_array * p.most, p.most,
+         max_new_pins, kept_map, pin_map, shared);
+  }
+  int32_t* kept = item.kept + head * item.kept_stride;
+  write_rising(
+      kept_map, num_words, [&](int32_t place, int32_t j) { kept[place] = j; }, shared);
+  if (item.max_new_pins == 0) return;
+  int32_t pins = 0;
+  if (max_new_pins > 0) {
+    int32_t* out = item.new_pins + int64_t{head} * item.max_new_pins;
+    pins = write_rising(
+        pin_map, num_words, [&](int32_t place, int32_t j) { out[place] = rows.position(j); }, shared);
+  }
+  if (threadIdx.x == 0) item.num_new_pins[head] = pins;
 }
 
 // kShare: the layer's rows go to the heads by their scores (AdaKV, arXiv 2407.11550), each head at least its protected rows
@@ -302,7 +438,7 @@ struct ShareHead {
   int32_t unused;
 };
 
-__global__ void __launch_bounds__(kSelectThreads, 2) share_kernel(const __grid_constant__ SelectParams p) {
+__global__ void __launch_bounds__(kSelectThreads, 1) share_kernel(const __grid_constant__ SelectParams p) {
   wait_for_previous();
   const SelectView& item = p.items[p.first_unit + static_cast<int32_t>(blockIdx.x)];
   SelectShared& shared = *shared_memory<SelectShared>();
@@ -312,7 +448,7 @@ __global__ void __launch_bounds__(kSelectThreads, 2) share_kernel(const __grid_c
   for (int32_t h = 0; h < p.num_kv_heads; ++h) {
     const DeviceRows rows(item.rows, p.pool, h, 0);
     uint32_t* head_highs = highs + int64_t{h} * p.most;
-    make_keys(p, item, rows, 1, head_highs, shared);
+    make_keys(p, item, rows, 0, head_highs, shared, [](uint32_t) {});
     const int32_t mandatory = min(rows.num_rows, max(item.floor, static_cast<int32_t>(shared.num_protected)));
     uint64_t threshold = mandatory == 0 ? ~uint64_t{0} : 0;
     if (mandatory > 0 && mandatory < rows.num_rows) {
@@ -424,7 +560,7 @@ void select(Context& context, const SelectArgs& args) {
   params.scope = args.scope;
   params.num_kv_heads = k;
   const auto num_items = static_cast<int64_t>(count);
-  params.most = std::max(1, params.most);
+  params.most = (std::max(1, params.most) + kRowsOfThread - 1) / kRowsOfThread * kRowsOfThread;
   // Both kernels use the rest of the workspace, one behind the other.
   const int64_t workspace_bytes = (context.workspace_left() - 256) / 8 * 8;
   std::byte* workspace = context.workspace<std::byte>(workspace_bytes);
@@ -448,18 +584,25 @@ void select(Context& context, const SelectArgs& args) {
     while (params.list_size < most_kept) params.list_size *= 2;
   }
   const bool is_list_shared = params.list_size <= kSharedList;
-  const int64_t high_bytes = (int64_t{params.max_scores} * params.most + 1) / 2 * 8;
-  const int64_t list_bytes = is_list_shared ? 0 : int64_t{params.list_size} * 8;
-  const int64_t order_bytes = params.list_size > 0 ? (int64_t{params.most} + 1) / 2 * 8 : 0;
-  const int64_t per_unit = high_bytes + list_bytes + order_bytes;
+  const int64_t rows_of_unit = int64_t{params.max_scores} * params.most;
+  const int64_t list_of_unit = is_list_shared ? 0 : int64_t{params.max_scores} * params.list_size;
+  const int64_t words_of_map = (params.most + 31) / 32;
+  const int64_t maps_of_unit = words_of_map > kKeyBins / 2 ? 2 * words_of_map : 0;
+  const int64_t per_unit = 8 * list_of_unit + 4 * (2 * rows_of_unit + maps_of_unit);
   const int64_t units = num_items * k;
-  const int64_t batch = std::min(units, workspace_bytes / per_unit);
+  const int64_t batch = std::min({units, workspace_bytes / per_unit, Context::kNumCounters});
   CHECK(batch > 0) << "a workspace of " << workspace_bytes << " bytes for " << per_unit;
-  params.lists = reinterpret_cast<uint64_t*>(workspace + batch * high_bytes);
-  params.orders = reinterpret_cast<uint32_t*>(workspace + batch * (high_bytes + list_bytes));
+  params.lists = reinterpret_cast<uint64_t*>(workspace);
+  params.highs = reinterpret_cast<uint32_t*>(params.lists + batch * list_of_unit);
+  params.rows = params.highs + batch * rows_of_unit;
+  params.maps = params.rows + batch * rows_of_unit;
+  params.arrived = context.counters();
   for (int64_t first = 0; first < units; first += batch) {
     params.first_unit = static_cast<int32_t>(first);
-    launch(select_kernel, {.x = static_cast<uint32_t>(std::min(batch, units - first))}, kSelectThreads,
+    launch(select_kernel,
+           {.x = static_cast<uint32_t>(std::min(batch, units - first)),
+            .y = static_cast<uint32_t>(params.max_scores)},
+           kSelectThreads,
            static_cast<uint32_t>(sizeof(SelectShared) + (is_list_shared ? 8 * params.list_size : 0)),
            context.ready(), params);
   }
