@@ -4,14 +4,15 @@
 // of weights are integers, units of 2^-40, so a draw depends on nothing but its row, and not on how that is cut.
 // Grid: (row, share of it): blocks of 1024 threads, as many as the card runs at once. The last block of a row to arrive goes on alone:
 //   sample_best      masks, penalties; largest logit, NaN       last: what is not drawn is done
-//   sample_weigh     weights; units or tokens by weight's bin   last: the bin of the cut; without a cut the token
-//   sample_draw      units of what is above it; lists what      last: the rest of the cut among those, the token
-//                    is in that bin
+//   sample_weigh     units or tokens by weight's bin; lists     last: the bin of the cut. Where nothing is cut, or all that may
+//                    what weighs 2^-12 and more                 stay is in the list, the token
+//   sample_draw      of the other rows: units of what is above  last: the rest of the cut among those, the token
+//                    the bin; lists what is in it
 //   sample_logprobs  one block a row
 // A launch that no row needs is left out: one for greedy, three for top-p. Each is one pass over V, bound by the L2 where blocks are
-// many and by arithmetic where they are few (best 14 instructions a logit, weigh some 60, draw some 50). The one that goes on alone
-// sees the undecided only, as a rule hundreds or some thousands of 128k; all of the row if they are more than the list takes.
-// Shared memory 9 KiB.
+// many and by arithmetic where they are few (best 14 instructions a logit, weigh some 70, draw some 80). A model's logits are
+// peaked, so that sample_draw has nothing to do as a rule. The block that goes on alone sees listed tokens only, hundreds or some
+// thousands of 128k; all of the row if they are more than the list takes. Shared memory 9 KiB.
 // Occupancy: sample_best_kernel 1024 x 1, sample_weigh_kernel 1024 x 1, sample_draw_kernel 1024 x 1, sample_logprobs_kernel 1024 x 1.
 #include <algorithm>
 #include <vector>
@@ -36,7 +37,7 @@ constexpr uint32_t kMostBlocks = kBins / kSampleWarps;  // of a row, so that the
 // What the launches of a row hand on.
 struct RowState {
   uint64_t wanted;  // tokens or units, from the bin of the cut on; 0: the first cut cuts nothing
-  float max;        // of what is drawn from; NaN: the token is there
+  float max;        // of what is drawn from; NaN: the token is there, or soon is
   float plain_max;  // before penalties
   uint32_t first, certain, num_listed;  // Undecided
   int32_t token;                        // -1: a NaN, or no finite logit
@@ -46,7 +47,7 @@ struct RowKeys {
 };
 
 struct SampleParams {
-  float* logits;            // [B, V], overwritten
+  float* logits;            // [B, V], masks and penalties are written there
   float* original;          // [B, V] logits before penalties
   const DeviceRow* rows;    // [B]
   const int32_t* num_rows;  // B; rows behind them are nobody's
@@ -67,8 +68,8 @@ static_assert(fits_multiprocessor(sizeof(SampleShared), 1));
 __device__ __forceinline__ bool is_nobodys(const SampleParams& p) {
   return p.first_row + static_cast<int32_t>(blockIdx.x) >= *p.num_rows;
 }
-__device__ __forceinline__ uint32_t* weights_of(const SampleParams& p) {
-  return bits_of(p.logits + blockIdx.x * p.stride);
+__device__ __forceinline__ Weights weights_of(const SampleParams& p, const Draw& draw, float max) {
+  return {bits_of(p.logits + blockIdx.x * p.stride), max, draw.is_last ? 1.0f : draw.temperature};
 }
 __device__ __forceinline__ uint64_t* sums_of(const SampleParams& p) {
   return p.sums + int64_t{blockIdx.x} * kBins;
@@ -118,11 +119,11 @@ __global__ void __launch_bounds__(kThreads, 1) sample_best_kernel(const __grid_c
     map_row(bits_of(logits) + share.begin, bits_of(original) + share.begin, share.size, whole_block(),
             [](uint32_t, uint32_t bits) { return bits; });
   RowKeys* keys = p.keys + blockIdx.x * gridDim.y;
-  plain = block_reduce(plain, Max{}, shared.sums);
+  plain = reduce_all(plain, Max{}, shared.sums);
   if (threadIdx.x == 0) keys[blockIdx.y] = {plain, plain};
   if (row.has_penalties != 0) {
     penalise(logits, share, row);
-    const uint64_t best = block_reduce(best_of(logits, share), Max{}, shared.sums);
+    const uint64_t best = reduce_all(best_of(logits, share), Max{}, shared.sums);
     if (threadIdx.x == 0) keys[blockIdx.y].best = best;
   }
   if (row.is_drawn() && blockIdx.y == 0) sums_of(p)[threadIdx.x] = 0;
@@ -144,37 +145,85 @@ __global__ void __launch_bounds__(kThreads, 1) sample_best_kernel(const __grid_c
   give(p, row, !has_token ? -1 : row.forced >= 0 ? row.forced : static_cast<int32_t>(token_of(best)));
 }
 
+// The cut and the token of a row, by one block: all that may stay is among `undecided`, or in the sums of parts of `part` ids, of
+// which each thread has that of its own part: `certain`. wanted: as RowState says.
+template <class Tokens>
+__device__ __forceinline__ uint32_t draw_token(const DeviceRow& row, const Draw& draw, Tokens undecided,
+                                               uint64_t wanted, uint32_t part, uint64_t certain,
+                                               SampleShared& shared) {
+  Bound bound{draw.least_cut, kNoToken};
+  bool is_bin_known = undecided.first > 0;
+  Measure measure = draw.has_top_k ? Measure::kTokens : Measure::kMass;
+  const uint32_t num_cuts = draw.has_top_k && draw.has_top_p ? 2 : 1;
+#pragma unroll 1  // a cut is much code
+  for (uint32_t cut = 0; cut < num_cuts; ++cut) {
+    if (cut > 0) {  // of what top-k keeps: the bin, then the token in it
+      clear_bins(shared);
+      BinSums bins(shared);
+      undecided.each([&](uint32_t i, uint32_t weight) {
+        if (is_kept(weight, i, bound)) bins.add(weight_bin(weight), units(weight));
+      });
+      bins.flush();
+      sync_threads();
+      wanted = top_p_units(row, reduce_all(bin_sum(threadIdx.x, shared), Sum{}, shared.sums));
+      find_bin(wanted, true, shared);
+      undecided.first = shared.found;
+      is_bin_known = shared.found > 0;
+      if (is_bin_known) wanted -= shared.before;
+      measure = Measure::kMass;
+    }
+    if (wanted > 0) bound = find_cut(undecided, bound, measure, wanted, is_bin_known, shared);
+  }
+  const auto kept_units = [&](uint32_t i, uint32_t weight) {
+    return is_kept(weight, i, bound) ? draw.units_of(weight) : uint64_t{0};
+  };
+  clear_bins(shared);
+  BinSums bins(shared);
+  undecided.each([&](uint32_t i, uint32_t weight) { bins.add(i / part, kept_units(i, weight)); });
+  bins.flush();
+  sync_threads();
+  set_own_bin(bin_sum(threadIdx.x, shared) + certain, shared);
+  return find_id(undecided.weights, undecided.vocab, part, row.uniform, shared, kept_units);
+}
+
 __global__ void __launch_bounds__(kThreads, 1) sample_weigh_kernel(const __grid_constant__ SampleParams p) {
   wait_for_previous();
   auto& shared = *shared_memory<SampleShared>();
   if (is_nobodys(p)) return;
   RowState& state = p.states[blockIdx.x];
-  const float max = state.max;
-  if (max != max) return;
+  const float largest = state.max;
+  if (largest != largest) return;
   const DeviceRow& row = p.rows[blockIdx.x];
   const auto vocab = static_cast<uint32_t>(p.vocab);
   const Draw draw(row, p.vocab);
   const bool has_cut = draw.has_cut();
-  const float temperature = draw.is_last ? 1.0f : draw.temperature;
-  uint32_t* weights = weights_of(p);
+  const Weights weights = weights_of(p, draw, largest);
   uint64_t* sums = sums_of(p);
+  uint64_t* listed = p.listed + blockIdx.x * p.num_listed;
   const uint32_t part = part_size(vocab, gridDim.y);
   const Share own = share_of(vocab, own_part_idx(), part);
-  // What the first cut will cut, tokens or units, is added up by bins of weights on the way; without one what is drawn from.
+  // What the first cut will cut, tokens or units, is added up by bins of weights; without one what is drawn from.
   uint64_t sum = 0;
   clear_bins(shared);
   BinSums bins(shared);
-  map_row(weights + own.begin, weights + own.begin, own.size, own_warp(), [&](uint32_t, uint32_t bits) {
-    float x = bits_to_f32(bits) - max;
-    if (temperature != 1.0f) x = x / temperature;
-    const uint32_t weight = f32_to_bits(expf(x));
-    if (!has_cut) {
-      sum += draw.units_of(weight);
-    } else if (weight >= draw.least_cut) {
-      bins.add(weight_bin(weight), draw.has_top_k ? uint64_t{1} : units(weight));
-    }
-    return weight;
-  });
+  if (!has_cut) {
+    visit_row<2>(weights.logits + own.begin, own.size, own_warp(),
+                 [&](uint32_t, uint32_t logit) { sum += draw.units_of(weights.of(logit)); });
+  } else {
+    const uint32_t least_listed = max(draw.least_cut, kLeastListed);
+    visit_in_step(
+        weights.logits + own.begin, own.size, f32_to_bits(-kInfinity),
+        [&](uint32_t logit) {
+          const uint32_t weight = weights.of(logit);
+          if (weight >= draw.least_cut)
+            bins.add(weight_bin(weight), draw.has_top_k ? uint64_t{1} : units(weight));
+          return weight >= least_listed;
+        },
+        [&](uint32_t all) { return atomic_add(&state.num_listed, all); },
+        [&](uint32_t place, uint32_t i, uint32_t logit) {
+          if (place < p.num_listed) listed[place] = uint64_t{weights.of(logit)} << 32 | (own.begin + i);
+        });
+  }
   if (has_cut) {
     bins.flush();
     sync_threads();
@@ -192,7 +241,7 @@ __global__ void __launch_bounds__(kThreads, 1) sample_weigh_kernel(const __grid_
                                    [&](uint32_t, uint32_t weight) { return draw.units_of(weight); });
     return give(p, row, static_cast<int32_t>(token));
   }
-  const uint64_t total = block_reduce(bin_sum(threadIdx.x, shared), Sum{}, shared.sums);
+  const uint64_t total = reduce_all(bin_sum(threadIdx.x, shared), Sum{}, shared.sums);
   const bool has_both = draw.has_top_k && draw.has_top_p;
   uint64_t wanted = draw.has_top_k ? static_cast<uint64_t>(row.top_k) : top_p_units(row, total);
   uint32_t first = 0, certain = 0;  // top-k of fewer tokens than that: all are certain
@@ -205,11 +254,21 @@ __global__ void __launch_bounds__(kThreads, 1) sample_weigh_kernel(const __grid_
     if (first > 0 || !has_both) wanted -= shared.before;
   }
   if (has_both) certain = kBins;  // what top-p keeps of those that top-k keeps is known when they all are
+  const uint32_t num_listed = state.num_listed,
+                 least = max(draw.least_cut, first > 0 ? least_of_bin(first) : 0);
+  const bool is_all_listed = num_listed <= kMostListed && least >= kLeastListed;
+  sync_threads();  // all have read it
   if (threadIdx.x == 0) {
     state.wanted = wanted;
     state.first = first;
     state.certain = certain;
+    state.num_listed = 0;
+    if (is_all_listed) state.max = bits_to_f32(0x7FC00000u);
   }
+  if (!is_all_listed) return;
+  const Undecided<true> undecided{listed, weights, num_listed, vocab, first, kBins, draw.least_cut};
+  const uint32_t token = draw_token(row, draw, undecided, wanted, part_size(vocab, kMostBlocks), 0, shared);
+  give(p, row, static_cast<int32_t>(token));
 }
 
 __global__ void __launch_bounds__(kThreads, 1) sample_draw_kernel(const __grid_constant__ SampleParams p) {
@@ -222,60 +281,33 @@ __global__ void __launch_bounds__(kThreads, 1) sample_draw_kernel(const __grid_c
   const auto vocab = static_cast<uint32_t>(p.vocab);
   const Draw draw(row, p.vocab);
   if (!draw.has_cut()) return;
-  const uint32_t* weights = weights_of(p);
+  const Weights weights = weights_of(p, draw, state.max);
   uint64_t* sums = sums_of(p);
   uint64_t* listed = p.listed + blockIdx.x * p.num_listed;
   const uint32_t part = part_size(vocab, gridDim.y);
   const Share own = share_of(vocab, own_part_idx(), part);
-  Undecided undecided{listed, weights, 0, vocab, state.first, state.certain, draw.least_cut};
+  Undecided<false> undecided{listed, weights, 0, vocab, state.first, state.certain, draw.least_cut};
 
-  uint64_t sum = 0, count = 0;
-  visit_row(weights + own.begin, own.size, own_warp(), [&](uint32_t, uint32_t weight) {
-    if (weight_bin(weight) >= undecided.certain) sum += draw.units_of(weight);
-    if (undecided.has(weight)) ++count;
-  });
+  uint64_t sum = 0;
+  visit_in_step(
+      weights.logits + own.begin, own.size, f32_to_bits(-kInfinity),
+      [&](uint32_t logit) {
+        const uint32_t weight = weights.of(logit);
+        if (weight_bin(weight) >= undecided.certain) sum += draw.units_of(weight);
+        return undecided.has(weight);
+      },
+      [&](uint32_t all) { return atomic_add(&state.num_listed, all); },
+      [&](uint32_t place, uint32_t i, uint32_t logit) {
+        if (place < p.num_listed) listed[place] = uint64_t{weights.of(logit)} << 32 | (own.begin + i);
+      });
   sum = warp_reduce(sum, Sum{});
   if (lane_idx() == 0) sums[own_part_idx()] = sum;
-  const uint64_t before = sum_before(count, shared.sums);
-  if (threadIdx.x == kThreads - 1) {
-    const auto all = static_cast<uint32_t>(before + count);  // of the block
-    shared.value = all;
-    shared.found = all > 0 ? atomic_add(&state.num_listed, all) : 0;
-  }
-  sync_threads();
-  if (shared.value > 0 && shared.found + shared.value <= kMostListed) {
-    uint64_t* to = listed + shared.found + before;
-    visit_row(weights + own.begin, own.size, own_warp(), [&](uint32_t i, uint32_t weight) {
-      if (undecided.has(weight)) *to++ = uint64_t{weight} << 32 | (own.begin + i);
-    });
-  }
   if (!is_last_block(p, shared)) return;
 
   undecided.num_listed = state.num_listed;
-  Bound bound{draw.least_cut, kNoToken};
-  if (state.wanted > 0) {
-    const Measure measure = draw.has_top_k ? Measure::kTokens : Measure::kMass;
-    bound = find_cut(undecided, bound, measure, state.wanted, undecided.first > 0, shared);
-  }
-  if (draw.has_top_k && draw.has_top_p) {
-    uint64_t kept = 0;
-    undecided.each([&](uint32_t i, uint32_t weight) {
-      if (is_kept(weight, i, bound)) kept += units(weight);
-    });
-    kept = block_reduce(kept, Sum{}, shared.sums);
-    bound = find_cut(undecided, bound, Measure::kMass, top_p_units(row, kept), false, shared);
-  }
-  const auto kept_units = [&](uint32_t i, uint32_t weight) {
-    return is_kept(weight, i, bound) ? draw.units_of(weight) : uint64_t{0};
-  };
-  clear_bins(shared);
-  BinSums bins(shared);
-  undecided.each([&](uint32_t i, uint32_t weight) { bins.add(i / part, kept_units(i, weight)); });
-  bins.flush();
-  sync_threads();
-  if (threadIdx.x < gridDim.y * kSampleWarps)
-    set_own_bin(bin_sum(threadIdx.x, shared) + sums[threadIdx.x], shared);
-  const uint32_t token = find_id(weights, vocab, part, row.uniform, shared, kept_units);
+  // Behind the parts of this cut stand sums of bins.
+  const uint64_t certain = threadIdx.x < gridDim.y * kSampleWarps ? sums[threadIdx.x] : 0;
+  const uint32_t token = draw_token(row, draw, undecided, state.wanted, part, certain, shared);
   give(p, row, static_cast<int32_t>(token));
 }
 

@@ -40,11 +40,19 @@ __device__ __forceinline__ uint64_t sum_before(uint64_t own, uint64_t* sums) {
   }
   if (lane_idx() == kWarpSize - 1) sums[warp_idx()] = sum;
   sync_threads();
-  sum -= own;
-#pragma unroll 4  // all 32 would take all registers
-  for (uint32_t w = 0; w < kSampleWarps; ++w)
-    if (w < warp_idx()) sum += sums[w];
-  return sum;
+  static_assert(kSampleWarps == kWarpSize, "a lane for each warp");
+  return sum - own + warp_reduce(lane_idx() < warp_idx() ? sums[lane_idx()] : 0, Sum{});
+}
+
+// The reduction of `own` over all threads; `sums` [32] is free when this returns. Of integers: any order gives the same.
+template <class Op>
+__device__ __forceinline__ uint64_t reduce_all(uint64_t own, Op op, uint64_t* sums) {
+  own = warp_reduce(own, op);
+  if (lane_idx() == 0) sums[warp_idx()] = own;
+  sync_threads();
+  own = warp_reduce(sums[lane_idx()], op);
+  sync_threads();
+  return own;
 }
 
 // A row is cut into parts of equal size, one for each warp of its blocks: at most kBins.

@@ -26,11 +26,32 @@ __device__ __forceinline__ uint32_t weight_bin(uint32_t weight) {
   return max(weight >> kBinShift, kUpperOfBin0) - kUpperOfBin0;
 }
 
+__device__ __forceinline__ uint32_t least_of_bin(uint32_t bin) { return (bin + kUpperOfBin0) << kBinShift; }
+
+// Where a row's list begins that is made before the bin of its cut is known: 2^-12, the lower end of a bin. Nearly all of the mass
+// of a model's logits is above it, and some thousands of tokens at most.
+constexpr uint32_t kLeastListed = 0x39800000u;
+static_assert(kLeastListed >> kBinShift << kBinShift == kLeastListed);
+
+// A row's weights. They are worked out anew wherever they are looked at: that takes less than to write them and read them back.
+struct Weights {
+  const uint32_t* logits;  // [vocab] bits of f32
+  float max;               // of them
+  float temperature;       // 1 where it comes after the cuts
+
+  __device__ __forceinline__ uint32_t of(uint32_t logit) const {
+    float x = bits_to_f32(logit) - max;
+    if (temperature != 1.0f) x = x / temperature;
+    return f32_to_bits(expf(x));
+  }
+};
+
 // The tokens of a row that the bin of a cut neither keeps nor drops: those of the bins [first, certain) and of at least the
-// weight `least`, in any order. They are in a list, or there are too many and the row is looked through for them.
+// weight `least`, in any order. They are in a list, or (not kIsListed) there may be too many and the row is looked through for them.
+template <bool kIsListed>
 struct Undecided {
-  const uint64_t* listed;   // [num_listed <= kMostListed] weight << 32 | id
-  const uint32_t* weights;  // [vocab]
+  const uint64_t* listed;  // [num_listed <= kMostListed] weight << 32 | id
+  Weights weights;
   uint32_t num_listed, vocab;
   uint32_t first, certain, least;
 
@@ -41,21 +62,23 @@ struct Undecided {
   // visit(id, weight) of each, by one thread of the block.
   template <class Visit>
   __device__ __forceinline__ void each(Visit visit) const {
-    if (num_listed > kMostListed) {
+    if (!kIsListed && num_listed > kMostListed) {
       // By warps, so that the ids of a thread lie close together: in few bins.
       const Share part = share_of(vocab, warp_idx(), part_size(vocab, 1));
-      visit_row(weights + part.begin, part.size, own_warp(), [&](uint32_t i, uint32_t weight) {
+      visit_row<1>(weights.logits + part.begin, part.size, own_warp(), [&](uint32_t i, uint32_t logit) {
+        const uint32_t weight = weights.of(logit);
         if (has(weight)) visit(part.begin + i, weight);
       });
       return;
     }
-    for (uint32_t begin = threadIdx.x; begin < num_listed; begin += kLoadsInFlight * kSampleThreads) {
-      uint64_t values[kLoadsInFlight] = {};
+    constexpr uint32_t kLoads = 2;
+    for (uint32_t begin = threadIdx.x; begin < num_listed; begin += kLoads * kSampleThreads) {
+      uint64_t values[kLoads] = {};
 #pragma unroll
-      for (uint32_t u = 0; u < kLoadsInFlight; ++u)
+      for (uint32_t u = 0; u < kLoads; ++u)
         if (begin + u * kSampleThreads < num_listed) values[u] = listed[begin + u * kSampleThreads];
 #pragma unroll
-      for (uint32_t u = 0; u < kLoadsInFlight; ++u)
+      for (uint32_t u = 0; u < kLoads; ++u)
         if (begin + u * kSampleThreads < num_listed)
           visit(static_cast<uint32_t>(values[u]), static_cast<uint32_t>(values[u] >> 32));
     }
@@ -66,10 +89,11 @@ enum class Measure : uint32_t { kTokens, kMass };
 
 // The token at which, in the order and among the undecided within `bound`, `wanted` tokens or units are reached; 1 <= wanted <= what
 // there is of them. is_bin_known: it is in undecided.first, which is not 0, and `wanted` counts from there.
-__device__ __forceinline__ Bound find_cut(const Undecided& undecided, const Bound& bound, Measure measure,
+template <class Tokens>
+__device__ __forceinline__ Bound find_cut(const Tokens& undecided, const Bound& bound, Measure measure,
                                           uint64_t wanted, bool is_bin_known, SampleShared& shared) {
   const bool by_mass = measure == Measure::kMass;
-  uint32_t prefix = is_bin_known ? (undecided.first + kUpperOfBin0) << kBinShift : 0;
+  uint32_t prefix = is_bin_known ? least_of_bin(undecided.first) : 0;
   uint32_t mask = is_bin_known ? ~0u << kBinShift : 0;
   uint32_t shift = is_bin_known ? kBinShift - kDigitBits : 2 * kDigitBits;
   uint64_t of_bin = 0;
@@ -115,9 +139,9 @@ __device__ __forceinline__ Bound find_cut(const Undecided& undecided, const Boun
 // The first id in rising order at which the running sum of value(i, weight) exceeds `uniform` times that of the row. The bins hold
 // its sums over the parts of `part` ids; their total is not 0.
 template <class Value>
-__device__ __forceinline__ uint32_t find_id(const uint32_t* weights, uint32_t vocab, uint32_t part,
+__device__ __forceinline__ uint32_t find_id(const Weights& weights, uint32_t vocab, uint32_t part,
                                             double uniform, SampleShared& shared, Value value) {
-  const uint64_t total = block_reduce(bin_sum(threadIdx.x, shared), Sum{}, shared.sums);
+  const uint64_t total = reduce_all(bin_sum(threadIdx.x, shared), Sum{}, shared.sums);
   auto target = static_cast<uint64_t>(uniform * static_cast<double>(total));
   target = target < total ? target : total - 1;
   find_bin(target + 1, false, shared);
@@ -127,11 +151,11 @@ __device__ __forceinline__ uint32_t find_id(const uint32_t* weights, uint32_t vo
   const uint32_t first = share.begin + min(threadIdx.x * each, share.size);
   const uint32_t last = min(first + each, share.begin + share.size);
   uint64_t own = 0;
-  for (uint32_t i = first; i < last; ++i) own += value(i, weights[i]);
+  for (uint32_t i = first; i < last; ++i) own += value(i, weights.of(weights.logits[i]));
   uint64_t sum = sum_before(own, shared.sums);
   if (sum <= target && target < sum + own) {  // one thread
     uint32_t i = first;
-    while ((sum += value(i, weights[i])) <= target) ++i;
+    while ((sum += value(i, weights.of(weights.logits[i]))) <= target) ++i;
     shared.found = i;
   }
   sync_threads();

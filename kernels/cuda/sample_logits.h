@@ -110,13 +110,13 @@ __device__ __forceinline__ void fill_logprobs(const float* logits, uint32_t voca
     rank += key > chosen_key ? 1u : 0u;
     if (x != -kInfinity && key > own) own = key;  // banned tokens are not listed
   });
-  sum = block_reduce(sum, Sum{}, shared.sums);
+  sum = reduce_all(sum, Sum{}, shared.sums);
   const double lse = static_cast<double>(max) + log(static_cast<double>(sum) * 0x1p-40);
   result.logprob = static_cast<float>(static_cast<double>(chosen) - lse);
-  result.rank = static_cast<int32_t>(block_reduce(uint64_t{rank}, Sum{}, shared.sums));
+  result.rank = static_cast<int32_t>(reduce_all(uint64_t{rank}, Sum{}, shared.sums));
   int32_t held = 0;
   for (; held < row.num_logprobs; ++held) {
-    const uint64_t best = block_reduce(own, Max{}, shared.sums);
+    const uint64_t best = reduce_all(own, Max{}, shared.sums);
     if (best == 0) break;
     if (threadIdx.x == 0)
       row.top[held] = {static_cast<int32_t>(token_of(best)),

@@ -41,7 +41,7 @@ struct DeviceRow {
   constexpr bool has_masks() const { return num_biases > 0 || num_allowed > 0 || num_banned > 0; }
   constexpr bool has_logprobs() const { return num_logprobs >= 0; }
   // The logits that log probabilities are of do not stay where they are.
-  constexpr bool is_copied() const { return has_logprobs() && (has_penalties != 0 || is_drawn()); }
+  constexpr bool is_copied() const { return has_logprobs() && has_penalties != 0; }
 };
 
 // What the cuts of a row and its draw ask of a weight.
