@@ -2,8 +2,8 @@
 // and gated rows, sampling, R_g of a layer, and the whole cut of one after prefill (observe, score, smooth, select, compact). One
 // line of JSON for each, with GB/s of what has to move and TFLOP/s; tests/bench/gpu_report.py puts them beside what the same
 // run measured for a copy, a product and the competitors.
-//   device_bench [--device cuda:0|emulated] [--small] [--seconds N] [--only PART]
-// PART: decode_attention, prefill_attention, matmul, rows, cut, factor_projection or sample.
+//   device_bench [--device cuda:0|emulated] [--small] [--seconds N] [--only PART] [--rows N]
+// --rows: a cut of that many rows alone, for a profiler. PART: decode_attention, prefill_attention, matmul, rows, cut, factor_projection or sample.
 // `emulated` and --small are for the test that keeps this running; their times mean nothing. Built as kernel_accesses it says how
 // the accesses of each op's kernels fall on banks and sectors instead (tests/emulator/access_counters.h).
 #include <algorithm>
@@ -42,6 +42,7 @@ struct Bench {
   Clock::time_point end;
 
   std::string only = {};  // one part of run()
+  int32_t cut_rows = 0;   // of the only cut; 0: those of run()
 
   bool wants(std::string_view part) const { return Clock::now() < end && (only.empty() || only == part); }
 
@@ -295,17 +296,49 @@ void cut_layer(const Bench& b, int32_t count, int32_t budget) {
           static_cast<double>(count) * static_cast<double>(kv_cols) * 2 * 2, flops);
 }
 
-void sample(const Bench& b, int64_t batch, float temperature) {
-  const auto logits = b.random_memory(batch * b.shape.vocab * 4);
-  const Tensor tensor = dense(logits->data(), DType::kF32, batch, b.shape.vocab);
-  SamplingParams params;
-  params.temperature = temperature;
-  params.top_p = 0.9f;
-  const std::vector<SampleRow> rows(static_cast<size_t>(batch), SampleRow{.params = &params});
-  std::vector<SampleResult> results(rows.size());
-  const double seconds = b.seconds_of([&](int) { b.backend.sample({tensor, rows, results}); });
-  b.print("sample", "b=" + std::to_string(batch) + (temperature > 0 ? " top-p" : " greedy"), seconds,
-          static_cast<double>(logits->bytes()), 0);
+// Logits [batch, V] as one row many times. flat: all between -0.5 and 0.5, so that top-p keeps nearly all of them, as at a very high
+// temperature. Otherwise as a model gives them: most of the vocabulary far below (normal, deviation 3), and the tokens that fit where
+// the text is, a few hundred between 10 and 18 above its middle, each next one a little less likely; they have the most of the mass.
+std::vector<float> sample_logits(int64_t batch, int64_t vocab, bool is_flat) {
+  std::mt19937 random(3);
+  std::vector<float> row(static_cast<size_t>(vocab));
+  std::normal_distribution<float> normal(0.0f, 3.0f);
+  std::uniform_real_distribution<float> uniform(-0.5f, 0.5f);
+  for (float& x : row) x = is_flat ? uniform(random) : std::min(normal(random), 10.0f);
+  const size_t num_likely = is_flat ? 0 : std::min<size_t>(300, row.size() / 4);
+  for (size_t i = 0; i < num_likely; ++i)
+    row[random() % row.size()] =
+        18.0f - 8.0f * std::sqrt(static_cast<float>(i) / static_cast<float>(num_likely));
+  std::vector<float> rows;
+  for (int64_t i = 0; i < batch; ++i) rows.insert(rows.end(), row.begin(), row.end());
+  return rows;
+}
+
+// The op leaves logits as they are where nothing is masked or penalised, so each call finds the same.
+void sample(const Bench& b, int64_t batch) {
+  struct Setting {
+    const char* name;
+    bool is_flat;
+    float temperature, top_p;
+    int32_t top_k;
+  };
+  for (const Setting& setting :
+       {Setting{"greedy", false, 0.0f, 1.0f, 0}, Setting{"top-p", false, 1.0f, 0.9f, 0},
+        Setting{"top-k top-p", false, 0.8f, 0.95f, 50}, Setting{"top-p flat", true, 1.0f, 0.9f, 0}}) {
+    const auto memory = b.random_memory(batch * b.shape.vocab * 4);
+    const Tensor logits = dense(memory->data(), DType::kF32, batch, b.shape.vocab);
+    b.backend.write(logits, sample_logits(batch, b.shape.vocab, setting.is_flat).data());
+    SamplingParams params;
+    params.temperature = setting.temperature;
+    params.top_p = setting.top_p;
+    params.top_k = setting.top_k;
+    std::vector<SampleRow> rows(static_cast<size_t>(batch), SampleRow{.params = &params});
+    for (size_t i = 0; i < rows.size(); ++i) rows[i].position = static_cast<uint32_t>(i);
+    std::vector<SampleResult> results(rows.size());
+    const double seconds = b.seconds_of([&](int) { b.backend.sample({logits, rows, results}); });
+    b.print("sample", "b=" + std::to_string(batch) + " " + setting.name, seconds,
+            static_cast<double>(memory->bytes()), 0);
+  }
 }
 
 void factor_projection(const Bench& b) {
@@ -346,18 +379,19 @@ void run(const Bench& b) {
   }
   for (const int64_t rows : b.is_small ? std::vector<int64_t>{3} : std::vector<int64_t>{1, 64, 2048})
     if (b.wants("rows")) row_ops(b, rows);
-  for (const int32_t count : b.is_small ? std::vector<int32_t>{70} : std::vector<int32_t>{4096, 32768})
+  std::vector<int32_t> cuts = b.is_small ? std::vector<int32_t>{70} : std::vector<int32_t>{4096, 32768};
+  if (b.cut_rows > 0) cuts = {b.cut_rows};
+  for (const int32_t count : cuts)
     if (b.wants("cut")) cut_layer(b, count, b.is_small ? 48 : 1024);
   if (b.wants("factor_projection")) factor_projection(b);
   for (const int64_t batch : batches)
-    for (const float temperature : {0.0f, 1.0f})
-      if (b.wants("sample")) sample(b, batch, temperature);
+    if (b.wants("sample")) sample(b, batch);
 }
 
 int usage(const char* what) {
   std::fprintf(stderr,
                "device_bench: %s\nusage: device_bench [--device cuda:N|emulated] [--small] [--seconds N] "
-               "[--only PART]\n",
+               "[--only PART] [--rows N]\n",
                what);
   return 2;
 }
@@ -365,7 +399,7 @@ int usage(const char* what) {
 int main_of(int argc, char** argv) {
   std::string device = "cuda:0";
   bool is_small = false;
-  int seconds = 420;
+  int seconds = 420, cut_rows = 0;
   std::string only;
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
@@ -375,6 +409,9 @@ int main_of(int argc, char** argv) {
       device = argv[++i];
     } else if (word == "--only" && i + 1 < argc) {
       only = argv[++i];
+    } else if (word == "--rows" && i + 1 < argc) {
+      cut_rows = std::atoi(argv[++i]);
+      if (cut_rows <= 0) return usage("--rows wants a number of rows, 1 and more");
     } else if (word == "--seconds" && i + 1 < argc) {
       seconds = std::atoi(argv[++i]);
     } else {
@@ -391,7 +428,7 @@ int main_of(int argc, char** argv) {
   } else {
     return usage(("no device '" + device + "'").c_str());
   }
-  Bench bench{*backend, {}, is_small, Clock::now() + std::chrono::seconds(seconds), only};
+  Bench bench{*backend, {}, is_small, Clock::now() + std::chrono::seconds(seconds), only, cut_rows};
   if (is_small)
     bench.shape = {.heads = 4, .kv_heads = 2, .head_dim = 16, .hidden = 64, .ffn = 96, .vocab = 200};
 #if defined(RESTKV_COUNT_ACCESSES)
