@@ -66,8 +66,9 @@ struct Bench {
 
   // Seconds of one call: the median of rounds that each take some tens of milliseconds. Short ones go to the device many at a
   // time, as in a step of the engine, so that the device is measured and not the host; `op(i)` is the i-th of those.
+  // `step`: seconds that a step may take of longer ones.
   template <class Op>
-  double seconds_of(Op op) const {
+  double seconds_of(Op op, double step = 0) const {
     int in_step = 1;
     const auto time = [&](int steps) {
       const auto start = Clock::now();
@@ -83,7 +84,7 @@ struct Bench {
     time(1);
     const double first = time(3);
     constexpr double kShort = 100e-6;
-    if (first < kShort) in_step = kInStep;
+    in_step = first < kShort ? kInStep : std::max(1, static_cast<int>(step / first));
     time(3);  // a graph of it is made
     const int steps = std::clamp(static_cast<int>(0.03 / std::max(first, 1e-6) / in_step), 1, 200);
     std::vector<double> rounds(5);
@@ -123,19 +124,26 @@ AttentionShape attention_of(const Shape& s) {
   return {s.heads, s.kv_heads, s.head_dim, 0.08838834764f, 0.0f, 0};
 }
 
+// The caches of several layers in turn, so that they come from memory as in a model; and in a step whatever it takes, so that each is
+// enqueued behind the one before without a copy of its own to the device, as there.
 void decode_attention(const Bench& b, int64_t batch, int32_t kv_len) {
+  constexpr double kStep = 5e-3;
   const Shape& s = b.shape;
   PagedCacheView cache{.dtype = kType, .slots = b.backend.page_slots(), .head_dim = s.head_dim};
   cache.page_bytes = PagedCacheView::bytes_per_page(kType, cache.slots, s.head_dim);
   const int32_t stride = (kv_len + cache.slots - 1) / cache.slots;
-  const int64_t num_pages = batch * s.kv_heads * stride;
+  const int64_t layer_pages = batch * s.kv_heads * stride;
+  const int64_t layers =
+      b.is_small ? 1
+                 : std::clamp<int64_t>((int64_t{512} << 20) / (layer_pages * cache.page_bytes), 1, b.kInStep);
+  const int64_t num_pages = layers * layer_pages;
   const auto pool = b.random_memory(num_pages * cache.page_bytes);
   cache.pool = pool->data();
   std::vector<int32_t> pages(static_cast<size_t>(num_pages)), slots(static_cast<size_t>(cache.slots));
   std::iota(pages.begin(), pages.end(), 0);
   std::shuffle(pages.begin(), pages.end(), std::mt19937(2));
   std::iota(slots.begin(), slots.end(), 0);  // positions that every query sees
-  for (int64_t table = 1; table <= batch * s.kv_heads;
+  for (int64_t table = 1; table <= layers * batch * s.kv_heads;
        ++table) {  // the kernel looks at the last entry's alone
     const int32_t page = pages[static_cast<size_t>(table * stride - 1)];
     b.backend.write(dense(reinterpret_cast<std::byte*>(cache.positions(page)), DType::kI32, 1, cache.slots),
@@ -146,10 +154,10 @@ void decode_attention(const Bench& b, int64_t batch, int32_t kv_len) {
   // The tables lie on the device, as the engine's do.
   const auto tables = b.backend.allocate(num_pages * 4);
   b.backend.write(dense(tables->data(), DType::kI32, 1, num_pages), pages.data());
-  std::vector<DecodeSegment> segments;
-  for (int64_t i = 0; i < batch; ++i) {
+  std::vector<DecodeSegment> segments;  // [layers, batch]
+  for (int64_t i = 0; i < layers * batch; ++i) {
     const int64_t first = i * s.kv_heads * stride;
-    segments.push_back({i,
+    segments.push_back({i % batch,
                         1,
                         {.pages = pages.data() + first,
                          .stride = stride,
@@ -160,9 +168,13 @@ void decode_attention(const Bench& b, int64_t batch, int32_t kv_len) {
   const auto rows = b.random_memory(2 * batch * cols * 2);
   const Tensor q = dense(rows->data(), kType, batch, cols),
                out = dense(rows->data() + batch * cols * 2, kType, batch, cols);
-  const double seconds = b.seconds_of([&](int) {
-    b.backend.decode_attention({attention_of(s), q, positions, segments, cache, out});
-  });
+  const double seconds = b.seconds_of(
+      [&](int i) {
+        const std::span layer =
+            std::span(segments).subspan(static_cast<size_t>(i % layers * batch), static_cast<size_t>(batch));
+        b.backend.decode_attention({attention_of(s), q, positions, layer, cache, out});
+      },
+      kStep);
   const double entries = static_cast<double>(batch) * s.kv_heads * kv_len;
   b.print("decode_attention", "b=" + std::to_string(batch) + " kv=" + std::to_string(kv_len), seconds,
           entries * s.head_dim * 4, 4 * entries * s.head_dim * (s.heads / s.kv_heads));
