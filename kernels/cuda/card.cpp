@@ -11,7 +11,8 @@
 //   cuBLASLt's kernels      come without the attribute, or wait as ours do; ours behind one wait for its end
 //   graphs                  a capture makes full edges where one end is no such kernel; the first kernel of a graph has none before
 //                           it, and launches of graphs are in order
-// Nothing is read before a wait but weights, which are copied at load and waited for (CudaBackend::place_weight).
+// Before a wait nothing is read but weights, which are copied at load and waited for (CudaBackend::place_weight), and those arrays
+// that only copies write, by decode_attention.
 #include "kernels/cuda/card.h"
 
 #include <cuda_runtime.h>

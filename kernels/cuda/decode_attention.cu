@@ -8,9 +8,11 @@
 // sees nothing gives zeros. A tile that a query does not see leaves its state as it is.
 // Grid: (unit, split); spans are whole tiles at fixed places of the entry index, as many as fill the card evenly: planned on the
 // host from the longest head, the same for all layers of a step; `deterministic` makes each span 256 entries, so that neighbours
-// change no bit. The plan lies in memory, so that a graph does for others: blocks past it, and those of a tile that nobody has, are
-// done at once. With one split a block writes `out`; with several each leaves (acc, m, l), and the last block of a unit to
-// arrive merges them in the order of the splits. Bound: bandwidth, K and V once. Shared memory at D = 128, 16 bits: 4 warps x 3
+// change no bit. The plan lies in memory, so that a graph does for others: blocks past a head's own entries, and those of a tile
+// that nobody has, are done at once. A head of one split is written to `out`; of several each leaves (acc, m, l), and the last
+// block of a unit to arrive merges them in the order of the splits. A block has its tile, lengths and page ids and has asked for
+// its first entries while the kernel before it runs: of 1,024 entries most of the time is such steps that wait for each other,
+// and in a model each comes from memory. Bound: bandwidth, K and V once. Shared memory at D = 128, 16 bits: 4 warps x 3
 // stages of 8.5 KiB and the queries, 106 KiB: 2 blocks of sm_90, 1 of sm_80; two stages (72 KiB) on smaller cards.
 // Occupancy: decode_attention_kernel 128 x 2.
 #include <algorithm>
@@ -28,18 +30,25 @@ constexpr int32_t kThreads = 128;
 constexpr int32_t kQueries = 16;  // of a block
 constexpr int32_t kKeys = 16;     // of a warp's tile; pages have a multiple of that
 constexpr int32_t kMaxStages = 3;
-constexpr int32_t kFactors = 64;  // of splits, in shared memory at a time
+constexpr int32_t kBlocks = 2;           // of a multiprocessor of sm_90
+constexpr int32_t kPrefetchedTiles = 2;  // of a warp, asked for while the kernel before runs
+constexpr int32_t kPartsAtOnce = 16;     // of splits that a thread of the merge waits for
 static_assert(kMinSplit % kKeys == 0 && kFixedSplit % kKeys == 0, "whole tiles");
 
-struct QueryTile {
-  int32_t segment;  // -1: nobody's
-  int32_t first;    // query of the segment
+// The queries of a block and whose entries they look at: all of it in one place, so that one access is all that stands before
+// those to the lengths and page ids.
+struct alignas(16) DecodeTile {
+  const int32_t* pages;   // [K, stride]
+  const int32_t* kv_len;  // [K]
+  int64_t row_begin;
+  int32_t num_rows;  // 0: nobody's
+  int32_t stride;
+  int32_t first;  // query of the segment
 };
 
 template <class T>
 struct DecodeParams {
-  const AttentionSegment* segments;
-  const QueryTile* tiles;  // [all units / K]
+  const DecodeTile* tiles;  // [all units / K]
   const DecodePlan* plan;
   const int32_t* positions;  // [T]
   const std::byte* q;        // [T, q_stride]
@@ -82,74 +91,155 @@ struct DecodeShared {
   uint32_t is_last;
   // K and V of a stage of each warp; the launch made `stages` of them. A warp that is done leaves its sums in its part.
   alignas(16) T ring[kReaders<T, kDim> * 2 * kTile];
-  static_assert(2 * kTile * sizeof(T) >= kQueries * kFactors * sizeof(float), "and the factors of the merge");
   static_assert(2 * kTile * sizeof(T) >= kQueries * kAccRow * sizeof(float), "a stage holds the sums");
 };
 
-// out = sum_s exp2(m_s - m) acc_s / sum_s exp2(m_s - m) l_s over the parts of all splits, in an order that their number alone
-// decides; one without entries changes nothing. Factors of 64 splits at a time lie in `factors` [kQueries, 64].
+// Where the output of a query begins.
+template <class T>
+__device__ __forceinline__ std::byte* output_of(const DecodeParams<T>& p, const DecodeTile& tile,
+                                                int32_t kv_head, int32_t query) {
+  const int64_t t = tile.row_begin + (tile.first + query) / p.group;
+  const int64_t head = int64_t{kv_head} * p.group + (tile.first + query) % p.group;
+  return p.out + (t * p.out_stride + head * p.dim) * bytes_of_element(p.out_type);
+}
+
+template <class T>
+__device__ __forceinline__ void store_output(const DecodeParams<T>& p, std::byte* out, int32_t d,
+                                             const float4& x, float sum) {
+  const float4 y =
+      sum == 0.0f ? float4{0.0f, 0.0f, 0.0f, 0.0f} : float4{x.x / sum, x.y / sum, x.z / sum, x.w / sum};
+  store_four(out + d * bytes_of_element(p.out_type), p.out_type, y);
+}
+
+// out = sum_s exp2(m_s - m) acc_s / sum_s exp2(m_s - m) l_s over the parts of a unit's splits, in an order that their number
+// alone decides. Each thread goes through all splits of its own columns, many of them on their way at a time, without barriers.
 template <class T, int32_t kDim>
-__device__ __forceinline__ void merge_splits(const DecodeParams<T>& p, const AttentionSegment& segment,
-                                             const QueryTile& tile, int32_t num_splits, int32_t unit,
-                                             int32_t kv_head, int32_t num_queries, float* factors,
-                                             float* sums /* [kQueries] */) {
-  const int64_t first_row = int64_t{unit} * num_splits * p.partial_rows;  // of split 0
-  const auto thread = static_cast<int32_t>(threadIdx.x), lane = static_cast<int32_t>(lane_idx());
-  const float2* stats = p.partial_stats + first_row;
+__device__ __forceinline__ void merge_splits(const DecodeParams<T>& p, const DecodeTile& tile,
+                                             int64_t first_row /* of split 0 */, int32_t num_splits,
+                                             int32_t kv_head, int32_t num_queries) {
   constexpr int32_t kFours = kDim / 4;
-  constexpr int32_t kOwn = (kQueries * kFours + kThreads - 1) / kThreads;  // of a thread
-  float4 x[kOwn] = {};
-  for (int32_t begin = 0; begin < num_splits; begin += kFactors) {
-    const int32_t count = min(kFactors, num_splits - begin);
-    for (int32_t query = static_cast<int32_t>(warp_idx()); query < num_queries; query += kThreads / 32) {
-      float most = kMinusInfinity;
-      for (int32_t s = lane; s < num_splits; s += 32) most = fmaxf(most, stats[s * p.partial_rows + query].x);
-      most = warp_max(most);
+  for (auto i = static_cast<int32_t>(threadIdx.x); i < num_queries * kFours; i += kThreads) {
+    const int32_t query = i / kFours, d = i % kFours * 4;
+    if (d >= p.dim) continue;
+    const float2* stats = p.partial_stats + first_row + query;
+    const float* parts = p.partial + (first_row + query) * p.dim + d;
+    float most = kMinusInfinity, sum = 0.0f;
+    float4 x = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (int32_t begin = 0; begin < num_splits; begin += kPartsAtOnce) {
+      float2 stat[kPartsAtOnce];
+      float4 part[kPartsAtOnce];
+#pragma unroll
+      for (int32_t s = 0; s < kPartsAtOnce; ++s) {
+        const int64_t row = int64_t{begin + s} * p.partial_rows;
+        stat[s] = {kMinusInfinity, 0.0f};
+        part[s] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (begin + s < num_splits) {
+          stat[s] = stats[row];
+          part[s] = load_vector<float4>(parts + row * p.dim);
+        }
+      }
+      const float before = most;
+#pragma unroll
+      for (int32_t s = 0; s < kPartsAtOnce; ++s) most = fmaxf(most, stat[s].x);
       const float base = most == kMinusInfinity ? 0.0f : most;
-      float sum = 0.0f;
-      for (int32_t s = lane; s < num_splits; s += 32) {
-        const float2 part = stats[s * p.partial_rows + query];
-        const float factor = exp2_approx(part.x - base);
-        sum += factor * part.y;
-        if (s >= begin && s < begin + count) factors[query * kFactors + s - begin] = factor;
-      }
-      sum = warp_sum(sum);
-      if (lane == 0) sums[query] = sum;
-    }
-    sync_threads();
+      const float old = exp2_approx(before - base);
+      sum *= old;
+      x = {x.x * old, x.y * old, x.z * old, x.w * old};
 #pragma unroll
-    for (int32_t j = 0; j < kOwn; ++j) {
-      const int32_t i = j * kThreads + thread, query = i / kFours, d = i % kFours * 4;
-      if (query >= num_queries || d >= p.dim) continue;
-      const float* part = p.partial + (first_row + int64_t{begin} * p.partial_rows + query) * p.dim + d;
-#pragma unroll 8
-      for (int32_t s = 0; s < count; ++s) {
-        const float factor = factors[query * kFactors + s];
-        const float4 y = load_vector<float4>(part + int64_t{s} * p.partial_rows * p.dim);
-        x[j].x += factor * y.x;
-        x[j].y += factor * y.y;
-        x[j].z += factor * y.z;
-        x[j].w += factor * y.w;
+      for (int32_t s = 0; s < kPartsAtOnce; ++s) {
+        const float factor = exp2_approx(stat[s].x - base);
+        sum += factor * stat[s].y;
+        x.x += factor * part[s].x;
+        x.y += factor * part[s].y;
+        x.z += factor * part[s].z;
+        x.w += factor * part[s].w;
       }
     }
-    sync_threads();
-  }
-#pragma unroll
-  for (int32_t j = 0; j < kOwn; ++j) {
-    const int32_t i = j * kThreads + thread, query = i / kFours, d = i % kFours * 4;
-    if (query >= num_queries || d >= p.dim) continue;
-    const int64_t t = segment.row_begin + (tile.first + query) / p.group;
-    const int64_t head = int64_t{kv_head} * p.group + (tile.first + query) % p.group;
-    const float sum = sums[query];
-    const float4 y = sum == 0.0f ? float4{0.0f, 0.0f, 0.0f, 0.0f}
-                                 : float4{x[j].x / sum, x[j].y / sum, x[j].z / sum, x[j].w / sum};
-    store_four(p.out + (t * p.out_stride + head * p.dim + d) * bytes_of_element(p.out_type), p.out_type, y);
+    store_output(p, output_of(p, tile, kv_head, query), d, x, sum);
   }
 }
 
+// What a block knows before the kernels in front of it have ended.
+struct DecodeUnit {
+  DecodeTile tile;
+  DecodePlan plan;
+  int32_t unit;
+  int32_t kv_head;
+  int32_t kv_len;
+  int32_t last_page;          // of the last entry
+  int32_t pages[kMaxStages];  // of this warp's first tiles, where there is no window
+};
+
+// The tiles of a warp: every kWarps-th from the split's first on, those with an entry of [begin, end).
+struct WarpTiles {
+  int32_t first;
+  int32_t count;
+};
+template <int32_t kWarps>
+__device__ __forceinline__ WarpTiles tiles_of_warp(int32_t warp, int32_t split_begin, int32_t begin,
+                                                   int32_t end) {
+  const int32_t begin_tile = begin / kKeys, end_tile = (end + kKeys - 1) / kKeys;
+  const int32_t first = begin_tile + (warp + kWarps - (begin_tile - split_begin / kKeys) % kWarps) % kWarps;
+  const bool has_some = warp < kWarps && begin < end && first < end_tile;
+  return {first, has_some ? (end_tile - first + kWarps - 1) / kWarps : 0};
+}
+
+// Before the wait: the plan, the tile, its lengths and page ids, which no kernel writes. The entries that the warp begins with are
+// asked for, not read: they go to L2, where they are what the last kernel to write them made of them. In a model all of this has
+// left L2 since the step before, and comes while the kernel before this one runs.
 template <class T, int32_t kDim>
-__global__ void __launch_bounds__(kThreads, 2)
+__device__ __forceinline__ DecodeUnit prefetch_unit(const DecodeParams<T>& p) {
+  constexpr int32_t kWarps = kReaders<T, kDim>;
+  DecodeUnit u;
+  const auto unit = static_cast<int32_t>(blockIdx.x), split = static_cast<int32_t>(blockIdx.y);
+  const auto lane = static_cast<int32_t>(lane_idx()), warp = static_cast<int32_t>(warp_idx());
+  u.unit = unit;
+  u.tile = p.tiles[(p.first_unit + unit) / p.num_kv_heads];
+  u.kv_head = (p.first_unit + unit) % p.num_kv_heads;
+  u.plan = *p.plan;
+  u.kv_len = 0;
+  u.last_page = 0;
+  for (int32_t& page : u.pages) page = 0;
+  if (u.tile.num_rows == 0) return u;
+  const int32_t* pages = u.tile.pages + int64_t{u.kv_head} * u.tile.stride;
+  // Page ids are on their way before the length says how many count.
+  const WarpTiles most =
+      tiles_of_warp<kWarps>(warp, split * u.plan.split_entries, split * u.plan.split_entries,
+                            min(u.tile.stride << p.slot_shift, (split + 1) * u.plan.split_entries));
+  if (p.window == 0) {
+#pragma unroll
+    for (int32_t i = 0; i < kMaxStages; ++i)
+      if (i < most.count) u.pages[i] = pages[(most.first + i * kWarps) * kKeys >> p.slot_shift];
+  }
+  u.kv_len = u.tile.kv_len[u.kv_head];
+  const int32_t begin = split * u.plan.split_entries;
+  if (begin >= u.kv_len) return u;
+  u.last_page = pages[(u.kv_len - 1) >> p.slot_shift];
+  if (p.window == 0) {
+    const int32_t count =
+        tiles_of_warp<kWarps>(warp, begin, begin, min(u.kv_len, begin + u.plan.split_entries)).count;
+    const int32_t bytes = kKeys * p.dim * static_cast<int32_t>(sizeof(T));
+#pragma unroll
+    for (int32_t i = 0; i < min(kPrefetchedTiles, kMaxStages); ++i) {
+      if (i >= count) break;
+      const int64_t slot = (most.first + i * kWarps) * kKeys & ((1 << p.slot_shift) - 1);
+      const auto* keys = reinterpret_cast<const std::byte*>(p.cache.keys(u.pages[i]) + slot * p.dim);
+      const auto* values = reinterpret_cast<const std::byte*>(p.cache.values(u.pages[i]) + slot * p.dim);
+      for (int32_t at = lane * 128; at < bytes; at += 32 * 128) {
+        prefetch_line(keys + at);
+        prefetch_line(values + at);
+      }
+    }
+  }
+  if (threadIdx.x == 0)
+    prefetch_line(p.cache.positions(u.last_page) + ((u.kv_len - 1) & ((1 << p.slot_shift) - 1)));
+  return u;
+}
+
+template <class T, int32_t kDim>
+__global__ void __launch_bounds__(kThreads, kBlocks)
     decode_attention_kernel(const __grid_constant__ DecodeParams<T> p) {
+  const DecodeUnit u = prefetch_unit<T, kDim>(p);
   wait_for_previous();
   using Shared = DecodeShared<T, kDim>;
   [[maybe_unused]] constexpr int kUnroll = kUnrollTiles<T>;
@@ -157,71 +247,85 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int32_t kRow = Shared::kRow, kTile = Shared::kTile, kAccRow = Shared::kAccRow;
   auto& shared = *shared_memory<Shared>();
   static_assert(sizeof(Shared) + sizeof(Shared::ring) <= (99u << 10), "two stages on sm_86");
-  static_assert(!kIsHalf<T> || 2 * (sizeof(Shared) + 2 * sizeof(Shared::ring) + 1024) <= (228u << 10),
-                "two blocks of three stages on sm_90");
-  const auto unit = static_cast<int32_t>(blockIdx.x);
+  static_assert(!kIsHalf<T> || kBlocks * (sizeof(Shared) + (kMaxStages - 1) * sizeof(Shared::ring) + 1024) <=
+                                   (228u << 10),
+                "so many blocks of so many stages on sm_90");
   const auto split = static_cast<int32_t>(blockIdx.y);
-  const QueryTile tile = p.tiles[(p.first_unit + unit) / p.num_kv_heads];
-  const DecodePlan plan = *p.plan;
-  if (tile.segment < 0 || split >= plan.num_splits) return;
-  const int32_t kv_head = (p.first_unit + unit) % p.num_kv_heads;
-  const AttentionSegment& segment = p.segments[tile.segment];
-  const EntryRows<T> rows(segment, p.cache, p.slot_shift, kv_head, p.dim);
-  const int32_t num_queries = min(segment.num_rows * p.group - tile.first, kQueries);
+  const int32_t split_begin = split * u.plan.split_entries, kv_head = u.kv_head;
+  // A head has as many splits as its own length needs; the plan has as many as the longest.
+  if (u.tile.num_rows == 0 || (split > 0 && split_begin >= u.kv_len)) return;
+  const int32_t num_splits = max(1, (u.kv_len + u.plan.split_entries - 1) / u.plan.split_entries);
+  const int32_t num_queries = min(u.tile.num_rows * p.group - u.tile.first, kQueries);
   const auto thread = static_cast<int32_t>(threadIdx.x);
   const auto warp = static_cast<int32_t>(warp_idx());
   const auto lane = static_cast<int32_t>(lane_idx());
+  AttentionSegment segment = {};
+  segment.pages = u.tile.pages;
+  segment.kv_len = u.tile.kv_len;
+  segment.row_begin = u.tile.row_begin;
+  segment.num_rows = u.tile.num_rows;
+  segment.stride = u.tile.stride;
 
-  // This warp's tiles: every kWarps-th from the split's first on, those with an entry of [begin, end).
-  const int32_t split_tile = split * (plan.split_entries / kKeys);
-  int32_t begin = split * plan.split_entries, end = min(rows.prefix_len, begin + plan.split_entries);
-  int32_t first_tile = 0, num_tiles = 0;
-  const auto find_tiles = [&] {
-    const int32_t begin_tile = begin / kKeys, end_tile = (end + kKeys - 1) / kKeys;
-    first_tile = begin_tile + (warp + kWarps - (begin_tile - split_tile) % kWarps) % kWarps;
-    const bool has_some = warp < kWarps && begin < end && first_tile < end_tile;
-    num_tiles = has_some ? (end_tile - first_tile + kWarps - 1) / kWarps : 0;
-  };
+  // What a query sees is known from its position and that of the last entry, if nothing unusual is.
+  int32_t position = 0, last_position = 0;
+  if (thread < num_queries) {
+    position = p.positions[u.tile.row_begin + (u.tile.first + thread) / p.group];
+    if (u.kv_len > 0)
+      last_position = p.cache.positions(u.last_page)[(u.kv_len - 1) & ((1 << p.slot_shift) - 1)];
+  }
+
+  int32_t begin = split_begin, end = min(u.kv_len, split_begin + u.plan.split_entries);
+  WarpTiles tiles = {0, 0};
   T* ring = shared.ring + warp * p.stages * 2 * kTile;
+  const int32_t* pages = u.tile.pages + int64_t{kv_head} * u.tile.stride;
   const auto page_of = [&](int32_t i) {
-    return i < num_tiles ? rows.pages[(first_tile + i * kWarps) * kKeys >> p.slot_shift] : 0;
+    return i < tiles.count ? pages[(tiles.first + i * kWarps) * kKeys >> p.slot_shift] : 0;
   };
   // A tile lies in one page. What lies outside of [begin, end), and columns from D on, become zeros.
   const auto copy = [&](int32_t i, int32_t page) {
-    if (i < num_tiles) {
+    if (i < tiles.count) {
       constexpr int32_t kPiece = 16 / static_cast<int32_t>(sizeof(T)), kPieces = kDim / kPiece;
-      const int32_t first = (first_tile + i * kWarps) * kKeys;
+      const int32_t first = (tiles.first + i * kWarps) * kKeys;
       const int64_t slot = first & ((1 << p.slot_shift) - 1);
-      const T* keys = p.cache.keys(page) + slot * p.dim;
-      const T* values = p.cache.values(page) + slot * p.dim;
       T* stage = ring + i % p.stages * 2 * kTile;
+      const auto copy_rows = [&](T* to, const T* from) {
 #pragma unroll(kUnroll)
-      for (int32_t j = lane; j < kKeys * kPieces; j += 32) {
-        const int32_t r = j / kPieces, c = j % kPieces * kPiece;
-        const bool is_there = first + r >= begin && first + r < end && c < p.dim;
-        const int32_t from = is_there ? r * p.dim + c : 0;
-        cp_async16(stage + r * kRow + c, keys + from, is_there ? 16 : 0);
-        cp_async16(stage + kTile + r * kRow + c, values + from, is_there ? 16 : 0);
-      }
+        for (int32_t j = lane; j < kKeys * kPieces; j += 32) {
+          const int32_t r = j / kPieces, c = j % kPieces * kPiece;
+          const bool is_there = first + r >= begin && first + r < end && c < p.dim;
+          cp_async16(to + r * kRow + c, from + (is_there ? r * p.dim + c : 0), is_there ? 16 : 0);
+        }
+      };
+      // One after the other: each lies in one piece of memory.
+      copy_rows(stage, p.cache.keys(page) + slot * p.dim);
+      copy_rows(stage + kTile, p.cache.values(page) + slot * p.dim);
     }
     cp_async_commit();
   };
   int32_t next_page = 0;
-  const auto start = [&] {
-    find_tiles();
-    for (int32_t i = 0; i + 1 < p.stages; ++i) copy(i, page_of(i));
-    next_page = page_of(p.stages - 1);
+  const auto start = [&](const auto& first_page) {
+    tiles = tiles_of_warp<kWarps>(warp, split_begin, begin, end);
+#pragma unroll
+    for (int32_t i = 0; i < kMaxStages; ++i) {
+      if (i + 1 < p.stages) copy(i, first_page(i));
+      if (i + 1 == p.stages) next_page = first_page(i);
+    }
   };
   // Without a window the first tiles are on their way before anything is known of the queries.
-  if (p.window == 0) start();
+  if (p.window == 0) start([&](int32_t i) { return u.pages[i]; });
 
   load_queries<T, kDim, kQueries, kThreads>(p.q, p.q_type, p.q_stride, segment, kv_head, p.group, p.dim,
-                                            tile.first, shared.queries);
+                                            u.tile.first, shared.queries);
   if (thread < kQueries) {
     Visible seen;
     if (thread < num_queries) {
-      seen =
-          visible_entries(rows, p.positions[segment.row_begin + (tile.first + thread) / p.group], p.window);
+      if (p.window == 0 && last_position <= position) {
+        seen.begin = 0;
+        seen.end = u.kv_len;
+      } else {
+        seen =
+            visible_entries(EntryRows<T>(segment, p.cache, p.slot_shift, kv_head, p.dim), position, p.window);
+      }
     }
     shared.seen[thread] = seen;
   }
@@ -240,7 +344,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (p.window > 0) {
       begin = max(begin, some_begin);
       end = min(end, some_end);
-      start();
+      start(page_of);
     }
 
     // The queries stay in registers where there are enough of them.
@@ -255,7 +359,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     float out[kDim / 8][4] = {};
     float most[2] = {kMinusInfinity, kMinusInfinity};
     float sum[2] = {0.0f, 0.0f};  // of this lane's columns
-    for (int32_t i = 0; i < num_tiles; ++i) {
+    for (int32_t i = 0; i < tiles.count; ++i) {
       if (p.stages == 3) {
         cp_async_wait<1>();
       } else {
@@ -281,7 +385,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         mma(s[0], a, b[0]);
         mma(s[1], a, b[1]);
       }
-      const int32_t first = (first_tile + i * kWarps) * kKeys;
+      const int32_t first = (tiles.first + i * kWarps) * kKeys;
       const bool is_masked = first < max(all_begin, begin) || first + kKeys > min(all_end, end);
       float best[2] = {most[0], most[1]};
 #pragma unroll(kUnroll)
@@ -361,46 +465,47 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   sync_threads();
 
-  const int64_t partial_row = (int64_t{unit} * plan.num_splits + split) * p.partial_rows;
-  for (int32_t i = thread; i < num_queries * kDim; i += kThreads) {
-    const int32_t query = i / kDim, d = i % kDim;
+  constexpr int32_t kFours = kDim / 4;
+  const int64_t first_row = int64_t{u.unit} * u.plan.num_splits * p.partial_rows;
+  const int64_t partial_row = first_row + int64_t{split} * p.partial_rows;
+  for (int32_t i = thread; i < num_queries * kFours; i += kThreads) {
+    const int32_t query = i / kFours, d = i % kFours * 4;
     if (d >= p.dim) continue;
     float most = kMinusInfinity;
 #pragma unroll
     for (int32_t w = 0; w < kWarps; ++w) most = fmaxf(most, shared.most[w][query]);
     const float base = most == kMinusInfinity ? 0.0f : most;
-    float sum = 0.0f, x = 0.0f;
+    float sum = 0.0f;
+    float4 x = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int32_t w = 0; w < kWarps; ++w) {
       const float factor = exp2_approx(shared.most[w][query] - base);
       const auto* acc = reinterpret_cast<const float*>(shared.ring + w * p.stages * 2 * kTile);
+      const auto y = load_vector<float4>(acc + query * kAccRow + d);
       sum += factor * shared.sum[w][query];
-      x += factor * acc[query * kAccRow + d];
+      x.x += factor * y.x;
+      x.y += factor * y.y;
+      x.z += factor * y.z;
+      x.w += factor * y.w;
     }
-    if (p.partial) {
-      p.partial[(partial_row + query) * p.dim + d] = x;
+    if (num_splits > 1) {
+      store_vector(p.partial + (partial_row + query) * p.dim + d, x);
       if (d == 0) p.partial_stats[partial_row + query] = {most, sum};
     } else {
-      const int64_t t = segment.row_begin + (tile.first + query) / p.group;
-      const int64_t head = int64_t{kv_head} * p.group + (tile.first + query) % p.group;
-      store_one(p.out + (t * p.out_stride + head * p.dim + d) * bytes_of_element(p.out_type), p.out_type,
-                sum == 0.0f ? 0.0f : x / sum);
+      store_output(p, output_of(p, u.tile, kv_head, query), d, x, sum);
     }
   }
-  if (!p.partial) return;
-  thread_fence();  // the part is there for every block that sees the count
+  if (num_splits == 1) return;
   sync_threads();
   if (thread == 0) {
-    shared.is_last =
-        atomic_add(p.arrived + unit, 1u) == static_cast<uint32_t>(plan.num_splits) - 1u ? 1u : 0u;
-    if (shared.is_last != 0) p.arrived[unit] = 0;  // for the next launch
+    thread_fence();  // the block's part is there for every block that sees the count
+    shared.is_last = atomic_add(p.arrived + u.unit, 1u) == static_cast<uint32_t>(num_splits) - 1u ? 1u : 0u;
+    if (shared.is_last != 0) p.arrived[u.unit] = 0;  // for the next launch
+    thread_fence();
   }
   sync_threads();
   if (shared.is_last == 0) return;
-  thread_fence();
-  // The ring is not needed any more.
-  merge_splits<T, kDim>(p, segment, tile, plan.num_splits, unit, kv_head, num_queries,
-                        reinterpret_cast<float*>(shared.ring), shared.sum[0]);
+  merge_splits<T, kDim>(p, u.tile, first_row, num_splits, kv_head, num_queries);
 }
 
 // Shared memory with so many stages.
@@ -433,26 +538,22 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
   const size_t num_places = context.num_places(args.segments.size(), args.q.rows);
   const auto row_tiles = static_cast<size_t>(blocks_of(group, kQueries));
   const size_t all_tiles = num_tiles + (num_places - args.segments.size()) * row_tiles;
-  const Staged<AttentionSegment> segments = context.stage<AttentionSegment>(num_places);
-  const Staged<QueryTile> tiles = context.stage<QueryTile>(all_tiles);
+  const Staged<DecodeTile> tiles = context.stage<DecodeTile>(all_tiles);
   const Staged<int32_t> lengths = context.stage<int32_t>(num_places * num_kv_heads);
   const Staged<DecodePlan> plans = context.stage<DecodePlan>(1);
   const int32_t* positions = context.upload(args.positions);
-  std::fill(tiles.host.begin() + static_cast<std::ptrdiff_t>(num_tiles), tiles.host.end(), QueryTile{-1, 0});
+  std::fill(tiles.host.begin() + static_cast<std::ptrdiff_t>(num_tiles), tiles.host.end(), DecodeTile{});
   size_t tile = 0;
   for (size_t i = 0; i < args.segments.size(); ++i) {
     const DecodeSegment& segment = args.segments[i];
-    AttentionSegment& view = segments.host[i];
-    view = {};
-    view.pages = context.page_table(segment.tables, shape.num_kv_heads);
-    view.kv_len = lengths.device + i * num_kv_heads;
     std::copy_n(segment.tables.kv_len, num_kv_heads, lengths.host.data() + i * num_kv_heads);
-    view.stride = segment.tables.stride;
-    view.row_begin = segment.row_begin;
-    view.num_rows = static_cast<int32_t>(segment.num_rows);
-    const auto queries = static_cast<int32_t>(segment.num_rows) * group;
-    for (int32_t first = 0; first < queries; first += kQueries)
-      tiles.host[tile++] = {static_cast<int32_t>(i), first};
+    DecodeTile view = {.pages = context.page_table(segment.tables, shape.num_kv_heads),
+                       .kv_len = lengths.device + i * num_kv_heads,
+                       .row_begin = segment.row_begin,
+                       .num_rows = static_cast<int32_t>(segment.num_rows),
+                       .stride = segment.tables.stride,
+                       .first = 0};
+    for (; view.first < view.num_rows * group; view.first += kQueries) tiles.host[tile++] = view;
   }
   const DType type = args.cache.dtype;
   const int32_t most_shared = context.limits().max_shared_bytes;
@@ -489,8 +590,7 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
   }
 
   dispatch_float(type, [&]<class T>() {
-    DecodeParams<T> params{.segments = segments.device,
-                           .tiles = tiles.device,
+    DecodeParams<T> params{.tiles = tiles.device,
                            .plan = plans.device,
                            .positions = positions,
                            .q = static_cast<const std::byte*>(args.q.data),

@@ -13,7 +13,8 @@
 //   shared        T* shared_memory<T>(): the block's dynamic shared memory, 1024-byte aligned, contents undefined
 //   launch        wait_for_previous(): once in every kernel, at its beginning; what earlier kernels wrote is there after it. Before
 //                 it stand at most calls of prefetch_*() of the same file, each with a comment "Before the wait: ..." that names
-//                 what it reads: only what no kernel writes, as the weights. prefetch_line(const void*): 128 bytes to L2
+//                 what it reads: only what no kernel writes, as the weights and what the host stages. prefetch_line(const void*):
+//                 128 bytes to L2, whoever writes them: it gives nothing, and L2 is where all multiprocessors write to
 //   barriers      sync_threads(): all threads of the block, at the same place in the source, none has returned
 //                 barrier_sync(id 1..15, threads), barrier_arrive(id, threads): named, whole warps
 //                 sync_warp(mask)
