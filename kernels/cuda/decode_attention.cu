@@ -285,14 +285,16 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const auto copy = [&](int32_t i, int32_t page) {
     if (i < tiles.count) {
       constexpr int32_t kPiece = 16 / static_cast<int32_t>(sizeof(T)), kPieces = kDim / kPiece;
+      static_assert(kKeys * kPieces % 32 == 0, "every lane has as many");
       const int32_t first = (tiles.first + i * kWarps) * kKeys;
+      const int32_t there = begin - first, gone = end - first;  // rows of [there, gone)
       const int64_t slot = first & ((1 << p.slot_shift) - 1);
       T* stage = ring + i % p.stages * 2 * kTile;
       const auto copy_rows = [&](T* to, const T* from) {
 #pragma unroll(kUnroll)
-        for (int32_t j = lane; j < kKeys * kPieces; j += 32) {
-          const int32_t r = j / kPieces, c = j % kPieces * kPiece;
-          const bool is_there = first + r >= begin && first + r < end && c < p.dim;
+        for (int32_t n = 0; n < kKeys * kPieces / 32; ++n) {
+          const int32_t j = n * 32 + lane, r = j / kPieces, c = j % kPieces * kPiece;
+          const bool is_there = r >= there && r < gone && c < p.dim;
           cp_async16(to + r * kRow + c, from + (is_there ? r * p.dim + c : 0), is_there ? 16 : 0);
         }
       };
@@ -306,10 +308,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const auto start = [&](const auto& first_page) {
     tiles = tiles_of_warp<kWarps>(warp, split_begin, begin, end);
 #pragma unroll
-    for (int32_t i = 0; i < kMaxStages; ++i) {
+    for (int32_t i = 0; i < kMaxStages - 1; ++i)
       if (i + 1 < p.stages) copy(i, first_page(i));
-      if (i + 1 == p.stages) next_page = first_page(i);
-    }
+    next_page = p.stages == kMaxStages ? first_page(kMaxStages - 1) : first_page(kMaxStages - 2);
   };
   // Without a window the first tiles are on their way before anything is known of the queries.
   if (p.window == 0) start([&](int32_t i) { return u.pages[i]; });
