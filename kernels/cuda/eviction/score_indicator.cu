@@ -242,7 +242,7 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
         add_exact<T, kDim>(p, item, operands, head, block * kTileCols, stats, own, v, near,
                            shared.exact[warp], sums);
       }
-      num_seeing = stats.num_seeing;
+      num_seeing = stats.num_seeing[0];
 #pragma unroll
       for (int32_t m = 0; m < kRowTiles; ++m) {
 #pragma unroll

@@ -226,7 +226,7 @@ __device__ __forceinline__ void make_stats(const ScoreParams& p, const ScoreView
   stats.top_weight[lane] = top_weight;
   stats.top[lane] = has_top ? item.top[at] : -1;
   stats.position[lane] = item.queries.positions[min(t, num_queries - 1)];
-  if (lane == 0) stats.num_seeing = seen_before + seen_after + (is_seeing ? 1 : 0);
+  if (lane < 4) stats.num_seeing[lane] = seen_before + seen_after + (is_seeing ? 1 : 0);
 }
 
 template <class T, int32_t kDim>

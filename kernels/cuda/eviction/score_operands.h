@@ -24,8 +24,7 @@ struct QueryStats {
   float top_weight[kTileCols];  // what the top row has in place of a / (1 - a); +inf: it is mandatory
   int32_t top[kTileCols];       // row that holds more than half of the attention; -1: none
   int32_t position[kTileCols];  // beyond the last query its own
-  int32_t num_seeing;           // of all queries of the head
-  int32_t padding[3];
+  int32_t num_seeing[4];        // of all queries of the head, four times: no byte of what is copied stays unwritten
 };
 static_assert(sizeof(QueryStats) % 16 == 0);
 
