@@ -31,4 +31,15 @@ __device__ __forceinline__ void scale_of(float largest, float& scale, float& inv
   inverse = bits_to_f32((254u - exponent) << 23);
 }
 
+// The power of two over which f16 holds numbers up to `largest` with all its digits down to 2^-27 of it, and its inverse: they
+// come to lie below 2^14.
+__device__ __forceinline__ void f16_scale_of(float largest, float& scale, float& inverse) {
+  const uint32_t exponent = min(max(f32_to_bits(largest) >> 23, 14u), 254u);
+  scale = bits_to_f32((exponent - 13u) << 23);
+  inverse = bits_to_f32((267u - exponent) << 23);
+}
+__device__ __forceinline__ float inverse_of_power(float power) {
+  return bits_to_f32((254u << 23) - f32_to_bits(power));
+}
+
 }  // namespace restkv::cuda

@@ -15,9 +15,9 @@ inline constexpr int32_t kScoreWarps = kScoreThreads / 32;
 inline constexpr int32_t kRowTiles = 2;                         // of 16 rows, of a warp
 inline constexpr int32_t kWarpRows = 16 * kRowTiles;            //
 inline constexpr int32_t kScoreRows = kScoreWarps * kWarpRows;  // of a block
-inline constexpr int32_t kScoreStages = 3;
+inline constexpr int32_t kScoreStages = 2;
 inline constexpr int32_t kQueryTiles = kTileCols / 8;
-inline constexpr float kNear = 1.0f / 64.0f;
+inline constexpr float kNear = 1.0f / 16.0f;
 static_assert(kScoreRows == kScoreThreads, "a thread looks up a row's place");
 
 // A warp's, where it makes distances value by value.
@@ -26,14 +26,34 @@ struct ExactPart {
   float sums[16][kTileCols];       // of a row and a query
 };
 
+// What passes through the ring for a head: its R_g, whole pairs of block columns at a time, then for each 32 queries their fragments,
+// a few block columns at a time.
+template <int32_t kBlocks>
+struct Stages {
+  static constexpr int32_t kProjection = kBlocks == 4 ? 1 : kLowBlocks < 3 ? 2 : 3;
+  static constexpr int32_t kQueries = kBlocks / 4;
+  static constexpr int32_t kChunks = kBlocks / kQueries;  // block columns of queries
+
+  // Block column with which the s-th stage of R_g begins, the one behind the last for s = kProjection.
+  static __device__ __host__ constexpr int32_t first_column(int32_t s) {
+    return s == kProjection ? kBlocks : 2 * s;
+  }
+  static __device__ __host__ constexpr int32_t fragments(int32_t s) {
+    return fragments_before(kBlocks, first_column(s + 1)) - fragments_before(kBlocks, first_column(s));
+  }
+  static constexpr int32_t most_fragments() {
+    int32_t most = kChunks * kQueryFragments;
+    for (int32_t s = 0; s < kProjection; ++s) most = fragments(s) > most ? fragments(s) : most;
+    return most;
+  }
+};
+
 template <int32_t kDim>
 struct IndicatorShared {
   static constexpr int32_t kBlocks = kDim / kSide;
   struct Stage {
-    uint4 projection[kBlocks][2][32];  // a block column of R_g from the diagonal on, high and low
-    uint4 queries[kQueryFragments][32];
-    float offset[kSide];
-    float scale[kSide];
+    uint4 fragments[Stages<kBlocks>::most_fragments()][32];
+    float offset[kDim];
   };
   uint4 keys[kScoreWarps][kRowTiles][kBlocks][32];  // a lane's own
   Stage ring[kScoreStages];
@@ -82,52 +102,101 @@ __device__ __forceinline__ void b_of(const uint4& x, MmaB<T> (&b)[2]) {
   b[1] = {{x.z, x.w}};
 }
 
-// The stages of a block in their order: chunks of 16 columns of each 32 queries of each head of the group.
-template <class T, int32_t kDim>
+// The lane's part of V as f16, each row over a power of two of which inverse[m][h] is the inverse, that of the row's numbers or of
+// v_mean, whichever are larger. Rows of f16 are what they are.
+template <class T, int32_t kBlocks>
+__device__ __forceinline__ void scale_values(const float* mean, int32_t dim,
+                                             MmaA<f16> (&v)[kRowTiles][kBlocks],
+                                             float (&inverse)[kRowTiles][2]) {
+  float largest_mean = 0.0f;
+  if constexpr (!std::is_same_v<T, f16>) {
+    for (auto d = static_cast<int32_t>(lane_idx()); d < dim; d += kWarpSize)
+      largest_mean = fmaxf(largest_mean, fabs(mean[d]));
+    largest_mean = warp_max(largest_mean);
+  }
+#pragma unroll
+  for (int32_t m = 0; m < kRowTiles; ++m) {
+    inverse[m][0] = inverse[m][1] = 1.0f;
+    if constexpr (std::is_same_v<T, f16>) continue;
+    uint32_t left[2] = {0, 0}, right[2] = {0, 0};  // of pairs; numbers of one sign are in the order of their bits
+#pragma unroll
+    for (int32_t i = 0; i < kBlocks; ++i) {
+#pragma unroll
+      for (int32_t r = 0; r < 4; ++r) {
+        left[r % 2] = max(left[r % 2], v[m][i].r[r] << 16 & 0x7FFF0000u);
+        right[r % 2] = max(right[r % 2], v[m][i].r[r] & 0x7FFFFFFFu);
+      }
+    }
+#pragma unroll
+    for (int32_t h = 0; h < 2; ++h) {
+      uint32_t largest = max(left[h], right[h] & 0x7FFF0000u);
+      largest = max(largest, shuffle_xor(largest, 1));
+      largest = max(largest, shuffle_xor(largest, 2));
+      float scale;
+      f16_scale_of(fmaxf(bits_to_f32(largest), largest_mean), scale, inverse[m][h]);
+    }
+#pragma unroll
+    for (int32_t i = 0; i < kBlocks; ++i) {
+#pragma unroll
+      for (int32_t r = 0; r < 4; ++r) {
+        const float2 x = unpack2<T>(v[m][i].r[r]);
+        v[m][i].r[r] = pack2<f16>(x.x * inverse[m][r % 2], x.y * inverse[m][r % 2]);
+      }
+    }
+  }
+}
+
+// The stages of a block in their order.
+template <int32_t kDim>
 struct StageCopy {
   using Shared = IndicatorShared<kDim>;
   static constexpr int32_t kBlocks = Shared::kBlocks;
+  using Plan = Stages<kBlocks>;
   const OperandsView& operands;
   Shared& shared;
   int32_t query_blocks;  // places of an item in the operands
   int32_t item_blocks;   // of this item
-  int32_t num_chunks;
-  int32_t end;  // the head behind the group
+  int32_t end;           // the head behind the group
   int32_t head;
-  int32_t block = 0, chunk = 0;
+  int32_t step = 0;  // of the head
   int32_t slot = 0;
   int32_t stats_slot = 0;
 
+  template <int32_t kMost>
   static __device__ __forceinline__ void copy(void* to, const void* from, int32_t bytes) {
-#pragma unroll 1
-    for (int32_t i = static_cast<int32_t>(threadIdx.x) * 16; i < bytes; i += kScoreThreads * 16) {
-      cp_async16(static_cast<std::byte*>(to) + i, static_cast<const std::byte*>(from) + i);
+#pragma unroll
+    for (int32_t k = 0; k < kMost; k += kScoreThreads * 16) {
+      const int32_t i = k + static_cast<int32_t>(threadIdx.x) * 16;
+      if (i < bytes) cp_async16(static_cast<std::byte*>(to) + i, static_cast<const std::byte*>(from) + i);
     }
   }
 
   __device__ __forceinline__ void next() {
     if (head < end) {
+      constexpr int32_t kBytes = Plan::kChunks * kQueryFragments * kFragmentBytes;
+      constexpr int32_t kMost = Plan::most_fragments() * kFragmentBytes;
       auto& stage = shared.ring[slot];
-      copy(stage.projection,
-           operands.projection + head * projection_bytes(kBlocks) + projection_offset(kBlocks, chunk),
-           (kBlocks - chunk) * 2 * kFragmentBytes);
-      const int64_t queries = int64_t{head} * query_blocks + block;
-      copy(stage.queries, operands.queries + (queries * kBlocks + chunk) * kQueryFragments * kFragmentBytes,
-           kQueryFragments * kFragmentBytes);
-      copy(stage.offset, operands.offset + head * kDim + chunk * kSide, kSide * 4);
-      if constexpr (std::is_same_v<T, f16>)
-        copy(stage.scale, operands.scale + head * kDim + chunk * kSide, kSide * 4);
-      if (chunk == 0) {
-        copy(&shared.stats[stats_slot], operands.stats + queries, sizeof(QueryStats));
-        stats_slot = stats_slot + 1 == kScoreStages ? 0 : stats_slot + 1;
-      }
-      slot = slot + 1 == kScoreStages ? 0 : slot + 1;
-      if (++chunk == num_chunks) {
-        chunk = 0;
-        if (++block == item_blocks) {
-          block = 0;
-          ++head;
+      if (step < Plan::kProjection) {
+        copy<kMost>(stage.fragments,
+                     operands.projection + head * projection_bytes(kBlocks) +
+                         fragments_before(kBlocks, Plan::first_column(step)) * kFragmentBytes,
+                     Plan::fragments(step) * kFragmentBytes);
+        copy<kDim * 4>(stage.offset, operands.offset + int64_t{2} * head * kDim, kDim * 4);
+      } else {
+        const int32_t part = (step - Plan::kProjection) % Plan::kQueries;
+        const int64_t queries =
+            int64_t{head} * query_blocks + (step - Plan::kProjection) / Plan::kQueries;
+        copy<kBytes>(stage.fragments,
+                     operands.queries + (queries * Plan::kQueries + part) * kBytes, kBytes);
+        if (part == 0) {
+          copy<sizeof(QueryStats)>(&shared.stats[stats_slot], operands.stats + queries, sizeof(QueryStats));
+          stats_slot ^= 1;
         }
+      }
+      slot ^= 1;
+      if (++step == Plan::kProjection + item_blocks * Plan::kQueries) {
+        step = 0;
+        ++head;
       }
     }
     cp_async_commit();
@@ -137,113 +206,98 @@ struct StageCopy {
 // What a lane gathers of 32 queries of a head.
 struct LaneSums {
   float s[kRowTiles][kQueryTiles][4];  // q k, then a / (1 - a)
-  float x[kRowTiles][kQueryTiles][4];  // p u, then ||p - u||^2
-  float square[kRowTiles][2];          // of u, of this lane's columns, then ||u||^2
+  float x[kRowTiles][kQueryTiles][4];  // z v, then ||p - u||^2
 };
 
-// u of columns [16 i, 16 i + 16) of tiles of 16 rows. `fragments`: a lane's, of R_g from block (i, i) on; values(m, k): of V.
-template <class T, int32_t kBlocks, int32_t kCount, class Values>
-__device__ __forceinline__ void project(const uint4* fragments, const float* offset, const float* scale,
-                                        int32_t i, const Values& values, float (&u)[kCount][2][4]) {
-  const auto c = static_cast<int32_t>(lane_idx()) % 4 * 2;
+// Block columns [kFirst, kEnd) of u = R_g (v - v_mean), of which the squares are wanted.
+template <int32_t kBlocks, int32_t kFirst, int32_t kEnd>
+__device__ __forceinline__ void add_squares(const uint4 (*fragments)[32], const float* offset,
+                                            int32_t num_chunks, const MmaA<f16> (&v)[kRowTiles][kBlocks],
+                                            const float (&inverse)[kRowTiles][2],
+                                            float (&square)[kRowTiles][2]) {
+  const uint32_t lane = lane_idx();
 #pragma unroll
-  for (int32_t n = 0; n < 2; ++n) {
-    const float2 o = load_vector<float2>(offset + 8 * n + c);
+  for (int32_t i = kFirst; i < kEnd; i += 2) {
+    if (i >= num_chunks) break;
+    float u[kRowTiles][4][4];
 #pragma unroll
-    for (int32_t m = 0; m < kCount; ++m) {
-      u[m][n][0] = u[m][n][2] = o.x;
-      u[m][n][1] = u[m][n][3] = o.y;
+    for (int32_t n = 0; n < 4; ++n) {
+      const float2 o = load_vector<float2>(offset + i * kSide + 8 * n + lane % 4 * 2);
+#pragma unroll
+      for (int32_t m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+        for (int32_t h = 0; h < 2; ++h) {
+          u[m][n][2 * h] = o.x * inverse[m][h];
+          u[m][n][2 * h + 1] = o.y * inverse[m][h];
+        }
+      }
     }
-  }
+    const int32_t before = fragments_before(kBlocks, kFirst);
+    const auto add = [&](int32_t n, int32_t k, int32_t fragment) {
+      MmaB<f16> r[2];
+      b_of(load_vector<uint4>(&fragments[fragment - before][lane]), r);
 #pragma unroll
-  for (int32_t k = 0; k < kBlocks; ++k) {
-    if (k < i) continue;
-    MmaA<T> v[kCount];
-    MmaB<T> high[2], low[2];
+      for (int32_t m = 0; m < kRowTiles; ++m) {
+        mma(u[m][n], v[m][k], r[0]);
+        mma(u[m][n + 1], v[m][k], r[1]);
+      }
+    };
 #pragma unroll
-    for (int32_t m = 0; m < kCount; ++m) v[m] = values(m, k);
-    b_of(load_vector<uint4>(fragments + (k - i) * 64), high);
-    b_of(load_vector<uint4>(fragments + (k - i) * 64 + 32), low);
-#pragma unroll
-    for (int32_t m = 0; m < kCount; ++m) {
-      mma(u[m][0], v[m], low[0]);
-      mma(u[m][1], v[m], low[1]);
+    for (int32_t k = 0; k < kBlocks; ++k) {
+      if (k >= i && k - i < kLowBlocks) add(0, k, low_fragment(kBlocks, k, i));
+      if (k > i && k - i - 1 < kLowBlocks) add(2, k, low_fragment(kBlocks, k, i + 1));
     }
 #pragma unroll
-    for (int32_t m = 0; m < kCount; ++m) {
-      mma(u[m][0], v[m], high[0]);
-      mma(u[m][1], v[m], high[1]);
+    for (int32_t k = 0; k < kBlocks; ++k) {
+      if (k >= i) add(0, k, fragments_before(kBlocks, i) + k - i);
+      if (k > i) add(2, k, fragments_before(kBlocks, i + 1) + k - i - 1);
     }
-  }
-  if constexpr (std::is_same_v<T, f16>) {
 #pragma unroll
-    for (int32_t n = 0; n < 2; ++n) {
-      const float2 by = load_vector<float2>(scale + 8 * n + c);
+    for (int32_t m = 0; m < kRowTiles; ++m) {
 #pragma unroll
-      for (int32_t m = 0; m < kCount; ++m) {
-        u[m][n][0] *= by.x;
-        u[m][n][1] *= by.y;
-        u[m][n][2] *= by.x;
-        u[m][n][3] *= by.y;
+      for (int32_t n = 0; n < 4; ++n) {
+#pragma unroll
+        for (int32_t e = 0; e < 4; ++e) square[m][e / 2] = fma_rn(u[m][n][e], u[m][n][e], square[m][e / 2]);
       }
     }
   }
 }
 
-// One stage: 16 columns of the logits' sum, and of u and what is made of it.
-template <class T, int32_t kDim>
-__device__ __forceinline__ void add_chunk(const typename IndicatorShared<kDim>::Stage& stage,
-                                          const uint4 (*keys)[kDim / kSide][32], int32_t i,
-                                          const MmaA<T> (&v)[kRowTiles][kDim / kSide], LaneSums& sums) {
-  constexpr int32_t kBlocks = kDim / kSide;
+// Block columns [kFirst, kFirst + kChunks) of q k and of z v.
+template <class T, int32_t kBlocks, int32_t kFirst>
+__device__ __forceinline__ void add_queries(const uint4 (*fragments)[32], const uint4 (*keys)[kBlocks][32],
+                                            int32_t num_chunks, const MmaA<f16> (&v)[kRowTiles][kBlocks],
+                                            LaneSums& sums) {
   const uint32_t lane = lane_idx();
-  MmaA<T> key[kRowTiles];
 #pragma unroll
-  for (int32_t m = 0; m < kRowTiles; ++m) key[m] = a_of<T>(load_vector<uint4>(&keys[m][i][lane]));
+  for (int32_t i = kFirst; i < kFirst + Stages<kBlocks>::kChunks; ++i) {
+    if (i >= num_chunks) break;
+    const int32_t first = (i - kFirst) * kQueryFragments;
+    MmaA<T> key[kRowTiles];
 #pragma unroll
-  for (int32_t j = 0; j < 2; ++j) {
-    MmaB<T> q[2];
-    b_of(load_vector<uint4>(&stage.queries[4 + j][lane]), q);
+    for (int32_t m = 0; m < kRowTiles; ++m) key[m] = a_of<T>(load_vector<uint4>(&keys[m][i][lane]));
 #pragma unroll
-    for (int32_t m = 0; m < kRowTiles; ++m) {
-      mma(sums.s[m][2 * j], key[m], q[0]);
-      mma(sums.s[m][2 * j + 1], key[m], q[1]);
-    }
-  }
-  float u[kRowTiles][2][4];
-  project<T, kBlocks>(
-      &stage.projection[0][0][lane], stage.offset, stage.scale, i,
-      [&](int32_t m, int32_t k) { return v[m][k]; }, u);
-  MmaA<bf16> high[kRowTiles], low[kRowTiles];
+    for (int32_t j = 0; j < 2; ++j) {
+      MmaB<T> q[2];
+      b_of(load_vector<uint4>(&fragments[first + 4 + j][lane]), q);
 #pragma unroll
-  for (int32_t m = 0; m < kRowTiles; ++m) {
-    split_accumulators(u[m][0], u[m][1], high[m], low[m]);
-#pragma unroll
-    for (int32_t i = 0; i < 8; ++i) {
-      const float x = u[m][i / 4][i % 4];
-      float& square = sums.square[m][i % 4 / 2];
-      square = fma_rn(x, x, square);
-    }
-  }
-#pragma unroll
-  for (int32_t j = 0; j < 2; ++j) {
-    MmaB<bf16> p_high[2], p_low[2];
-    b_of(load_vector<uint4>(&stage.queries[2 * j][lane]), p_high);
-    b_of(load_vector<uint4>(&stage.queries[2 * j + 1][lane]), p_low);
-#pragma unroll
-    for (int32_t n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int32_t m = 0; m < kRowTiles; ++m) mma(sums.x[m][2 * j + n], low[m], p_high[n]);
+      for (int32_t m = 0; m < kRowTiles; ++m) {
+        mma(sums.s[m][2 * j], key[m], q[0]);
+        mma(sums.s[m][2 * j + 1], key[m], q[1]);
+      }
     }
 #pragma unroll
-    for (int32_t n = 0; n < 2; ++n) {
+    for (int32_t half = 1; half >= 0; --half) {
 #pragma unroll
-      for (int32_t m = 0; m < kRowTiles; ++m) mma(sums.x[m][2 * j + n], high[m], p_low[n]);
-    }
+      for (int32_t j = 0; j < 2; ++j) {
+        MmaB<f16> z[2];
+        b_of(load_vector<uint4>(&fragments[first + 2 * j + half][lane]), z);
 #pragma unroll
-    for (int32_t n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int32_t m = 0; m < kRowTiles; ++m) mma(sums.x[m][2 * j + n], high[m], p_high[n]);
+        for (int32_t m = 0; m < kRowTiles; ++m) {
+          mma(sums.x[m][2 * j], v[m][i], z[0]);
+          mma(sums.x[m][2 * j + 1], v[m][i], z[1]);
+        }
+      }
     }
   }
 }
@@ -265,8 +319,10 @@ __device__ __forceinline__ void for_each_pair(const F& f) {
   }
 }
 
-// From q k to a / (1 - a), and from p u to distances. Bits 4 n + i of near[m]: pairs whose distance is to be made exactly.
+// From q k to a / (1 - a), and from z v to distances. Bits 4 n + i of near[m]: pairs whose distance is to be made exactly. unit[m][h]:
+// the power of two over which the row is held; square[m][h]: ||u||^2.
 __device__ __forceinline__ void weigh(const ScoreParams& p, const QueryStats& stats, const LaneRows& rows,
+                                      const float (&unit)[kRowTiles][2], const float (&square)[kRowTiles][2],
                                       LaneSums& sums, uint32_t (&near)[kRowTiles]) {
   if (p.shape.softcap > 0.0f) {
     // softcap tanh(y) = softcap - 2 softcap / (1 + e^2y)
@@ -295,32 +351,31 @@ __device__ __forceinline__ void weigh(const ScoreParams& p, const QueryStats& st
     });
   }
 #pragma unroll
-  for (int32_t m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-    for (int32_t h = 0; h < 2; ++h) {
-      float& square = sums.square[m][h];
-      square += shuffle_xor(square, 1);
-      square += shuffle_xor(square, 2);
-    }
-    near[m] = 0;
-  }
-  const float unit = p.shape.softcap > 0.0f ? kLog2e : p.shape.scale * kLog2e;
+  for (int32_t m = 0; m < kRowTiles; ++m) near[m] = 0;
+  const float slope = -kLog2e * (p.shape.softcap > 0.0f ? 1.0f : p.shape.scale);
 #pragma unroll
   for (int32_t n = 0; n < kQueryTiles; ++n) {
-    const float2 lse = load_vector<float2>(stats.lse + query_of(n, 0));
-    const float2 square = load_vector<float2>(stats.square + query_of(n, 0));
+    const int32_t t = query_of(n, 0);
+    const float2 lses = load_vector<float2>(stats.lse + t), scales = load_vector<float2>(stats.scale + t),
+                 squares = load_vector<float2>(stats.square + t),
+                 crosses = load_vector<float2>(stats.cross + t);
 #pragma unroll
-    for (int32_t m = 0; m < kRowTiles; ++m) {
+    for (int32_t b = 0; b < 2; ++b) {
+      const float lse = b == 0 ? lses.x : lses.y, cross = b == 0 ? crosses.x : crosses.y;
+      const float scale = -2.0f * (b == 0 ? scales.x : scales.y);
 #pragma unroll
-      for (int32_t i = 0; i < 4; ++i) {
-        float& s = sums.s[m][n][i];
-        float& x = sums.x[m][n][i];
-        const float a = exp2_approx(fma_rn(s, unit, i % 2 == 0 ? -lse.x : -lse.y));
-        s = divide_approx(a, 1.0f - a);
-        const float squares = sums.square[m][i / 2] + (i % 2 == 0 ? square.x : square.y);
-        x = fma_rn(-2.0f, x, squares);
-        // a NaN, too; of what nobody looks at nothing
-        near[m] |= !(x > kNear * squares) && a > 0.0f ? 1u << (4 * n + i) : 0u;
+      for (int32_t m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+        for (int32_t h = 0; h < 2; ++h) {
+          float& s = sums.s[m][n][2 * h + b];
+          float& x = sums.x[m][n][2 * h + b];
+          // a / (1 - a) = 1 / (1 / a - 1), where a is at most 1/2; 0 for a = 0
+          s = divide_approx(1.0f, exp2_approx(fma_rn(s, slope, lse)) - 1.0f);
+          const float both = square[m][h] + (b == 0 ? squares.x : squares.y);
+          x = fma_rn(x * unit[m][h], scale, both + cross);
+          // a NaN, too; of what nobody looks at nothing
+          near[m] |= !(x > kNear * both) && s > 0.0f ? 1u << (4 * n + 2 * h + b) : 0u;
+        }
       }
     }
   }

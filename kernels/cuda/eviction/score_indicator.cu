@@ -26,20 +26,58 @@ struct IndicatorParams {
   int32_t query_blocks;          // at most
 };
 
+// Columns [16 i, 16 i + 16) of u of 16 rows over the powers of two of R_g and of the rows, with both halves of R_g, from L2.
+template <int32_t kDim>
+__device__ __forceinline__ void project_exactly(const OperandsView& operands, int32_t head, int32_t i, int32_t m,
+                                                const MmaA<f16> (&v)[kRowTiles][kDim / kSide],
+                                                const float (&inverse)[2], float (&u)[2][4]) {
+  constexpr int32_t kBlocks = kDim / kSide;
+  const auto lane = static_cast<int32_t>(lane_idx());
+  const float* offset = operands.offset + (2 * head + 1) * kDim + i * kSide + lane % 4 * 2;
+  const auto* fragments =
+      reinterpret_cast<const uint4*>(operands.projection + head * projection_bytes(kBlocks)) + lane;
+  const int32_t first = fragments_before(kBlocks, i) - i;
+#pragma unroll
+  for (int32_t n = 0; n < 2; ++n) {
+    const float2 o = load_vector<float2>(offset + 8 * n);
+#pragma unroll
+    for (int32_t h = 0; h < 2; ++h) {
+      u[n][2 * h] = o.x * inverse[h];
+      u[n][2 * h + 1] = o.y * inverse[h];
+    }
+  }
+#pragma unroll
+  for (int32_t k = 0; k < kBlocks; ++k) {
+    if (k < i) continue;
+    MmaA<f16> a;
+#pragma unroll
+    for (int32_t r = 0; r < 4; ++r) a.r[r] = m == 0 ? v[0][k].r[r] : v[1][k].r[r];
+    MmaB<f16> b[2];
+    b_of(load_vector<uint4>(fragments + low_fragment(kBlocks, k, i) * 32), b);
+    mma(u[0], a, b[0]);
+    mma(u[1], a, b[1]);
+    b_of(load_vector<uint4>(fragments + (first + k) * 32), b);
+    mma(u[0], a, b[0]);
+    mma(u[1], a, b[1]);
+  }
+}
+
 // ||p_t - u_j||^2 value by value, for the pairs of near[]: u of 16 rows again, 16 columns at a time by way of the warp's part of
 // shared memory; there a lane has a query, and subtracts from it each row that has such a pair.
-template <class T, int32_t kDim>
+template <int32_t kDim>
 __device__ __forceinline__ void add_exact(const ScoreParams& p, const ScoreView& item,
                                           const OperandsView& operands, int32_t head, int32_t first,
                                           const QueryStats& stats, const LaneRows& own,
-                                          const MmaA<T> (&v)[kRowTiles][kDim / kSide],
+                                          const MmaA<f16> (&v)[kRowTiles][kDim / kSide],
+                                          const float (&inverses)[kRowTiles][2],
                                           const uint32_t (&near)[kRowTiles], ExactPart& exact,
                                           LaneSums& sums) {
-  constexpr int32_t kBlocks = kDim / kSide, kAtOnce = 4;  // of p: few registers are left
+  constexpr int32_t kAtOnce = 4;  // of p: few registers are left
   const auto lane = static_cast<int32_t>(lane_idx());
   const int32_t g = lane / 4, c = lane % 4 * 2, dim = p.shape.dim;
   const int64_t begin = int64_t{head} * dim * item.p_stride + first + lane;
   const bool is_query = first + lane < item.queries.num_queries;
+  const float scale = operands.scale[head];
 #pragma unroll 1
   for (int32_t m = 0; m < kRowTiles; ++m) {
     const uint32_t mine = m == 0 ? near[0] : near[1];
@@ -52,24 +90,16 @@ __device__ __forceinline__ void add_exact(const ScoreParams& p, const ScoreView&
     const bool has_top = any(top >= 0 && top < 16);
 #pragma unroll 1
     for (int32_t i = 0; i * kSide < dim; ++i) {
-      float u[1][2][4];
-      project<T, kBlocks>(
-          reinterpret_cast<const uint4*>(operands.projection + head * projection_bytes(kBlocks) +
-                                         projection_offset(kBlocks, i)) +
-              lane,
-          operands.offset + head * kDim + i * kSide, operands.scale + head * kDim + i * kSide, i,
-          [&](int32_t, int32_t k) {
-            MmaA<T> a;
-#pragma unroll
-            for (int32_t r = 0; r < 4; ++r) a.r[r] = m == 0 ? v[0][k].r[r] : v[1][k].r[r];
-            return a;
-          },
-          u);
+      float u[2][4];
+      const float inverse[2] = {m == 0 ? inverses[0][0] : inverses[1][0],
+                                m == 0 ? inverses[0][1] : inverses[1][1]};
+      project_exactly<kDim>(operands, head, i, m, v, inverse, u);
 #pragma unroll
       for (int32_t n = 0; n < 2; ++n) {
 #pragma unroll
         for (int32_t h = 0; h < 2; ++h) {
-          store_vector(exact.u[g + 8 * h] + 8 * n + c, float2{u[0][n][2 * h], u[0][n][2 * h + 1]});
+          const float unit = scale * inverse_of_power(inverse[h]);
+          store_vector(exact.u[g + 8 * h] + 8 * n + c, float2{u[n][2 * h] * unit, u[n][2 * h + 1] * unit});
         }
       }
       sync_warp();
@@ -189,18 +219,16 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
 
   const int32_t item_blocks = (item.queries.num_queries + kTileCols - 1) / kTileCols;
   const int32_t num_chunks = (p.shape.dim + kSide - 1) / kSide, first_head = kv_head * p.shape.group;
-  StageCopy<T, kDim> copier{.operands = operands,
-                            .shared = shared,
-                            .query_blocks = params.query_blocks,
-                            .item_blocks = item_blocks,
-                            .num_chunks = num_chunks,
-                            .end = first_head + p.shape.group,
-                            .head = first_head};
-#pragma unroll
-  for (int32_t i = 0; i + 1 < kScoreStages; ++i) copier.next();
+  StageCopy<kDim> copier{.operands = operands,
+                         .shared = shared,
+                         .query_blocks = params.query_blocks,
+                         .item_blocks = item_blocks,
+                         .end = first_head + p.shape.group,
+                         .head = first_head};
+  copier.next();
   const LaneRows own{begin + warp * kWarpRows + lane / 4, rows.num_rows,
                      shared.positions + warp * kWarpRows + lane / 4};
-  MmaA<T> v[kRowTiles][kBlocks];
+  MmaA<f16> v[kRowTiles][kBlocks];
 #pragma unroll
   for (int32_t m = 0; m < kRowTiles; ++m) {
     const std::byte *keys[2] = {nullptr, nullptr}, *values[2] = {nullptr, nullptr};
@@ -214,33 +242,63 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
 #pragma unroll
     for (int32_t i = 0; i < kBlocks; ++i) {
       store_vector(&shared.keys[warp][m][i][lane], row_fragment(keys, rows.dim, i));
-      v[m][i] = a_of<T>(row_fragment(values, rows.dim, i));
+      v[m][i] = a_of<f16>(row_fragment(values, rows.dim, i));
     }
   }
 
+  float inverse[kRowTiles][2];
+  scale_values<T>(item.v_mean + int64_t{kv_head} * item.mean_stride, p.shape.dim, v, inverse);
+
   float* scores = shared.scores + warp * kWarpRows + lane / 4;
   int32_t slot = 0, stats_slot = 0;
+  // The next stage: there for all, and its predecessor's place is free.
+  const auto next_stage = [&]() -> const auto& {
+    cp_async_wait<0>();
+    sync_threads();
+    copier.next();
+    const auto& stage = shared.ring[slot];
+    slot ^= 1;
+    return stage;
+  };
   for (int32_t head = first_head; head < first_head + p.shape.group; ++head) {
+    const float scale = operands.scale[head];
+    float unit[kRowTiles][2], square[kRowTiles][2] = {};
+    using Plan = Stages<kBlocks>;
+    const auto add_stage = [&]<int32_t kStage>() {
+      if constexpr (kStage < Plan::kProjection) {
+        const auto& stage = next_stage();
+        add_squares<kBlocks, Plan::first_column(kStage), Plan::first_column(kStage + 1)>(
+            stage.fragments, stage.offset, num_chunks, v, inverse, square);
+      }
+    };
+    add_stage.template operator()<0>();
+    add_stage.template operator()<1>();
+    add_stage.template operator()<2>();
+#pragma unroll
+    for (int32_t m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+      for (int32_t h = 0; h < 2; ++h) {
+        unit[m][h] = inverse_of_power(inverse[m][h]);
+        square[m][h] += shuffle_xor(square[m][h], 1);
+        square[m][h] += shuffle_xor(square[m][h], 2);
+        square[m][h] = square[m][h] * (unit[m][h] * scale) * (unit[m][h] * scale);
+      }
+    }
     float values[kRowTiles][2] = {};
     int32_t num_seeing = 0;
     for (int32_t block = 0; block < item_blocks; ++block) {
       LaneSums sums = {};
-#pragma unroll
-      for (int32_t i = 0; i < kBlocks; ++i) {
-        if (i >= num_chunks) break;
-        cp_async_wait<kScoreStages - 2>();
-        sync_threads();  // the stage is there for all, and its predecessor's place is free
-        copier.next();
-        add_chunk<T, kDim>(shared.ring[slot], shared.keys[warp], i, v, sums);
-        slot = slot + 1 == kScoreStages ? 0 : slot + 1;
+      add_queries<T, kBlocks, 0>(next_stage().fragments, shared.keys[warp], num_chunks, v, sums);
+      if constexpr (Plan::kQueries == 2) {
+        add_queries<T, kBlocks, Plan::kChunks>(next_stage().fragments, shared.keys[warp], num_chunks, v, sums);
       }
       const QueryStats& stats = shared.stats[stats_slot];
-      stats_slot = stats_slot + 1 == kScoreStages ? 0 : stats_slot + 1;
+      stats_slot ^= 1;
       uint32_t near[kRowTiles];
-      weigh(p, stats, own, sums, near);
+      weigh(p, stats, own, unit, square, sums, near);
       if (any((near[0] | near[1]) != 0)) {
-        add_exact<T, kDim>(p, item, operands, head, block * kTileCols, stats, own, v, near,
-                           shared.exact[warp], sums);
+        add_exact<kDim>(p, item, operands, head, block * kTileCols, stats, own, v, inverse, near,
+                        shared.exact[warp], sums);
       }
       num_seeing = stats.num_seeing[0];
 #pragma unroll
@@ -288,9 +346,9 @@ bool run(Context& context, const ScoreArgs& args, const ScoreParams& params, int
   const int64_t query_blocks = (most_queries + kTileCols - 1) / kTileCols;
   const int64_t layer_bytes = heads * projection_bytes(kBlocks);
   const int64_t query_bytes = heads * query_blocks * kBlocks * kQueryFragments * kFragmentBytes;
-  const int64_t offset_bytes = 2 * heads * kDim * 4,
+  const int64_t offset_bytes = heads * 2 * kDim * 4, scale_bytes = (heads + 3) / 4 * 16,
                 stats_bytes = heads * query_blocks * int64_t{sizeof(QueryStats)};
-  const int64_t item_bytes = layer_bytes + query_bytes + offset_bytes + stats_bytes;
+  const int64_t item_bytes = layer_bytes + query_bytes + offset_bytes + scale_bytes + stats_bytes;
   const int64_t batch = std::min<int64_t>({num_items, (context.workspace_left() - 256) / item_bytes, 65535});
   if (batch <= 0) return false;
   auto* memory = context.workspace<std::byte>(batch * item_bytes);
@@ -300,8 +358,8 @@ bool run(Context& context, const ScoreArgs& args, const ScoreParams& params, int
     view.projection = memory + i % batch * item_bytes;
     view.queries = view.projection + layer_bytes;
     view.offset = reinterpret_cast<float*>(view.queries + query_bytes);
-    view.scale = view.offset + heads * kDim;
-    view.stats = reinterpret_cast<QueryStats*>(view.queries + query_bytes + offset_bytes);
+    view.scale = view.offset + heads * 2 * kDim;
+    view.stats = reinterpret_cast<QueryStats*>(view.queries + query_bytes + offset_bytes + scale_bytes);
     view.makes_projection = 1;
     for (int64_t j = i / batch * batch; j < i; ++j) {
       const ConstTensor &a = args.items[static_cast<size_t>(i)].projection,
@@ -318,7 +376,7 @@ bool run(Context& context, const ScoreArgs& args, const ScoreParams& params, int
                         .operands = operands.device + first,
                         .query_blocks = static_cast<int32_t>(query_blocks)};
     now.score.items += first;
-    make_score_operands<T, kDim>(context, now.score, now.operands, static_cast<int32_t>(heads),
+    make_score_operands<kDim>(context, now.score, now.operands, static_cast<int32_t>(heads),
                                  static_cast<int32_t>(items), now.query_blocks);
     launch(
         score_indicator_kernel<T, kDim>,

@@ -1,11 +1,9 @@
-// The operands of score_indicator (score_operands.h): R_g in halves with its product with v_mean, p = R_g (o - v_mean) in halves,
-// queries, and what there is to know of each query.
-// Each column of R_g in f16 is held over a power of two (halves.h). Without a projection R_g is the identity. A warp makes a block
-// column of R_g, or 16 queries of a head; all it reads is asked for at once. Grid: (4 warps, head, item). Bound: latency of L2. No
-// shared memory.
-// Occupancy: score_operands_kernel 128 x 3.
-#include <type_traits>
-
+// The operands of score_indicator (score_operands.h): R_g in halves of f16 with its product with v_mean, z = R_g^T p of each query in
+// such halves, queries, and what there is to know of each query. Numbers in f16 are held over a power of two, one for R_g of a head
+// and one for each z (halves.h); z is made of halves of bf16, three products. Without a projection R_g is the identity.
+// A block makes R_g of a head or 16 queries of one, a warp of it a block column, or 16 columns of z; all it reads is asked for at once.
+// Grid: (1 + 16 queries, head, item). Bound: latency of L2. Shared memory: 1 KiB.
+// Occupancy: score_operands_kernel 256 x 1.
 #include "kernels/cuda/attention_tiles.h"
 #include "kernels/cuda/eviction/halves.h"
 #include "kernels/cuda/eviction/score_operands.h"
@@ -13,8 +11,12 @@
 namespace restkv::cuda {
 namespace {
 
-constexpr int32_t kThreads = 128;
-constexpr int32_t kWarps = kThreads / 32;
+// Of the warps of a block.
+template <int32_t kBlocks>
+struct OperandsShared {
+  float largest[kBlocks][kSide];
+  float cross[kBlocks][kSide];
+};
 
 struct OperandParams {
   ScoreParams score;
@@ -48,141 +50,195 @@ __device__ __forceinline__ float column_max(float x) {
   return fmaxf(x, shuffle_xor(x, 2));
 }
 
+__device__ __forceinline__ float projection_at(const ScoreParams& p, const float* r, int64_t stride, int32_t d,
+                                               int32_t e) {
+  if (!r) return d == e ? 1.0f : 0.0f;
+  return d < p.shape.dim && e < p.shape.dim ? r[d * stride + e] : 0.0f;
+}
+__device__ __forceinline__ const float* projection_of(const ScoreParams& p, const ScoreView& item,
+                                                      int32_t head) {
+  return item.projection ? item.projection + int64_t{head} * p.shape.dim * item.projection_stride : nullptr;
+}
+
 // Block column `column` of R_g.
-template <class T, int32_t kDim>
+template <int32_t kDim>
 __device__ __forceinline__ void make_projection(const ScoreParams& p, const ScoreView& item,
-                                                const OperandsView& operands, int32_t head, int32_t column) {
+                                                const OperandsView& operands, int32_t head, int32_t column,
+                                                OperandsShared<kDim / kSide>& shared) {
   constexpr int32_t kBlocks = kDim / kSide;
-  constexpr bool kIsScaled = std::is_same_v<T, f16>;
   const auto lane = static_cast<int32_t>(lane_idx());
   const int32_t g = lane / 4, c = lane % 4, dim = p.shape.dim;
-  const float* r = item.projection ? item.projection + int64_t{head} * dim * item.projection_stride : nullptr;
+  const float* r = projection_of(p, item, head);
   const float* mean = item.v_mean + int64_t{head / p.shape.group} * item.mean_stride;
   float x[kBlocks][4][2];  // pairs of b: (c0, g) (c1, g) (c0, g + 8) (c1, g + 8)
   float means[kBlocks][4];
-#pragma unroll
-  for (int32_t i = 0; i < kBlocks; ++i) {
-#pragma unroll
-    for (int32_t j = 0; j < 4; ++j) {
-      const int32_t d = i * kSide + 4 * c + j;
-      means[i][j] = i >= column && d < dim ? mean[d] : 0.0f;
-#pragma unroll
-      for (int32_t h = 0; h < 2; ++h) {
-        const int32_t e = column * kSide + 8 * h + g;
-        float value = d == e ? 1.0f : 0.0f;
-        if (r) value = i >= column && d < dim && e < dim ? r[d * item.projection_stride + e] : 0.0f;
-        x[i][2 * h + j / 2][j % 2] = value;
-      }
-    }
-  }
-  float scale[2] = {1.0f, 1.0f}, inverse[2] = {1.0f, 1.0f};
-  if constexpr (kIsScaled) {
-#pragma unroll
-    for (int32_t h = 0; h < 2; ++h) {
-      float largest = 0.0f;
-#pragma unroll
-      for (int32_t i = 0; i < kBlocks; ++i) {
-#pragma unroll
-        for (int32_t j = 0; j < 4; ++j) largest = fmaxf(largest, fabs(x[i][2 * h + j / 2][j % 2]));
-      }
-      largest = column_max(largest);
-      scale_of(largest, scale[h], inverse[h]);
-    }
-  }
-  std::byte* out =
-      operands.projection + head * projection_bytes(kBlocks) + projection_offset(kBlocks, column) + lane * 16;
-  float sum[2] = {0.0f, 0.0f};
+  float largest = 0.0f;
 #pragma unroll
   for (int32_t i = 0; i < kBlocks; ++i) {
     if (i < column) continue;
 #pragma unroll
-    for (int32_t k = 0; k < 4; ++k) {
-      x[i][k][0] *= inverse[k / 2];
-      x[i][k][1] *= inverse[k / 2];
+    for (int32_t j = 0; j < 4; ++j) {
+      const int32_t d = i * kSide + 4 * c + j;
+      means[i][j] = d < dim ? mean[d] : 0.0f;
+#pragma unroll
+      for (int32_t h = 0; h < 2; ++h) {
+        x[i][2 * h + j / 2][j % 2] =
+            projection_at(p, r, item.projection_stride, d, column * kSide + 8 * h + g);
+      }
     }
+  }
+#pragma unroll
+  for (int32_t i = 0; i < kBlocks; ++i) {
+    if (i < column) continue;
+#pragma unroll
+    for (int32_t k = 0; k < 8; ++k) largest = fmaxf(largest, fabs(x[i][k / 2][k % 2]));
+  }
+  largest = warp_max(largest);
+  if (lane == 0) shared.largest[column][0] = largest;
+  sync_threads();
+#pragma unroll
+  for (int32_t i = 0; i < kBlocks; ++i) largest = fmaxf(largest, shared.largest[i][0]);
+  float scale, inverse;
+  f16_scale_of(largest, scale, inverse);
+  if (lane == 0 && column == 0) operands.scale[head] = scale;
+  std::byte* out = operands.projection + head * projection_bytes(kBlocks) + lane * 16;
+  const int32_t first = fragments_before(kBlocks, column);
+  float sum[2][2] = {};  // with the low halves of kLowBlocks, with all; columns g, g + 8
+#pragma unroll
+  for (int32_t i = 0; i < kBlocks; ++i) {
+    if (i < column) continue;
+#pragma unroll
+    for (int32_t k = 0; k < 8; ++k) x[i][k / 2][k % 2] *= inverse;
     uint4 high, low;
-    split_pairs<T>(x[i], high, low);
+    split_pairs<f16>(x[i], high, low);
     if (operands.makes_projection) {
-      std::byte* to = out + (i - column) * 2 * kFragmentBytes;
-      store_vector(to, high);
-      store_vector(to + kFragmentBytes, low);
+      store_vector(out + (first + i - column) * kFragmentBytes, high);
+      store_vector(out + low_fragment(kBlocks, i, column) * kFragmentBytes, low);
     }
     const uint32_t highs[4] = {high.x, high.y, high.z, high.w}, lows[4] = {low.x, low.y, low.z, low.w};
 #pragma unroll
     for (int32_t k = 0; k < 4; ++k) {
-      const float2 value = sum_of_halves<T>(highs[k], lows[k]);
-      sum[k / 2] = fma_rn(value.x, means[i][k % 2 * 2], sum[k / 2]);
-      sum[k / 2] = fma_rn(value.y, means[i][k % 2 * 2 + 1], sum[k / 2]);
+      const float2 both = sum_of_halves<f16>(highs[k], lows[k]);
+      const float2 left = i - column < kLowBlocks ? both : unpack2<f16>(highs[k]);
+      sum[0][k / 2] = fma_rn(left.x, means[i][k % 2 * 2], sum[0][k / 2]);
+      sum[0][k / 2] = fma_rn(left.y, means[i][k % 2 * 2 + 1], sum[0][k / 2]);
+      sum[1][k / 2] = fma_rn(both.x, means[i][k % 2 * 2], sum[1][k / 2]);
+      sum[1][k / 2] = fma_rn(both.y, means[i][k % 2 * 2 + 1], sum[1][k / 2]);
     }
   }
 #pragma unroll
-  for (int32_t h = 0; h < 2; ++h) {
-    sum[h] = column_sum(sum[h]);
-    const int32_t e = column * kSide + 8 * h + g;
-    if (c != 0) continue;
-    operands.offset[head * kDim + e] = -sum[h];
-    if constexpr (kIsScaled) operands.scale[head * kDim + e] = scale[h];
+  for (int32_t s = 0; s < 2; ++s) {
+#pragma unroll
+    for (int32_t h = 0; h < 2; ++h) {
+      const float product = column_sum(sum[s][h]);
+      if (c == 0) operands.offset[(2 * head + s) * kDim + column * kSide + 8 * h + g] = -product;
+    }
   }
 }
 
-// p and q of queries [first, first + 16), pair `pair` of block `block`.
+// z and q of columns [16 i, 16 i + 16) of queries [first, first + 16), pair `pair` of block `block`.
 template <int32_t kDim>
 __device__ __forceinline__ void make_queries(const ScoreParams& p, const ScoreView& item,
-                                             const OperandsView& operands, int32_t head, int32_t query_blocks,
-                                             int32_t block, int32_t pair) {
+                                             const OperandsView& operands, int32_t head, int32_t i,
+                                             int32_t block, int32_t pair, int64_t queries,
+                                             OperandsShared<kDim / kSide>& shared) {
   constexpr int32_t kBlocks = kDim / kSide;
   const auto lane = static_cast<int32_t>(lane_idx());
   const int32_t g = lane / 4, c = lane % 4, dim = p.shape.dim;
   const int32_t first = block * kTileCols + pair * kSide;
-  const std::byte* rows[2] = {nullptr, nullptr};
+  const float* r = projection_of(p, item, head);
+  const float* mean = item.v_mean + int64_t{head / p.shape.group} * item.mean_stride;
+  float x[kBlocks][4][2];     // p, as an a operand
+  float y[kBlocks][2][2][2];  // R_g^T, as two b operands of which column g is column 4 (g / 2) + g % 2 + 2 n of z
 #pragma unroll
-  for (int32_t h = 0; h < 2; ++h) {
-    const int32_t t = first + 8 * h + g;
-    DType dtype = DType::kF32;  // T
-    if (t < item.queries.num_queries)
-      rows[h] = query_at(item.queries, p.pool, head, p.shape.group, dim, t, dtype);
-  }
-  float x[kBlocks][4][2];
-  uint2 q[kBlocks][2];
+  for (int32_t k = 0; k < kBlocks; ++k) {
+    if (k > i) continue;
 #pragma unroll
-  for (int32_t i = 0; i < kBlocks; ++i) {
-#pragma unroll
-    for (int32_t h = 0; h < 2; ++h) {
-      const int32_t t = first + 8 * h + g, d = i * kSide + 4 * c;
-#pragma unroll
-      for (int32_t j = 0; j < 4; ++j) {
-        const int32_t e = i * kSide + j / 2 * 8 + 2 * c + j % 2;
-        x[i][2 * h + j / 2][j % 2] =
-            e < dim && rows[h] ? item.p[(int64_t{head} * dim + e) * item.p_stride + t] : 0.0f;
-      }
-      q[i][h] = {0, 0};
-      if (d < dim && rows[h]) q[i][h] = load_vector<uint2>(rows[h] + int64_t{2} * d);
+    for (int32_t j = 0; j < 8; ++j) {
+      const int32_t t = first + g + j / 2 % 2 * 8, e = k * kSide + 2 * c + j % 2 + j / 4 * 8;
+      x[k][j / 2][j % 2] = e < dim && t < item.queries.num_queries
+                               ? item.p[(int64_t{head} * dim + e) * item.p_stride + t]
+                               : 0.0f;
+      y[k][j / 4][j / 2 % 2][j % 2] =
+          projection_at(p, r, item.projection_stride, i * kSide + g / 2 * 4 + g % 2 + j / 4 * 2,
+                        k * kSide + 2 * c + j % 2 + j / 2 % 2 * 8);
     }
   }
-  std::byte* out = operands.queries +
-                   (int64_t{head} * query_blocks + block) * kBlocks * kQueryFragments * kFragmentBytes +
-                   lane * 16;
+  uint2 q[2];
+#pragma unroll
+  for (int32_t h = 0; h < 2; ++h) {
+    const int32_t t = first + 8 * h + g, d = i * kSide + 4 * c;
+    q[h] = {0, 0};
+    if (t >= item.queries.num_queries || d >= dim) continue;
+    DType dtype = DType::kF32;  // the rows'
+    q[h] = load_vector<uint2>(query_at(item.queries, p.pool, head, p.shape.group, dim, t, dtype) +
+                              int64_t{2} * d);
+  }
+  float z[2][4] = {};
   float square[2] = {0.0f, 0.0f};
 #pragma unroll
-  for (int32_t i = 0; i < kBlocks; ++i) {
-    uint4 high, low;
-    split_pairs<bf16>(x[i], high, low);
-    std::byte* to = out + i * kQueryFragments * kFragmentBytes;
-    store_vector(to + 2 * pair * kFragmentBytes, high);
-    store_vector(to + (2 * pair + 1) * kFragmentBytes, low);
-    store_vector(to + (4 + pair) * kFragmentBytes, uint4{q[i][0].x, q[i][0].y, q[i][1].x, q[i][1].y});
-    const uint32_t highs[4] = {high.x, high.y, high.z, high.w}, lows[4] = {low.x, low.y, low.z, low.w};
+  for (int32_t k = 0; k < kBlocks; ++k) {
+    if (k > i) continue;
+    MmaA<bf16> high, low;
+    MmaB<bf16> r_high[2], r_low[2];
 #pragma unroll
-    for (int32_t k = 0; k < 4; ++k) {
-      const float2 value = sum_of_halves<bf16>(highs[k], lows[k]);
-      square[k / 2] = fma_rn(value.x, value.x, square[k / 2]);
-      square[k / 2] = fma_rn(value.y, value.y, square[k / 2]);
+    for (int32_t j = 0; j < 4; ++j) {
+      split_pair<bf16>(x[k][j][0], x[k][j][1], high.r[j], low.r[j]);
+      split_pair<bf16>(y[k][j / 2][j % 2][0], y[k][j / 2][j % 2][1], r_high[j / 2].r[j % 2],
+                       r_low[j / 2].r[j % 2]);
+      square[j % 2] = fma_rn(x[k][j][0], x[k][j][0], square[j % 2]);
+      square[j % 2] = fma_rn(x[k][j][1], x[k][j][1], square[j % 2]);
     }
+#pragma unroll
+    for (int32_t n = 0; n < 2; ++n) {
+      mma(z[n], low, r_high[n]);
+      mma(z[n], high, r_low[n]);
+    }
+#pragma unroll
+    for (int32_t n = 0; n < 2; ++n) mma(z[n], high, r_high[n]);
   }
+  QueryStats& stats = operands.stats[queries];
 #pragma unroll
   for (int32_t h = 0; h < 2; ++h) {
+    const float largest = column_max(
+        fmaxf(fmaxf(fabs(z[0][2 * h]), fabs(z[0][2 * h + 1])), fmaxf(fabs(z[1][2 * h]), fabs(z[1][2 * h + 1]))));
     square[h] = column_sum(square[h]);
-    if (c == 0) operands.stats[head * query_blocks + block].square[pair * kSide + 8 * h + g] = square[h];
+    if (c == 0) shared.largest[i][8 * h + g] = largest;
+    if (c == 0 && i + 1 == kBlocks) stats.square[pair * kSide + 8 * h + g] = square[h];
+  }
+  sync_threads();
+  float scale[2];
+  uint32_t highs[4], lows[4];
+#pragma unroll
+  for (int32_t h = 0; h < 2; ++h) {
+    float largest = 0.0f, inverse, cross = 0.0f;
+#pragma unroll
+    for (int32_t k = 0; k < kBlocks; ++k) largest = fmaxf(largest, shared.largest[k][8 * h + g]);
+    f16_scale_of(largest, scale[h], inverse);
+#pragma unroll
+    for (int32_t n = 0; n < 2; ++n) {
+      split_pair<f16>(z[n][2 * h] * inverse, z[n][2 * h + 1] * inverse, highs[2 * h + n], lows[2 * h + n]);
+      const float2 value = sum_of_halves<f16>(highs[2 * h + n], lows[2 * h + n]);
+      const int32_t d = i * kSide + 4 * c + 2 * n;
+      cross = fma_rn(value.x, d < dim ? mean[d] : 0.0f, cross);
+      cross = fma_rn(value.y, d + 1 < dim ? mean[d + 1] : 0.0f, cross);
+    }
+    cross = column_sum(cross);
+    if (c == 0) shared.cross[i][8 * h + g] = cross;
+  }
+  std::byte* to = operands.queries + (queries * kBlocks + i) * kQueryFragments * kFragmentBytes + lane * 16;
+  store_vector(to + 2 * pair * kFragmentBytes, uint4{highs[0], highs[1], highs[2], highs[3]});
+  store_vector(to + (2 * pair + 1) * kFragmentBytes, uint4{lows[0], lows[1], lows[2], lows[3]});
+  store_vector(to + (4 + pair) * kFragmentBytes, uint4{q[0].x, q[0].y, q[1].x, q[1].y});
+  sync_threads();
+  if (i != 0 || c != 0) return;
+#pragma unroll
+  for (int32_t h = 0; h < 2; ++h) {
+    float cross = 0.0f;
+#pragma unroll
+    for (int32_t k = 0; k < kBlocks; ++k) cross += shared.cross[k][8 * h + g];
+    stats.cross[pair * kSide + 8 * h + g] = 2.0f * scale[h] * cross;
+    stats.scale[pair * kSide + 8 * h + g] = scale[h];
   }
 }
 
@@ -229,44 +285,41 @@ __device__ __forceinline__ void make_stats(const ScoreParams& p, const ScoreView
   if (lane < 4) stats.num_seeing[lane] = seen_before + seen_after + (is_seeing ? 1 : 0);
 }
 
-template <class T, int32_t kDim>
-__global__ void __launch_bounds__(kThreads, 3)
+template <int32_t kDim>
+__global__ void __launch_bounds__(2 * kDim, 1)
     score_operands_kernel(const __grid_constant__ OperandParams params) {
   wait_for_previous();
   constexpr int32_t kBlocks = kDim / kSide;
+  auto& shared = *shared_memory<OperandsShared<kBlocks>>();
   const ScoreParams& p = params.score;
   const ScoreView& item = p.items[blockIdx.z];
   const OperandsView& operands = params.operands[blockIdx.z];
-  const auto head = static_cast<int32_t>(blockIdx.y);
-  const int32_t task = static_cast<int32_t>(blockIdx.x) * kWarps + static_cast<int32_t>(warp_idx());
-  if (task < kBlocks) return make_projection<T, kDim>(p, item, operands, head, task);
-  const int32_t block = (task - kBlocks) / 2, pair = task % 2;
+  const auto head = static_cast<int32_t>(blockIdx.y), warp = static_cast<int32_t>(warp_idx());
+  if (blockIdx.x == 0) return make_projection<kDim>(p, item, operands, head, warp, shared);
+  const int32_t block = static_cast<int32_t>(blockIdx.x - 1) / 2,
+                pair = static_cast<int32_t>(blockIdx.x - 1) % 2;
   if (block * kTileCols >= item.queries.num_queries) return;
-  make_queries<kDim>(p, item, operands, head, params.query_blocks, block, pair);
-  if (pair == 0) make_stats(p, item, head, block, operands.stats[head * params.query_blocks + block]);
+  const int64_t queries = int64_t{head} * params.query_blocks + block;
+  if (pair == 0 && warp == 0) make_stats(p, item, head, block, operands.stats[queries]);
+  make_queries<kDim>(p, item, operands, head, warp, block, pair, queries, shared);
 }
-static_assert(kMaxScoreDim / kSide % kWarps == 0);
 
 }  // namespace
 
-template <class T, int32_t kDim>
+template <int32_t kDim>
 void make_score_operands(Context& context, const ScoreParams& params, const OperandsView* operands,
                          int32_t num_heads, int32_t num_items, int32_t query_blocks) {
-  launch(score_operands_kernel<T, kDim>,
-         {.x = blocks_of(kDim / kSide + 2 * query_blocks, kWarps),
+  launch(score_operands_kernel<kDim>,
+         {.x = static_cast<uint32_t>(1 + 2 * query_blocks),
           .y = static_cast<uint32_t>(num_heads),
           .z = static_cast<uint32_t>(num_items)},
-         kThreads, 0, context.ready(),
+         2 * kDim, sizeof(OperandsShared<kDim / kSide>), context.ready(),
          OperandParams{.score = params, .operands = operands, .query_blocks = query_blocks});
 }
 
-template void make_score_operands<bf16, 64>(Context&, const ScoreParams&, const OperandsView*, int32_t,
-                                            int32_t, int32_t);
-template void make_score_operands<bf16, 128>(Context&, const ScoreParams&, const OperandsView*, int32_t,
-                                             int32_t, int32_t);
-template void make_score_operands<f16, 64>(Context&, const ScoreParams&, const OperandsView*, int32_t,
-                                           int32_t, int32_t);
-template void make_score_operands<f16, 128>(Context&, const ScoreParams&, const OperandsView*, int32_t,
-                                            int32_t, int32_t);
+template void make_score_operands<64>(Context&, const ScoreParams&, const OperandsView*, int32_t, int32_t,
+                                      int32_t);
+template void make_score_operands<128>(Context&, const ScoreParams&, const OperandsView*, int32_t, int32_t,
+                                       int32_t);
 
 }  // namespace restkv::cuda

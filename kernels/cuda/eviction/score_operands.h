@@ -2,9 +2,8 @@
 // them, 16 x 16 at a time, a lane's 16 bytes beside the next lane's, and what it wants to know of each query.
 //   fragment   b of rows k = 16 i .. 16 i + 15 and columns n = 16 j .. 16 j + 15: lane 4 g + c has (k c0, n g) (k c1, n g)
 //              (k c0, n g + 8) (k c1, n g + 8), c0 and c1 two rows each
-//   by rows    c0 = 4 c, 4 c + 1 and c1 = 4 c + 2, 4 c + 3 where the other operand is of K or V: a lane then has 8 bytes of a row
+//   by rows    c0 = 4 c, 4 c + 1 and c1 = 4 c + 2, 4 c + 3, for the other operand is of K or V: a lane then has 8 bytes of a row
 //              that lie side by side
-//   by sums    c0 = 2 c, 2 c + 1 and c1 = 2 c + 8, 2 c + 9 where it is made of accumulators
 #pragma once
 
 #include "kernels/cuda/eviction/score_view.h"
@@ -15,10 +14,12 @@ constexpr int32_t kMaxScoreDim = 128;
 constexpr int32_t kSide = 16;            // of a fragment
 constexpr int32_t kFragmentBytes = 512;  // of 16 bits
 
-// Of 32 queries of a head.
+// Of 32 queries of a head. z = R_g^T p: p u = z (v - v_mean).
 struct QueryStats {
   float lse[kTileCols];     // in units of log2; +inf: it sees nothing, or is not there
   float square[kTileCols];  // ||p||^2
+  float cross[kTileCols];   // 2 z v_mean
+  float scale[kTileCols];   // z is held over it
   // in the reduction over all queries, 0: skipped; divided by ||R_g o|| where that is asked for, and kRms by its square
   float factor[kTileCols];
   float top_weight[kTileCols];  // what the top row has in place of a / (1 - a); +inf: it is mandatory
@@ -30,28 +31,44 @@ static_assert(sizeof(QueryStats) % 16 == 0);
 
 // Of one item, all in the workspace; D padded to kDim, n = kDim / 16, blocks = ceil(Q / 32).
 struct OperandsView {
-  // [H][n (n + 1) / 2][high, low] fragments by rows of R_g, block column by block column, of each the blocks on and below the
-  // diagonal; items of a layer share them. The halves are of the rows' type, and where that is f16 of R_g over `scale`.
+  // [H] fragments by rows of R_g over `scale`, halves of f16: block column by block column the blocks on and below the diagonal,
+  // high, then the low halves of the first kLowBlocks of them; behind all columns the other low halves. Items of a layer share them.
   std::byte* projection;
-  std::byte* queries;  // [H][blocks][n][p: 2 x (high, low), by sums | q: 2, by rows]: bf16 and the rows' type
-  float* offset;       // [H][kDim] -R_g v_mean, over `scale`, of R_g as the halves have it
-  float* scale;        // [H][kDim] powers of two, one a column; bf16: not there
+  std::byte* queries;  // [H][blocks][n][z: 2 x (high, low) | q: 2], by rows: halves of f16 and the rows' type
+  float* offset;       // [H][2][kDim] -R_g v_mean over `scale`, with the low halves of kLowBlocks, and with all
+  float* scale;        // [H] powers of two
   QueryStats* stats;   // [H][blocks]
   int32_t makes_projection;  // the first item of its layer does
 };
 
-constexpr int32_t kQueryFragments = 6;  // of a block column: p, then q
+constexpr int32_t kQueryFragments = 6;  // of a block column: z, then q
+
+// Of a block column of R_g, from the diagonal on, which score_indicator multiplies in both halves whatever the distance.
+constexpr int32_t kLowBlocks = 1;
 
 constexpr int64_t projection_bytes(int32_t blocks_of_dim) {
   return int64_t{blocks_of_dim} * (blocks_of_dim + 1) * kFragmentBytes;
 }
-// Of block column i, from the head's first one.
-__device__ __host__ constexpr int32_t projection_offset(int32_t blocks_of_dim, int32_t i) {
-  return (i * blocks_of_dim - i * (i - 1) / 2) * 2 * kFragmentBytes;
+// Fragments of the block columns before column i: those that come first, and the low halves that come last.
+__device__ __host__ constexpr int32_t fragments_before(int32_t blocks_of_dim, int32_t i) {
+  int32_t count = 0;
+  for (int32_t j = 0; j < i; ++j) {
+    const int32_t blocks = blocks_of_dim - j;
+    count += blocks + (blocks < kLowBlocks ? blocks : kLowBlocks);
+  }
+  return count;
+}
+__device__ __host__ constexpr int32_t rest_before(int32_t blocks_of_dim, int32_t i) {
+  return i * (2 * blocks_of_dim - i + 1) - fragments_before(blocks_of_dim, i);
+}
+// The fragment of the low half of block (k, i).
+__device__ __host__ constexpr int32_t low_fragment(int32_t blocks_of_dim, int32_t k, int32_t i) {
+  if (k - i < kLowBlocks) return fragments_before(blocks_of_dim, i) + blocks_of_dim - i + (k - i);
+  return fragments_before(blocks_of_dim, blocks_of_dim) + rest_before(blocks_of_dim, i) + (k - i) - kLowBlocks;
 }
 
 // Fills the views of a launch's items [grid.z].
-template <class T, int32_t kDim>
+template <int32_t kDim>
 void make_score_operands(Context& context, const ScoreParams& params, const OperandsView* operands,
                          int32_t num_heads, int32_t num_items, int32_t query_blocks);
 
