@@ -146,60 +146,49 @@ __device__ __forceinline__ void scale_values(const float* mean, int32_t dim,
   }
 }
 
-// The stages of a block in their order.
+// Copies stages into the ring, one after the other.
 template <int32_t kDim>
 struct StageCopy {
   using Shared = IndicatorShared<kDim>;
   static constexpr int32_t kBlocks = Shared::kBlocks;
   using Plan = Stages<kBlocks>;
-  const OperandsView& operands;
+  const std::byte* projection;
+  const std::byte* queries;
+  const float* offset;
+  const QueryStats* stats;
   Shared& shared;
   int32_t query_blocks;  // places of an item in the operands
-  int32_t item_blocks;   // of this item
-  int32_t end;           // the head behind the group
-  int32_t head;
-  int32_t step = 0;  // of the head
   int32_t slot = 0;
   int32_t stats_slot = 0;
 
-  template <int32_t kMost>
-  static __device__ __forceinline__ void copy(void* to, const void* from, int32_t bytes) {
+  template <int32_t kBytes>
+  static __device__ __forceinline__ void copy(void* to, const void* from) {
+    const auto thread = static_cast<int32_t>(threadIdx.x) * 16;
 #pragma unroll
-    for (int32_t k = 0; k < kMost; k += kScoreThreads * 16) {
-      const int32_t i = k + static_cast<int32_t>(threadIdx.x) * 16;
-      if (i < bytes) cp_async16(static_cast<std::byte*>(to) + i, static_cast<const std::byte*>(from) + i);
+    for (int32_t i = 0; i < kBytes; i += kScoreThreads * 16) {
+      if (i + kScoreThreads * 16 <= kBytes || thread < kBytes - i)
+        cp_async16(static_cast<std::byte*>(to) + i + thread, static_cast<const std::byte*>(from) + i + thread);
     }
   }
 
-  __device__ __forceinline__ void next() {
-    if (head < end) {
-      constexpr int32_t kBytes = Plan::kChunks * kQueryFragments * kFragmentBytes;
-      constexpr int32_t kMost = Plan::most_fragments() * kFragmentBytes;
-      auto& stage = shared.ring[slot];
-      if (step < Plan::kProjection) {
-        copy<kMost>(stage.fragments,
-                     operands.projection + head * projection_bytes(kBlocks) +
-                         fragments_before(kBlocks, Plan::first_column(step)) * kFragmentBytes,
-                     Plan::fragments(step) * kFragmentBytes);
-        copy<kDim * 4>(stage.offset, operands.offset + int64_t{2} * head * kDim, kDim * 4);
-      } else {
-        const int32_t part = (step - Plan::kProjection) % Plan::kQueries;
-        const int64_t queries =
-            int64_t{head} * query_blocks + (step - Plan::kProjection) / Plan::kQueries;
-        copy<kBytes>(stage.fragments,
-                     operands.queries + (queries * Plan::kQueries + part) * kBytes, kBytes);
-        if (part == 0) {
-          copy<sizeof(QueryStats)>(&shared.stats[stats_slot], operands.stats + queries, sizeof(QueryStats));
-          stats_slot ^= 1;
-        }
-      }
-      slot ^= 1;
-      if (++step == Plan::kProjection + item_blocks * Plan::kQueries) {
-        step = 0;
-        ++head;
-      }
+  template <int32_t kStage>
+  __device__ __forceinline__ void add_projection(int32_t head) {
+    copy<Plan::fragments(kStage) * kFragmentBytes>(
+        shared.ring[slot].fragments, projection + head * projection_bytes(kBlocks) +
+                                         fragments_before(kBlocks, Plan::first_column(kStage)) * kFragmentBytes);
+    copy<kDim * 4>(shared.ring[slot].offset, offset + 2 * head * kDim);
+    slot ^= 1;
+  }
+  template <int32_t kPart>
+  __device__ __forceinline__ void add_queries(int32_t head, int32_t block) {
+    constexpr int32_t kBytes = Plan::kChunks * kQueryFragments * kFragmentBytes;
+    const int64_t at = int64_t{head} * query_blocks + block;
+    copy<kBytes>(shared.ring[slot].fragments, queries + (at * Plan::kQueries + kPart) * kBytes);
+    if constexpr (kPart == 0) {
+      copy<sizeof(QueryStats)>(&shared.stats[stats_slot], stats + at);
+      stats_slot ^= 1;
     }
-    cp_async_commit();
+    slot ^= 1;
   }
 };
 
@@ -209,69 +198,77 @@ struct LaneSums {
   float x[kRowTiles][kQueryTiles][4];  // z v, then ||p - u||^2
 };
 
-// Block columns [kFirst, kEnd) of u = R_g (v - v_mean), of which the squares are wanted.
-template <int32_t kBlocks, int32_t kFirst, int32_t kEnd>
+// Block columns kFirst and kFirst + 1 of u = R_g (v - v_mean), of which the squares are wanted. `fragments`: from theirs on.
+template <int32_t kBlocks, int32_t kFirst>
 __device__ __forceinline__ void add_squares(const uint4 (*fragments)[32], const float* offset,
-                                            int32_t num_chunks, const MmaA<f16> (&v)[kRowTiles][kBlocks],
+                                            const MmaA<f16> (&v)[kRowTiles][kBlocks],
                                             const float (&inverse)[kRowTiles][2],
                                             float (&square)[kRowTiles][2]) {
+  constexpr int32_t kBefore = fragments_before(kBlocks, kFirst);
+  constexpr int32_t kLeft = -kFirst, kRight = fragments_before(kBlocks, kFirst + 1) - kBefore - kFirst - 1;
   const uint32_t lane = lane_idx();
+  float u[kRowTiles][4][4];
 #pragma unroll
-  for (int32_t i = kFirst; i < kEnd; i += 2) {
-    if (i >= num_chunks) break;
-    float u[kRowTiles][4][4];
-#pragma unroll
-    for (int32_t n = 0; n < 4; ++n) {
-      const float2 o = load_vector<float2>(offset + i * kSide + 8 * n + lane % 4 * 2);
-#pragma unroll
-      for (int32_t m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-        for (int32_t h = 0; h < 2; ++h) {
-          u[m][n][2 * h] = o.x * inverse[m][h];
-          u[m][n][2 * h + 1] = o.y * inverse[m][h];
-        }
-      }
-    }
-    const int32_t before = fragments_before(kBlocks, kFirst);
-    const auto add = [&](int32_t n, int32_t k, int32_t fragment) {
-      MmaB<f16> r[2];
-      b_of(load_vector<uint4>(&fragments[fragment - before][lane]), r);
-#pragma unroll
-      for (int32_t m = 0; m < kRowTiles; ++m) {
-        mma(u[m][n], v[m][k], r[0]);
-        mma(u[m][n + 1], v[m][k], r[1]);
-      }
-    };
-#pragma unroll
-    for (int32_t k = 0; k < kBlocks; ++k) {
-      if (k >= i && k - i < kLowBlocks) add(0, k, low_fragment(kBlocks, k, i));
-      if (k > i && k - i - 1 < kLowBlocks) add(2, k, low_fragment(kBlocks, k, i + 1));
-    }
-#pragma unroll
-    for (int32_t k = 0; k < kBlocks; ++k) {
-      if (k >= i) add(0, k, fragments_before(kBlocks, i) + k - i);
-      if (k > i) add(2, k, fragments_before(kBlocks, i + 1) + k - i - 1);
-    }
+  for (int32_t n = 0; n < 4; ++n) {
+    const float2 o = load_vector<float2>(offset + kFirst * kSide + 8 * n + lane % 4 * 2);
 #pragma unroll
     for (int32_t m = 0; m < kRowTiles; ++m) {
 #pragma unroll
-      for (int32_t n = 0; n < 4; ++n) {
-#pragma unroll
-        for (int32_t e = 0; e < 4; ++e) square[m][e / 2] = fma_rn(u[m][n][e], u[m][n][e], square[m][e / 2]);
+      for (int32_t h = 0; h < 2; ++h) {
+        u[m][n][2 * h] = o.x * inverse[m][h];
+        u[m][n][2 * h + 1] = o.y * inverse[m][h];
       }
     }
+  }
+  const auto add = [&](int32_t n, int32_t k, int32_t fragment) {
+    MmaB<f16> r[2];
+    b_of(load_vector<uint4>(&fragments[fragment][lane]), r);
+#pragma unroll
+    for (int32_t m = 0; m < kRowTiles; ++m) {
+      mma(u[m][n], v[m][k], r[0]);
+      mma(u[m][n + 1], v[m][k], r[1]);
+    }
+  };
+#pragma unroll
+  for (int32_t k = kFirst; k < kBlocks; ++k) {
+    if (k - kFirst < kLowBlocks) add(0, k, kLeft + kBlocks - kFirst + k);
+    if (k > kFirst && k - kFirst - 1 < kLowBlocks) add(2, k, kRight + kBlocks - kFirst - 1 + k);
+  }
+#pragma unroll
+  for (int32_t k = kFirst; k < kBlocks; ++k) {
+    add(0, k, kLeft + k);
+    if (k > kFirst) add(2, k, kRight + k);
+  }
+#pragma unroll
+  for (int32_t m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+    for (int32_t n = 0; n < 4; ++n) {
+#pragma unroll
+      for (int32_t e = 0; e < 4; ++e) square[m][e / 2] = fma_rn(u[m][n][e], u[m][n][e], square[m][e / 2]);
+    }
+  }
+}
+
+// The block columns of a stage.
+template <int32_t kBlocks, int32_t kFirst, int32_t kEnd>
+__device__ __forceinline__ void add_all_squares(const uint4 (*fragments)[32], const float* offset,
+                                                const MmaA<f16> (&v)[kRowTiles][kBlocks],
+                                                const float (&inverse)[kRowTiles][2],
+                                                float (&square)[kRowTiles][2]) {
+  if constexpr (kFirst < kEnd) {
+    add_squares<kBlocks, kFirst>(fragments, offset, v, inverse, square);
+    constexpr int32_t kSize = fragments_before(kBlocks, kFirst + 2) - fragments_before(kBlocks, kFirst);
+    add_all_squares<kBlocks, kFirst + 2, kEnd>(fragments + kSize, offset, v, inverse, square);
   }
 }
 
 // Block columns [kFirst, kFirst + kChunks) of q k and of z v.
 template <class T, int32_t kBlocks, int32_t kFirst>
 __device__ __forceinline__ void add_queries(const uint4 (*fragments)[32], const uint4 (*keys)[kBlocks][32],
-                                            int32_t num_chunks, const MmaA<f16> (&v)[kRowTiles][kBlocks],
-                                            LaneSums& sums) {
+                                            const MmaA<f16> (&v)[kRowTiles][kBlocks], LaneSums& sums) {
   const uint32_t lane = lane_idx();
 #pragma unroll
   for (int32_t i = kFirst; i < kFirst + Stages<kBlocks>::kChunks; ++i) {
-    if (i >= num_chunks) break;
     const int32_t first = (i - kFirst) * kQueryFragments;
     MmaA<T> key[kRowTiles];
 #pragma unroll

@@ -218,14 +218,15 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
   }
 
   const int32_t item_blocks = (item.queries.num_queries + kTileCols - 1) / kTileCols;
-  const int32_t num_chunks = (p.shape.dim + kSide - 1) / kSide, first_head = kv_head * p.shape.group;
-  StageCopy<kDim> copier{.operands = operands,
+  const int32_t first_head = kv_head * p.shape.group;
+  StageCopy<kDim> copier{.projection = operands.projection,
+                         .queries = operands.queries,
+                         .offset = operands.offset,
+                         .stats = operands.stats,
                          .shared = shared,
-                         .query_blocks = params.query_blocks,
-                         .item_blocks = item_blocks,
-                         .end = first_head + p.shape.group,
-                         .head = first_head};
-  copier.next();
+                         .query_blocks = params.query_blocks};
+  copier.template add_projection<0>(first_head);
+  cp_async_commit();
   const LaneRows own{begin + warp * kWarpRows + lane / 4, rows.num_rows,
                      shared.positions + warp * kWarpRows + lane / 4};
   MmaA<f16> v[kRowTiles][kBlocks];
@@ -251,29 +252,37 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
 
   float* scores = shared.scores + warp * kWarpRows + lane / 4;
   int32_t slot = 0, stats_slot = 0;
-  // The next stage: there for all, and its predecessor's place is free.
-  const auto next_stage = [&]() -> const auto& {
+  // The next stage: there for all, and its predecessor's place free for what `copy_next` copies.
+  const auto next_stage = [&](const auto& copy_next) -> const auto& {
     cp_async_wait<0>();
     sync_threads();
-    copier.next();
+    copy_next();
+    cp_async_commit();
     const auto& stage = shared.ring[slot];
     slot ^= 1;
     return stage;
   };
-  for (int32_t head = first_head; head < first_head + p.shape.group; ++head) {
+  using Plan = Stages<kBlocks>;
+  const int32_t end = first_head + p.shape.group;
+  for (int32_t head = first_head; head < end; ++head) {
     const float scale = operands.scale[head];
     float unit[kRowTiles][2], square[kRowTiles][2] = {};
-    using Plan = Stages<kBlocks>;
-    const auto add_stage = [&]<int32_t kStage>() {
+    const auto multiply_projection = [&]<int32_t kStage>() {
       if constexpr (kStage < Plan::kProjection) {
-        const auto& stage = next_stage();
-        add_squares<kBlocks, Plan::first_column(kStage), Plan::first_column(kStage + 1)>(
-            stage.fragments, stage.offset, num_chunks, v, inverse, square);
+        const auto& stage = next_stage([&] {
+          if constexpr (kStage + 1 < Plan::kProjection) {
+            copier.template add_projection<kStage + 1>(head);
+          } else {
+            copier.template add_queries<0>(head, 0);
+          }
+        });
+        add_all_squares<kBlocks, Plan::first_column(kStage), Plan::first_column(kStage + 1)>(
+            stage.fragments, stage.offset, v, inverse, square);
       }
     };
-    add_stage.template operator()<0>();
-    add_stage.template operator()<1>();
-    add_stage.template operator()<2>();
+    multiply_projection.template operator()<0>();
+    multiply_projection.template operator()<1>();
+    multiply_projection.template operator()<2>();
 #pragma unroll
     for (int32_t m = 0; m < kRowTiles; ++m) {
 #pragma unroll
@@ -288,10 +297,22 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
     int32_t num_seeing = 0;
     for (int32_t block = 0; block < item_blocks; ++block) {
       LaneSums sums = {};
-      add_queries<T, kBlocks, 0>(next_stage().fragments, shared.keys[warp], num_chunks, v, sums);
-      if constexpr (Plan::kQueries == 2) {
-        add_queries<T, kBlocks, Plan::kChunks>(next_stage().fragments, shared.keys[warp], num_chunks, v, sums);
-      }
+      const auto multiply_queries = [&]<int32_t kPart>() {
+        if constexpr (kPart < Plan::kQueries) {
+          const auto& stage = next_stage([&] {
+            if constexpr (kPart + 1 < Plan::kQueries) {
+              copier.template add_queries<kPart + 1>(head, block);
+            } else if (block + 1 < item_blocks) {
+              copier.template add_queries<0>(head, block + 1);
+            } else if (head + 1 < end) {
+              copier.template add_projection<0>(head + 1);
+            }
+          });
+          add_queries<T, kBlocks, kPart * Plan::kChunks>(stage.fragments, shared.keys[warp], v, sums);
+        }
+      };
+      multiply_queries.template operator()<0>();
+      multiply_queries.template operator()<1>();
       const QueryStats& stats = shared.stats[stats_slot];
       stats_slot ^= 1;
       uint32_t near[kRowTiles];

@@ -49,17 +49,18 @@ constexpr int32_t kLowBlocks = 1;
 constexpr int64_t projection_bytes(int32_t blocks_of_dim) {
   return int64_t{blocks_of_dim} * (blocks_of_dim + 1) * kFragmentBytes;
 }
-// Fragments of the block columns before column i: those that come first, and the low halves that come last.
+// Blocks on and below the diagonal of the block columns before column i.
+__device__ __host__ constexpr int32_t blocks_before(int32_t blocks_of_dim, int32_t i) {
+  return i * blocks_of_dim - i * (i - 1) / 2;
+}
+// Fragments of these columns: those that come first, and the low halves that come last.
 __device__ __host__ constexpr int32_t fragments_before(int32_t blocks_of_dim, int32_t i) {
-  int32_t count = 0;
-  for (int32_t j = 0; j < i; ++j) {
-    const int32_t blocks = blocks_of_dim - j;
-    count += blocks + (blocks < kLowBlocks ? blocks : kLowBlocks);
-  }
-  return count;
+  const int32_t of_more = blocks_of_dim < kLowBlocks ? 0 : blocks_of_dim - kLowBlocks + 1;  // columns
+  const int32_t cut = i < of_more ? i : of_more;
+  return 2 * blocks_before(blocks_of_dim, i) - blocks_before(blocks_of_dim, cut) + cut * kLowBlocks;
 }
 __device__ __host__ constexpr int32_t rest_before(int32_t blocks_of_dim, int32_t i) {
-  return i * (2 * blocks_of_dim - i + 1) - fragments_before(blocks_of_dim, i);
+  return 2 * blocks_before(blocks_of_dim, i) - fragments_before(blocks_of_dim, i);
 }
 // The fragment of the low half of block (k, i).
 __device__ __host__ constexpr int32_t low_fragment(int32_t blocks_of_dim, int32_t k, int32_t i) {
