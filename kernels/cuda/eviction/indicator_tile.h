@@ -17,7 +17,6 @@ inline constexpr int32_t kWarpRows = 16 * kRowTiles;            //
 inline constexpr int32_t kScoreRows = kScoreWarps * kWarpRows;  // of a block
 inline constexpr int32_t kScoreStages = 2;
 inline constexpr int32_t kQueryTiles = kTileCols / 8;
-inline constexpr float kNear = 1.0f / 16.0f;
 static_assert(kScoreRows == kScoreThreads, "a thread looks up a row's place");
 
 // A warp's, where it makes distances value by value.
@@ -60,7 +59,6 @@ struct IndicatorShared {
   QueryStats stats[kScoreStages];  // of this block of queries and those on their way
   ExactPart exact[kScoreWarps];
   int32_t positions[kScoreRows];  // of the rows
-  float scores[kScoreRows];       // over the heads so far
   uint32_t scored[kScoreWarps];   // a bit for each row whose place depends on its score
 };
 static_assert(sizeof(IndicatorShared<kMaxScoreDim>) <= (99u << 10), "sm_86");
@@ -152,22 +150,31 @@ struct StageCopy {
   using Shared = IndicatorShared<kDim>;
   static constexpr int32_t kBlocks = Shared::kBlocks;
   using Plan = Stages<kBlocks>;
+  // of the operands, from this thread's first 16 bytes on
   const std::byte* projection;
   const std::byte* queries;
-  const float* offset;
-  const QueryStats* stats;
+  const std::byte* offset;
+  const std::byte* stats;
   Shared& shared;
   int32_t query_blocks;  // places of an item in the operands
   int32_t slot = 0;
   int32_t stats_slot = 0;
 
+  __device__ __forceinline__ StageCopy(const OperandsView& operands, Shared& memory, int32_t blocks)
+      : projection(operands.projection + threadIdx.x * 16),
+        queries(operands.queries + threadIdx.x * 16),
+        offset(reinterpret_cast<const std::byte*>(operands.offset) + threadIdx.x * 16),
+        stats(reinterpret_cast<const std::byte*>(operands.stats) + threadIdx.x * 16),
+        shared(memory),
+        query_blocks(blocks) {}
+
   template <int32_t kBytes>
-  static __device__ __forceinline__ void copy(void* to, const void* from) {
-    const auto thread = static_cast<int32_t>(threadIdx.x) * 16;
+  static __device__ __forceinline__ void copy(void* to, const std::byte* from) {
+    auto* own = static_cast<std::byte*>(to) + threadIdx.x * 16;
 #pragma unroll
     for (int32_t i = 0; i < kBytes; i += kScoreThreads * 16) {
-      if (i + kScoreThreads * 16 <= kBytes || thread < kBytes - i)
-        cp_async16(static_cast<std::byte*>(to) + i + thread, static_cast<const std::byte*>(from) + i + thread);
+      if (i + kScoreThreads * 16 <= kBytes || static_cast<int32_t>(threadIdx.x) * 16 < kBytes - i)
+        cp_async16(own + i, from + i);
     }
   }
 
@@ -176,16 +183,16 @@ struct StageCopy {
     copy<Plan::fragments(kStage) * kFragmentBytes>(
         shared.ring[slot].fragments, projection + head * projection_bytes(kBlocks) +
                                          fragments_before(kBlocks, Plan::first_column(kStage)) * kFragmentBytes);
-    copy<kDim * 4>(shared.ring[slot].offset, offset + 2 * head * kDim);
+    copy<kDim * 4>(shared.ring[slot].offset, offset + int64_t{2} * head * kDim * 4);
     slot ^= 1;
   }
   template <int32_t kPart>
   __device__ __forceinline__ void add_queries(int32_t head, int32_t block) {
     constexpr int32_t kBytes = Plan::kChunks * kQueryFragments * kFragmentBytes;
     const int64_t at = int64_t{head} * query_blocks + block;
-    copy<kBytes>(shared.ring[slot].fragments, queries + (at * Plan::kQueries + kPart) * kBytes);
+    copy<kBytes>(shared.ring[slot].fragments, queries + at * (Plan::kQueries * kBytes) + kPart * kBytes);
     if constexpr (kPart == 0) {
-      copy<sizeof(QueryStats)>(&shared.stats[stats_slot], stats + at);
+      copy<sizeof(QueryStats)>(&shared.stats[stats_slot], stats + at * int64_t{sizeof(QueryStats)});
       stats_slot ^= 1;
     }
     slot ^= 1;
@@ -316,11 +323,16 @@ __device__ __forceinline__ void for_each_pair(const F& f) {
   }
 }
 
-// From q k to a / (1 - a), and from z v to distances. Bits 4 n + i of near[m]: pairs whose distance is to be made exactly. unit[m][h]:
-// the power of two over which the row is held; square[m][h]: ||u||^2.
-__device__ __forceinline__ void weigh(const ScoreParams& p, const QueryStats& stats, const LaneRows& rows,
-                                      const float (&unit)[kRowTiles][2], const float (&square)[kRowTiles][2],
-                                      LaneSums& sums, uint32_t (&near)[kRowTiles]) {
+// Of a lane's rows [m][h].
+struct RowNumbers {
+  float inverse[kRowTiles][2];  // of the power of two over which V is held
+  float unit[kRowTiles][2];     // that power
+  float square[kRowTiles][2];   // ||u||^2
+};
+
+// From q k to a / (1 - a), and from z v to distances; whether one of the lane's is of a near pair.
+__device__ __forceinline__ bool weigh(const ScoreParams& p, const QueryStats& stats, const LaneRows& rows,
+                                      const RowNumbers& numbers, LaneSums& sums) {
   if (p.shape.softcap > 0.0f) {
     // softcap tanh(y) = softcap - 2 softcap / (1 + e^2y)
     const float slope = 2.0f * kLog2e * p.shape.scale / p.shape.softcap;
@@ -347,19 +359,17 @@ __device__ __forceinline__ void weigh(const ScoreParams& p, const QueryStats& st
       sums.s[m][n][i] = is_out ? -kInfinity : sums.s[m][n][i];
     });
   }
-#pragma unroll
-  for (int32_t m = 0; m < kRowTiles; ++m) near[m] = 0;
   const float slope = -kLog2e * (p.shape.softcap > 0.0f ? 1.0f : p.shape.scale);
+  bool is_near = false;
 #pragma unroll
   for (int32_t n = 0; n < kQueryTiles; ++n) {
     const int32_t t = query_of(n, 0);
     const float2 lses = load_vector<float2>(stats.lse + t), scales = load_vector<float2>(stats.scale + t),
-                 squares = load_vector<float2>(stats.square + t),
-                 crosses = load_vector<float2>(stats.cross + t);
+                 bases = load_vector<float2>(stats.base + t), nears = load_vector<float2>(stats.near + t);
 #pragma unroll
     for (int32_t b = 0; b < 2; ++b) {
-      const float lse = b == 0 ? lses.x : lses.y, cross = b == 0 ? crosses.x : crosses.y;
-      const float scale = -2.0f * (b == 0 ? scales.x : scales.y);
+      const float lse = b == 0 ? lses.x : lses.y, scale = b == 0 ? scales.x : scales.y,
+                  base = b == 0 ? bases.x : bases.y, near = b == 0 ? nears.x : nears.y;
 #pragma unroll
       for (int32_t m = 0; m < kRowTiles; ++m) {
 #pragma unroll
@@ -368,25 +378,30 @@ __device__ __forceinline__ void weigh(const ScoreParams& p, const QueryStats& st
           float& x = sums.x[m][n][2 * h + b];
           // a / (1 - a) = 1 / (1 / a - 1), where a is at most 1/2; 0 for a = 0
           s = divide_approx(1.0f, exp2_approx(fma_rn(s, slope, lse)) - 1.0f);
-          const float both = square[m][h] + (b == 0 ? squares.x : squares.y);
-          x = fma_rn(x * unit[m][h], scale, both + cross);
-          // a NaN, too; of what nobody looks at nothing
-          near[m] |= !(x > kNear * both) && s > 0.0f ? 1u << (4 * n + 2 * h + b) : 0u;
+          x = fma_rn(x * numbers.unit[m][h], scale, numbers.square[m][h] + base);
+          is_near |= !(x > fma_rn(numbers.square[m][h], kNear, near));  // a NaN, too
         }
       }
     }
   }
-  // The top rows of queries.
-  const int32_t first = rows.first - static_cast<int32_t>(lane_idx()) / 4;
-  const int32_t top = stats.top[lane_idx()] - first;
-  if (any(top >= 0 && top < kWarpRows)) {
-    for_each_pair([&](int32_t m, int32_t n, int32_t i) {
-      const int32_t t = query_of(n, i);
-      const bool is_top = stats.top[t] == rows.index(m, i / 2);
-      sums.s[m][n][i] = is_top ? stats.top_weight[t] : sums.s[m][n][i];
-      near[m] |= is_top ? 1u << (4 * n + i) : 0u;
-    });
-  }
+  return is_near;
+}
+
+// Bits 4 n + i of near[m]: pairs whose distance is to be made exactly, those of the top rows of queries among them, to which their
+// weights are given.
+__device__ __forceinline__ void find_near(const QueryStats& stats, const LaneRows& rows,
+                                          const RowNumbers& numbers, LaneSums& sums,
+                                          uint32_t (&near)[kRowTiles]) {
+  near[0] = near[1] = 0;
+  for_each_pair([&](int32_t m, int32_t n, int32_t i) {
+    const int32_t t = query_of(n, i);
+    const bool is_top = stats.top[t] == rows.index(m, i / 2);
+    float& s = sums.s[m][n][i];
+    const bool is_near = !(sums.x[m][n][i] > fma_rn(numbers.square[m][i / 2], kNear, stats.near[t]));
+    // of what nobody looks at nothing
+    near[m] |= is_top || (is_near && s > 0.0f) ? 1u << (4 * n + i) : 0u;
+    s = is_top ? stats.top_weight[t] : s;
+  });
 }
 
 }  // namespace restkv::cuda

@@ -143,44 +143,41 @@ __device__ __forceinline__ void add_exact(const ScoreParams& p, const ScoreView&
   }
 }
 
-// Over the lane's queries and the other three lanes' of its row, of e = weight ||p - u||^tau.
+// Over 32 queries, of e = weight ||p - u||^tau, for row c of the four that lanes 4 g + c share: [c / 2][c % 2].
 __device__ __forceinline__ float reduce_queries(const ScoreParams& p, const QueryStats& stats,
-                                                const float (&s)[kQueryTiles][4],
-                                                const float (&x)[kQueryTiles][4], int32_t h) {
-  float sum = 0.0f;
+                                                const LaneSums& all) {
+  float sums[kRowTiles][2] = {};
   const bool is_rms = p.reduce == QueryReduce::kRms, is_max = p.reduce == QueryReduce::kMax;
+  // factor 0: padding, or it sees nothing
   if (is_rms && p.tau == 1.0f) {
-#pragma unroll
-    for (int32_t n = 0; n < kQueryTiles; ++n) {
+    for_each_pair([&](int32_t m, int32_t n, int32_t i) {
       const float2 factors = load_vector<float2>(stats.factor + query_of(n, 0));
-#pragma unroll
-      for (int32_t b = 0; b < 2; ++b) {
-        const float factor = b == 0 ? factors.x : factors.y, share = s[n][2 * h + b];
-        const float square = share * x[n][2 * h + b] * share;
-        sum += factor == 0.0f ? 0.0f : factor * square;  // padding, or it sees nothing
-      }
-    }
+      const float factor = i % 2 == 0 ? factors.x : factors.y, share = all.s[m][n][i];
+      float& sum = sums[m][i / 2];
+      sum = factor == 0.0f ? sum : fma_rn(factor * share, share * all.x[m][n][i], sum);
+    });
   } else {
     const float power = 0.5f * p.tau;
-#pragma unroll
-    for (int32_t n = 0; n < kQueryTiles; ++n) {
+    for_each_pair([&](int32_t m, int32_t n, int32_t i) {
       const float2 factors = load_vector<float2>(stats.factor + query_of(n, 0));
-#pragma unroll
-      for (int32_t b = 0; b < 2; ++b) {
-        const float factor = b == 0 ? factors.x : factors.y;
-        const float square = x[n][2 * h + b] < 0.0f ? 0.0f : x[n][2 * h + b];  // where nobody looks
-        const float e = s[n][2 * h + b] * exp2_approx(power * log2_approx(square));
-        const float part = factor == 0.0f ? 0.0f : factor * (is_rms ? e * e : e);
-        sum = is_max ? max_or_nan(sum, part) : sum + part;
-      }
-    }
+      const float factor = i % 2 == 0 ? factors.x : factors.y, x = all.x[m][n][i];
+      const float square = x < 0.0f ? 0.0f : x;  // where nobody looks
+      const float e = all.s[m][n][i] * exp2_approx(power * log2_approx(square));
+      const float part = factor == 0.0f ? 0.0f : factor * (is_rms ? e * e : e);
+      float& sum = sums[m][i / 2];
+      sum = is_max ? max_or_nan(sum, part) : sum + part;
+    });
   }
+  const auto join = [&](float own, float other) { return is_max ? max_or_nan(own, other) : own + other; };
+  const bool is_lower = lane_idx() % 4 >= 2, is_odd = lane_idx() % 2 == 1;
+  float halves[2];
 #pragma unroll
-  for (uint32_t bits = 1; bits < 4; bits *= 2) {
-    const float other = shuffle_xor(sum, bits);
-    sum = is_max ? max_or_nan(sum, other) : sum + other;
+  for (int32_t h = 0; h < 2; ++h) {
+    const float other = shuffle_xor(is_lower ? sums[0][h] : sums[1][h], 2);
+    halves[h] = join(is_lower ? sums[1][h] : sums[0][h], other);
   }
-  return sum;
+  const float other = shuffle_xor(is_odd ? halves[0] : halves[1], 1);
+  return join(is_odd ? halves[1] : halves[0], other);
 }
 
 template <class T, int32_t kDim>
@@ -206,7 +203,6 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
   const uint32_t scored =
       ballot(thread < count && place_of(item.protect, rows, begin + thread, position) == 1);
   shared.positions[thread] = position;
-  shared.scores[thread] = 0.0f;
   if (lane == 0) shared.scored[warp] = scored;
   sync_threads();
   uint32_t any_scored = 0;
@@ -219,12 +215,7 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
 
   const int32_t item_blocks = (item.queries.num_queries + kTileCols - 1) / kTileCols;
   const int32_t first_head = kv_head * p.shape.group;
-  StageCopy<kDim> copier{.projection = operands.projection,
-                         .queries = operands.queries,
-                         .offset = operands.offset,
-                         .stats = operands.stats,
-                         .shared = shared,
-                         .query_blocks = params.query_blocks};
+  StageCopy<kDim> copier(operands, shared, params.query_blocks);
   copier.template add_projection<0>(first_head);
   cp_async_commit();
   const LaneRows own{begin + warp * kWarpRows + lane / 4, rows.num_rows,
@@ -247,10 +238,15 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
     }
   }
 
-  float inverse[kRowTiles][2];
-  scale_values<T>(item.v_mean + int64_t{kv_head} * item.mean_stride, p.shape.dim, v, inverse);
+  RowNumbers numbers;
+  scale_values<T>(item.v_mean + int64_t{kv_head} * item.mean_stride, p.shape.dim, v, numbers.inverse);
+#pragma unroll
+  for (int32_t m = 0; m < kRowTiles; ++m) {
+    numbers.unit[m][0] = inverse_of_power(numbers.inverse[m][0]);
+    numbers.unit[m][1] = inverse_of_power(numbers.inverse[m][1]);
+  }
 
-  float* scores = shared.scores + warp * kWarpRows + lane / 4;
+  float score = 0.0f;  // of row c of the four that lanes 4 g + c share (reduce_queries)
   int32_t slot = 0, stats_slot = 0;
   // The next stage: there for all, and its predecessor's place free for what `copy_next` copies.
   const auto next_stage = [&](const auto& copy_next) -> const auto& {
@@ -266,7 +262,7 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
   const int32_t end = first_head + p.shape.group;
   for (int32_t head = first_head; head < end; ++head) {
     const float scale = operands.scale[head];
-    float unit[kRowTiles][2], square[kRowTiles][2] = {};
+    float square[kRowTiles][2] = {};
     const auto multiply_projection = [&]<int32_t kStage>() {
       if constexpr (kStage < Plan::kProjection) {
         const auto& stage = next_stage([&] {
@@ -277,7 +273,7 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
           }
         });
         add_all_squares<kBlocks, Plan::first_column(kStage), Plan::first_column(kStage + 1)>(
-            stage.fragments, stage.offset, v, inverse, square);
+            stage.fragments, stage.offset, v, numbers.inverse, square);
       }
     };
     multiply_projection.template operator()<0>();
@@ -287,13 +283,13 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
     for (int32_t m = 0; m < kRowTiles; ++m) {
 #pragma unroll
       for (int32_t h = 0; h < 2; ++h) {
-        unit[m][h] = inverse_of_power(inverse[m][h]);
+        const float unit = numbers.unit[m][h] * scale;
         square[m][h] += shuffle_xor(square[m][h], 1);
         square[m][h] += shuffle_xor(square[m][h], 2);
-        square[m][h] = square[m][h] * (unit[m][h] * scale) * (unit[m][h] * scale);
+        numbers.square[m][h] = square[m][h] * unit * unit;
       }
     }
-    float values[kRowTiles][2] = {};
+    float value = 0.0f;
     int32_t num_seeing = 0;
     for (int32_t block = 0; block < item_blocks; ++block) {
       LaneSums sums = {};
@@ -315,43 +311,27 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
       multiply_queries.template operator()<1>();
       const QueryStats& stats = shared.stats[stats_slot];
       stats_slot ^= 1;
-      uint32_t near[kRowTiles];
-      weigh(p, stats, own, unit, square, sums, near);
-      if (any((near[0] | near[1]) != 0)) {
-        add_exact<kDim>(p, item, operands, head, block * kTileCols, stats, own, v, inverse, near,
-                        shared.exact[warp], sums);
-      }
-      num_seeing = stats.num_seeing[0];
-#pragma unroll
-      for (int32_t m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-        for (int32_t h = 0; h < 2; ++h) {
-          const float sum = reduce_queries(p, stats, sums.s[m], sums.x[m], h);
-          float& value = values[m][h];
-          value = p.reduce == QueryReduce::kMax ? max_or_nan(value, sum) : value + sum;
+      const int32_t top = stats.top[lane] - (begin + warp * kWarpRows);
+      const bool is_near = weigh(p, stats, own, numbers, sums);
+      if (any(is_near || (top >= 0 && top < kWarpRows))) {
+        uint32_t near[kRowTiles];
+        find_near(stats, own, numbers, sums, near);
+        if (any((near[0] | near[1]) != 0)) {
+          add_exact<kDim>(p, item, operands, head, block * kTileCols, stats, own, v, numbers.inverse, near,
+                          shared.exact[warp], sums);
         }
       }
+      num_seeing = stats.num_seeing[0];
+      const float sum = reduce_queries(p, stats, sums);
+      value = p.reduce == QueryReduce::kMax ? max_or_nan(value, sum) : value + sum;
     }
-#pragma unroll
-    for (int32_t m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int32_t h = 0; h < 2; ++h) {
-        if (lane % 4 != 0) continue;  // the four lanes of a row have the same
-        float& score = scores[16 * m + 8 * h];
-        score = join_group(p.group_reduce, score, finish_queries(p.reduce, values[m][h], num_seeing));
-      }
-    }
+    score = join_group(p.group_reduce, score, finish_queries(p.reduce, value, num_seeing));
   }
   cp_async_wait<0>();
-#pragma unroll
-  for (int32_t m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-    for (int32_t h = 0; h < 2; ++h) {
-      const int32_t row = own.index(m, h);
-      if (lane % 4 != 0 || !own.is_there(m, h)) continue;
-      const bool is_scored = (shared.scored[warp] >> (16 * m + 8 * h + lane / 4) & 1u) != 0;
-      out[row] = is_scored ? finish_group(p.group_reduce, scores[16 * m + 8 * h], p.shape.group) : 0.0f;
-    }
+  const int32_t place = lane % 4 * 8 + lane / 4, row = begin + warp * kWarpRows + place;
+  if (row < rows.num_rows) {
+    const bool is_scored = (shared.scored[warp] >> place & 1u) != 0;
+    out[row] = is_scored ? finish_group(p.group_reduce, score, p.shape.group) : 0.0f;
   }
 }
 

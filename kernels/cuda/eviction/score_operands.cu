@@ -16,6 +16,7 @@ template <int32_t kBlocks>
 struct OperandsShared {
   float largest[kBlocks][kSide];
   float cross[kBlocks][kSide];
+  float square[kSide];  // ||p||^2
 };
 
 struct OperandParams {
@@ -197,14 +198,13 @@ __device__ __forceinline__ void make_queries(const ScoreParams& p, const ScoreVi
 #pragma unroll
     for (int32_t n = 0; n < 2; ++n) mma(z[n], high, r_high[n]);
   }
-  QueryStats& stats = operands.stats[queries];
 #pragma unroll
   for (int32_t h = 0; h < 2; ++h) {
     const float largest = column_max(
         fmaxf(fmaxf(fabs(z[0][2 * h]), fabs(z[0][2 * h + 1])), fmaxf(fabs(z[1][2 * h]), fabs(z[1][2 * h + 1]))));
     square[h] = column_sum(square[h]);
     if (c == 0) shared.largest[i][8 * h + g] = largest;
-    if (c == 0 && i + 1 == kBlocks) stats.square[pair * kSide + 8 * h + g] = square[h];
+    if (c == 0 && i + 1 == kBlocks) shared.square[8 * h + g] = square[h];
   }
   sync_threads();
   float scale[2];
@@ -232,13 +232,17 @@ __device__ __forceinline__ void make_queries(const ScoreParams& p, const ScoreVi
   store_vector(to + (4 + pair) * kFragmentBytes, uint4{q[0].x, q[0].y, q[1].x, q[1].y});
   sync_threads();
   if (i != 0 || c != 0) return;
+  QueryStats& stats = operands.stats[queries];
 #pragma unroll
   for (int32_t h = 0; h < 2; ++h) {
     float cross = 0.0f;
 #pragma unroll
     for (int32_t k = 0; k < kBlocks; ++k) cross += shared.cross[k][8 * h + g];
-    stats.cross[pair * kSide + 8 * h + g] = 2.0f * scale[h] * cross;
-    stats.scale[pair * kSide + 8 * h + g] = scale[h];
+    const int32_t t = pair * kSide + 8 * h + g;
+    const float all = shared.square[8 * h + g];
+    stats.base[t] = fma_rn(2.0f * scale[h], cross, all);
+    stats.near[t] = kNear * all;
+    stats.scale[t] = -2.0f * scale[h];
   }
 }
 

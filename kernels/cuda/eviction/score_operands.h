@@ -16,10 +16,10 @@ constexpr int32_t kFragmentBytes = 512;  // of 16 bits
 
 // Of 32 queries of a head. z = R_g^T p: p u = z (v - v_mean).
 struct QueryStats {
-  float lse[kTileCols];     // in units of log2; +inf: it sees nothing, or is not there
-  float square[kTileCols];  // ||p||^2
-  float cross[kTileCols];   // 2 z v_mean
-  float scale[kTileCols];   // z is held over it
+  float lse[kTileCols];    // in units of log2; +inf: it sees nothing, or is not there
+  float base[kTileCols];   // ||p||^2 + 2 z v_mean
+  float near[kTileCols];   // kNear ||p||^2
+  float scale[kTileCols];  // -2 times the power of two over which z is held
   // in the reduction over all queries, 0: skipped; divided by ||R_g o|| where that is asked for, and kRms by its square
   float factor[kTileCols];
   float top_weight[kTileCols];  // what the top row has in place of a / (1 - a); +inf: it is mandatory
@@ -43,6 +43,8 @@ struct OperandsView {
 
 constexpr int32_t kQueryFragments = 6;  // of a block column: z, then q
 
+// A distance below this part of ||p||^2 + ||u||^2 has lost digits as an expanded square.
+constexpr float kNear = 1.0f / 16.0f;
 // Of a block column of R_g, from the diagonal on, which score_indicator multiplies in both halves whatever the distance.
 constexpr int32_t kLowBlocks = 1;
 
