@@ -58,6 +58,8 @@ struct IndicatorShared {
   Stage ring[kScoreStages];
   QueryStats stats[kScoreStages];  // of this block of queries and those on their way
   ExactPart exact[kScoreWarps];
+  const std::byte* row_keys[kScoreRows];
+  const std::byte* row_values[kScoreRows];
   int32_t positions[kScoreRows];  // of the rows
   uint32_t scored[kScoreWarps];   // a bit for each row whose place depends on its score
 };

@@ -198,10 +198,14 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
   const auto thread = static_cast<int32_t>(threadIdx.x);
   const auto lane = static_cast<int32_t>(lane_idx()), warp = static_cast<int32_t>(warp_idx());
 
-  // Rows whose place is settled get 0; where all are, nothing is computed.
-  const int32_t position = thread < count ? rows.position(begin + thread) : 0;
-  const uint32_t scored =
-      ballot(thread < count && place_of(item.protect, rows, begin + thread, position) == 1);
+  // A thread looks up a row. Rows whose place is settled get 0; where all are, nothing is computed.
+  const int32_t looked_up = begin + thread;
+  const bool is_there = thread < count;
+  const int32_t page = is_there ? rows.page_of(looked_up) : 0;
+  const int32_t position = is_there ? rows.position(looked_up, page) : 0;
+  const uint32_t scored = ballot(is_there && place_of(item.protect, rows, looked_up, position) == 1);
+  shared.row_keys[thread] = is_there ? rows.at(looked_up, page, false) : nullptr;
+  shared.row_values[thread] = is_there ? rows.at(looked_up, page, true) : nullptr;
   shared.positions[thread] = position;
   if (lane == 0) shared.scored[warp] = scored;
   sync_threads();
@@ -223,13 +227,12 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
   MmaA<f16> v[kRowTiles][kBlocks];
 #pragma unroll
   for (int32_t m = 0; m < kRowTiles; ++m) {
-    const std::byte *keys[2] = {nullptr, nullptr}, *values[2] = {nullptr, nullptr};
+    const std::byte *keys[2], *values[2];
 #pragma unroll
     for (int32_t h = 0; h < 2; ++h) {
-      if (!own.is_there(m, h)) continue;
-      const int32_t page = rows.page_of(own.index(m, h));
-      keys[h] = rows.at(own.index(m, h), page, false);
-      values[h] = rows.at(own.index(m, h), page, true);
+      const int32_t row = warp * kWarpRows + 16 * m + 8 * h + lane / 4;
+      keys[h] = shared.row_keys[row];
+      values[h] = shared.row_values[row];
     }
 #pragma unroll
     for (int32_t i = 0; i < kBlocks; ++i) {
