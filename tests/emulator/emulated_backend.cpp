@@ -87,6 +87,8 @@ class EmulatedRuntime final : public Runtime {
       fresh_.insert(memory);
     } else {
       std::memset(memory, kPoison, static_cast<size_t>(bytes));
+      const uint32_t word = emulator::options().unwritten;
+      for (int64_t i = 0; word != 0 && i + 4 <= bytes; i += 4) std::memcpy(memory + i, &word, 4);
     }
     left_ -= bytes;
     sizes_[memory] = bytes;

@@ -396,6 +396,12 @@ void copy_async(void* shared, const void* global, uint32_t bytes, uint32_t valid
   check_shared(shared, bytes, bytes, place);
   if (valid > bytes) fail("cp.async of " + std::to_string(valid) + " valid bytes", place);
   if (reinterpret_cast<uintptr_t>(global) % bytes != 0) fail("cp.async from a misaligned address", place);
+  for (uint32_t i = 0; options().unwritten != 0 && i + 4 <= valid; i += 4) {
+    uint32_t word;
+    std::memcpy(&word, static_cast<const std::byte*>(global) + i, 4);
+    if (word == options().unwritten)
+      fail("cp.async of memory that nobody wrote, from its byte " + std::to_string(i), place);
+  }
   auto* to = static_cast<std::byte*>(shared);
   std::memset(to, options().poison, bytes);  // what was there is lost from now on
   self().copies.push_back({to, static_cast<const std::byte*>(global), bytes, valid, self().open_group});

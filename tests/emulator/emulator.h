@@ -46,6 +46,9 @@ struct Options {
       0xFF;  // byte that shared memory and targets of copies in flight are filled with: 0xFF NaN, -1
   uint32_t max_shared_bytes = emulator::max_shared_bytes(Card::kSm80);  // of a block
   bool has_wgmma = false;
+  // A word that new device memory is filled with and that no kernel may copy (cp.async): so a test sees what is copied though
+  // nobody wrote it, also where nobody looks at it then. 0: not looked for.
+  uint32_t unwritten = 0;
 
   void set_card(Card card) {
     max_shared_bytes = emulator::max_shared_bytes(card);

@@ -118,7 +118,8 @@ __device__ __forceinline__ void scale_values(const float* mean, int32_t dim,
   for (int32_t m = 0; m < kRowTiles; ++m) {
     inverse[m][0] = inverse[m][1] = 1.0f;
     if constexpr (std::is_same_v<T, f16>) continue;
-    uint32_t left[2] = {0, 0}, right[2] = {0, 0};  // of pairs; numbers of one sign are in the order of their bits
+    uint32_t left[2] = {0, 0},
+             right[2] = {0, 0};  // of pairs; numbers of one sign are in the order of their bits
 #pragma unroll
     for (int32_t i = 0; i < kBlocks; ++i) {
 #pragma unroll
@@ -183,8 +184,9 @@ struct StageCopy {
   template <int32_t kStage>
   __device__ __forceinline__ void add_projection(int32_t head) {
     copy<Plan::fragments(kStage) * kFragmentBytes>(
-        shared.ring[slot].fragments, projection + head * projection_bytes(kBlocks) +
-                                         fragments_before(kBlocks, Plan::first_column(kStage)) * kFragmentBytes);
+        shared.ring[slot].fragments,
+        projection + head * projection_bytes(kBlocks) +
+            fragments_before(kBlocks, Plan::first_column(kStage)) * kFragmentBytes);
     copy<kDim * 4>(shared.ring[slot].offset, offset + int64_t{2} * head * kDim * 4);
     slot ^= 1;
   }

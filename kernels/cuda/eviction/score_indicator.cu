@@ -1,18 +1,20 @@
 // score for kIndicatorQuery where rows and queries are of one 16-bit type (formulas: score.cu), on tensor cores:
 //   logits    K Q^T, products of the type itself
-//   u_j       R_g v_j - R_g v_mean: two products, v_j as it is and R_g in two halves, of which score_operands.cu made R_g v_mean, too,
-//             so that a large mean costs the digits of one f32 sum and no more
-//   distance  ||p_t - u_j||^2 = ||p_t||^2 + ||u_j||^2 - 2 p_t u_j: three products of bf16 halves, x = high + low: low high + high
-//             low + high high, which keeps 16 bits of either factor. Where it is less than 1/64 of the two squares, as for sinks and
-//             for rows like those a query looks at, digits are lost: there, and for the row that holds more than half of a
-//             query's attention (with p_rest in place of p), u_j is made again, from L2, and subtracted value by value in f32.
+//   ||u_j||^2 u_j = R_g v_j - R_g v_mean, v_j in f16 over a power of two, R_g in f16, those blocks of it that hold the diagonal, where the
+//             largest numbers of a Cholesky factor are, in two halves; R_g v_mean of the same R_g is score_operands.cu's, so that a
+//             large mean costs the digits of one f32 sum and no more
+//   distance  ||p_t - u_j||^2 = ||p_t||^2 + ||u_j||^2 - 2 p_t u_j with p_t u_j = z_t (v_j - v_mean), z_t = R_g^T p_t, two products of z
+//             in halves of f16: u_j itself is not multiplied with the queries. Where it is less than kNear of the two squares, as for
+//             sinks and for rows like those a query looks at, digits are lost: there, and for the row that holds more than half of
+//             a query's attention (with p_rest in place of p), u_j is made again, from L2 with both halves of R_g, and subtracted
+//             value by value in f32.
 // A block of four warps owns 128 rows of one KV head, each warp 32 of them: V in registers, K in shared memory where each lane finds
-// what it put there. What belongs to a head of the group, R_g, p and its queries, passes through a ring of three stages, 16
-// columns of R_g (and of p, and 16 of the queries) at a time, one barrier each. A lane holds logits and products of 4 rows x 8
-// queries in the places of the mma's accumulators. Sums over queries are in a fixed order, so neighbours in the batch change no bit.
-// Grid: (128 rows, KV head, item). Bound: what a multiprocessor reads of shared memory and of L2, 62 KiB for 128 rows and a head, and
-// close behind it the products, N*H*(D*D + 8*Q*D) multiply-adds. Shared memory at D = 128: 81 KiB: 2 blocks of sm_90 and sm_80, 1 of
-// sm_86.
+// what it put there. What belongs to a head of the group passes through a ring of two stages, one barrier each: R_g in two of them at
+// D = 128, then 32 queries (z and q) in two; at D = 64 one and one. A lane holds logits and products of 4 rows x 8 queries in the
+// places of the mma's accumulators. Sums over queries are in a fixed order, so neighbours in the batch change no bit.
+// Grid: (128 rows, KV head, item). Bound: products, N*H*(D*(D + 48)/2 + 3*Q*D) multiply-adds, and what is left of latency with
+// two warps a scheduler; behind it what a multiprocessor reads of shared memory, 54 KiB a warp and head. Shared memory at D = 128:
+// 77 KiB: 2 blocks of sm_90 and sm_80, 1 of sm_86.
 // Occupancy: score_indicator_kernel 128 x 2.
 #include "kernels/cuda/eviction/half_type.h"
 #include "kernels/cuda/eviction/indicator_tile.h"
@@ -28,8 +30,8 @@ struct IndicatorParams {
 
 // Columns [16 i, 16 i + 16) of u of 16 rows over the powers of two of R_g and of the rows, with both halves of R_g, from L2.
 template <int32_t kDim>
-__device__ __forceinline__ void project_exactly(const OperandsView& operands, int32_t head, int32_t i, int32_t m,
-                                                const MmaA<f16> (&v)[kRowTiles][kDim / kSide],
+__device__ __forceinline__ void project_exactly(const OperandsView& operands, int32_t head, int32_t i,
+                                                int32_t m, const MmaA<f16> (&v)[kRowTiles][kDim / kSide],
                                                 const float (&inverse)[2], float (&u)[2][4]) {
   constexpr int32_t kBlocks = kDim / kSide;
   const auto lane = static_cast<int32_t>(lane_idx());
@@ -381,7 +383,7 @@ bool run(Context& context, const ScoreArgs& args, const ScoreParams& params, int
                         .query_blocks = static_cast<int32_t>(query_blocks)};
     now.score.items += first;
     make_score_operands<kDim>(context, now.score, now.operands, static_cast<int32_t>(heads),
-                                 static_cast<int32_t>(items), now.query_blocks);
+                              static_cast<int32_t>(items), now.query_blocks);
     launch(
         score_indicator_kernel<T, kDim>,
         {.x = blocks_of(most, kScoreRows), .y = static_cast<uint32_t>(args.shape.num_kv_heads), .z = items},

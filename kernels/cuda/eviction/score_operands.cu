@@ -51,15 +51,22 @@ __device__ __forceinline__ float column_max(float x) {
   return fmaxf(x, shuffle_xor(x, 2));
 }
 
-__device__ __forceinline__ float projection_at(const ScoreParams& p, const float* r, int64_t stride, int32_t d,
-                                               int32_t e) {
-  if (!r) return d == e ? 1.0f : 0.0f;
-  return d < p.shape.dim && e < p.shape.dim ? r[d * stride + e] : 0.0f;
-}
-__device__ __forceinline__ const float* projection_of(const ScoreParams& p, const ScoreView& item,
-                                                      int32_t head) {
-  return item.projection ? item.projection + int64_t{head} * p.shape.dim * item.projection_stride : nullptr;
-}
+// R_g of a head, the identity where there is none. An element is loaded wherever it is asked for, so that no load waits for another.
+struct ProjectionRows {
+  const float* first;
+  int32_t stride;
+  int32_t dim;
+
+  __device__ ProjectionRows(const ScoreParams& p, const ScoreView& item, int32_t head)
+      : first(item.projection ? item.projection + int64_t{head} * p.shape.dim * item.projection_stride
+                              : nullptr),
+        stride(static_cast<int32_t>(item.projection_stride)),
+        dim(p.shape.dim) {}
+  __device__ __forceinline__ float at(int32_t d, int32_t e) const {
+    const float x = first[min(d, dim - 1) * stride + min(e, dim - 1)];
+    return max(d, e) < dim ? x : 0.0f;
+  }
+};
 
 // Block column `column` of R_g.
 template <int32_t kDim>
@@ -69,25 +76,29 @@ __device__ __forceinline__ void make_projection(const ScoreParams& p, const Scor
   constexpr int32_t kBlocks = kDim / kSide;
   const auto lane = static_cast<int32_t>(lane_idx());
   const int32_t g = lane / 4, c = lane % 4, dim = p.shape.dim;
-  const float* r = projection_of(p, item, head);
+  const ProjectionRows r(p, item, head);
   const float* mean = item.v_mean + int64_t{head / p.shape.group} * item.mean_stride;
   float x[kBlocks][4][2];  // pairs of b: (c0, g) (c1, g) (c0, g + 8) (c1, g + 8)
   float means[kBlocks][4];
-  float largest = 0.0f;
+  const auto fill = [&](const auto& at) {
 #pragma unroll
-  for (int32_t i = 0; i < kBlocks; ++i) {
-    if (i < column) continue;
+    for (int32_t i = 0; i < kBlocks; ++i) {
+      if (i < column) continue;
 #pragma unroll
-    for (int32_t j = 0; j < 4; ++j) {
-      const int32_t d = i * kSide + 4 * c + j;
-      means[i][j] = d < dim ? mean[d] : 0.0f;
+      for (int32_t j = 0; j < 4; ++j) {
+        const int32_t d = i * kSide + 4 * c + j;
+        means[i][j] = mean[min(d, dim - 1)];
 #pragma unroll
-      for (int32_t h = 0; h < 2; ++h) {
-        x[i][2 * h + j / 2][j % 2] =
-            projection_at(p, r, item.projection_stride, d, column * kSide + 8 * h + g);
+        for (int32_t h = 0; h < 2; ++h) x[i][2 * h + j / 2][j % 2] = at(d, column * kSide + 8 * h + g);
       }
     }
+  };
+  if (r.first) {
+    fill([&](int32_t d, int32_t e) { return r.at(d, e); });
+  } else {
+    fill([&](int32_t d, int32_t e) { return d == e && d < dim ? 1.0f : 0.0f; });
   }
+  float largest = 0.0f;
 #pragma unroll
   for (int32_t i = 0; i < kBlocks; ++i) {
     if (i < column) continue;
@@ -147,30 +158,47 @@ __device__ __forceinline__ void make_queries(const ScoreParams& p, const ScoreVi
   const auto lane = static_cast<int32_t>(lane_idx());
   const int32_t g = lane / 4, c = lane % 4, dim = p.shape.dim;
   const int32_t first = block * kTileCols + pair * kSide;
-  const float* r = projection_of(p, item, head);
+  const int32_t num_queries = item.queries.num_queries;
+  const ProjectionRows r(p, item, head);
   const float* mean = item.v_mean + int64_t{head / p.shape.group} * item.mean_stride;
-  float x[kBlocks][4][2];     // p, as an a operand
-  float y[kBlocks][2][2][2];  // R_g^T, as two b operands of which column g is column 4 (g / 2) + g % 2 + 2 n of z
+  const float* outputs = item.p + int64_t{head} * dim * item.p_stride;
+  const auto stride = static_cast<int32_t>(item.p_stride);
+  const int32_t own[2] = {first + g, first + g + 8};  // queries
+  float x[kBlocks][4][2];                             // p, as an a operand
+  float y[kBlocks][2][2]
+         [2];  // R_g^T, as two b operands of which column g is column 4 (g / 2) + g % 2 + 2 n of z
 #pragma unroll
   for (int32_t k = 0; k < kBlocks; ++k) {
     if (k > i) continue;
 #pragma unroll
     for (int32_t j = 0; j < 8; ++j) {
-      const int32_t t = first + g + j / 2 % 2 * 8, e = k * kSide + 2 * c + j % 2 + j / 4 * 8;
-      x[k][j / 2][j % 2] = e < dim && t < item.queries.num_queries
-                               ? item.p[(int64_t{head} * dim + e) * item.p_stride + t]
-                               : 0.0f;
-      y[k][j / 4][j / 2 % 2][j % 2] =
-          projection_at(p, r, item.projection_stride, i * kSide + g / 2 * 4 + g % 2 + j / 4 * 2,
-                        k * kSide + 2 * c + j % 2 + j / 2 % 2 * 8);
+      const int32_t t = own[j / 2 % 2], e = k * kSide + 2 * c + j % 2 + j / 4 * 8;
+      const float value = outputs[min(e, dim - 1) * stride + min(t, num_queries - 1)];
+      x[k][j / 2][j % 2] = e < dim && t < num_queries ? value : 0.0f;
     }
+  }
+  const auto fill = [&](const auto& at) {
+#pragma unroll
+    for (int32_t k = 0; k < kBlocks; ++k) {
+      if (k > i) continue;
+#pragma unroll
+      for (int32_t j = 0; j < 8; ++j) {
+        y[k][j / 4][j / 2 % 2][j % 2] =
+            at(i * kSide + g / 2 * 4 + g % 2 + j / 4 * 2, k * kSide + 2 * c + j % 2 + j / 2 % 2 * 8);
+      }
+    }
+  };
+  if (r.first) {
+    fill([&](int32_t d, int32_t e) { return r.at(d, e); });
+  } else {
+    fill([&](int32_t d, int32_t e) { return d == e && d < dim ? 1.0f : 0.0f; });
   }
   uint2 q[2];
 #pragma unroll
   for (int32_t h = 0; h < 2; ++h) {
-    const int32_t t = first + 8 * h + g, d = i * kSide + 4 * c;
+    const int32_t t = own[h], d = i * kSide + 4 * c;
     q[h] = {0, 0};
-    if (t >= item.queries.num_queries || d >= dim) continue;
+    if (t >= num_queries || d >= dim) continue;
     DType dtype = DType::kF32;  // the rows'
     q[h] = load_vector<uint2>(query_at(item.queries, p.pool, head, p.shape.group, dim, t, dtype) +
                               int64_t{2} * d);
@@ -200,8 +228,8 @@ __device__ __forceinline__ void make_queries(const ScoreParams& p, const ScoreVi
   }
 #pragma unroll
   for (int32_t h = 0; h < 2; ++h) {
-    const float largest = column_max(
-        fmaxf(fmaxf(fabs(z[0][2 * h]), fabs(z[0][2 * h + 1])), fmaxf(fabs(z[1][2 * h]), fabs(z[1][2 * h + 1]))));
+    const float largest = column_max(fmaxf(fmaxf(fabs(z[0][2 * h]), fabs(z[0][2 * h + 1])),
+                                           fmaxf(fabs(z[1][2 * h]), fabs(z[1][2 * h + 1]))));
     square[h] = column_sum(square[h]);
     if (c == 0) shared.largest[i][8 * h + g] = largest;
     if (c == 0 && i + 1 == kBlocks) shared.square[8 * h + g] = square[h];
@@ -220,8 +248,9 @@ __device__ __forceinline__ void make_queries(const ScoreParams& p, const ScoreVi
       split_pair<f16>(z[n][2 * h] * inverse, z[n][2 * h + 1] * inverse, highs[2 * h + n], lows[2 * h + n]);
       const float2 value = sum_of_halves<f16>(highs[2 * h + n], lows[2 * h + n]);
       const int32_t d = i * kSide + 4 * c + 2 * n;
-      cross = fma_rn(value.x, d < dim ? mean[d] : 0.0f, cross);
-      cross = fma_rn(value.y, d + 1 < dim ? mean[d + 1] : 0.0f, cross);
+      // beyond D z is 0
+      cross = fma_rn(value.x, mean[min(d, dim - 1)], cross);
+      cross = fma_rn(value.y, mean[min(d + 1, dim - 1)], cross);
     }
     cross = column_sum(cross);
     if (c == 0) shared.cross[i][8 * h + g] = cross;

@@ -25,7 +25,7 @@ struct QueryStats {
   float top_weight[kTileCols];  // what the top row has in place of a / (1 - a); +inf: it is mandatory
   int32_t top[kTileCols];       // row that holds more than half of the attention; -1: none
   int32_t position[kTileCols];  // beyond the last query its own
-  int32_t num_seeing[4];        // of all queries of the head, four times: no byte of what is copied stays unwritten
+  int32_t num_seeing[4];  // of all queries of the head, four times: no byte of what is copied stays unwritten
 };
 static_assert(sizeof(QueryStats) % 16 == 0);
 
@@ -35,9 +35,9 @@ struct OperandsView {
   // high, then the low halves of the first kLowBlocks of them; behind all columns the other low halves. Items of a layer share them.
   std::byte* projection;
   std::byte* queries;  // [H][blocks][n][z: 2 x (high, low) | q: 2], by rows: halves of f16 and the rows' type
-  float* offset;       // [H][2][kDim] -R_g v_mean over `scale`, with the low halves of kLowBlocks, and with all
-  float* scale;        // [H] powers of two
-  QueryStats* stats;   // [H][blocks]
+  float* offset;  // [H][2][kDim] -R_g v_mean over `scale`, with the low halves of kLowBlocks, and with all
+  float* scale;   // [H] powers of two
+  QueryStats* stats;         // [H][blocks]
   int32_t makes_projection;  // the first item of its layer does
 };
 
@@ -67,7 +67,8 @@ __device__ __host__ constexpr int32_t rest_before(int32_t blocks_of_dim, int32_t
 // The fragment of the low half of block (k, i).
 __device__ __host__ constexpr int32_t low_fragment(int32_t blocks_of_dim, int32_t k, int32_t i) {
   if (k - i < kLowBlocks) return fragments_before(blocks_of_dim, i) + blocks_of_dim - i + (k - i);
-  return fragments_before(blocks_of_dim, blocks_of_dim) + rest_before(blocks_of_dim, i) + (k - i) - kLowBlocks;
+  return fragments_before(blocks_of_dim, blocks_of_dim) + rest_before(blocks_of_dim, i) + (k - i) -
+         kLowBlocks;
 }
 
 // Fills the views of a launch's items [grid.z].
