@@ -11,7 +11,10 @@ using testing::run_score;
 
 class ScoreOperands : public ::testing::Test {
  protected:
-  ScoreOperands() { emulator::options().unwritten = 0x9E3779B9u; }
+  ScoreOperands() {
+    emulator::options().unwritten = 0x9E3779B9u;
+    emulator::options().timing = emulator::Timing::kAtOnce;  // nothing is left to run behind what fails
+  }
   ~ScoreOperands() override { emulator::options() = kept_; }
 
  private:
@@ -21,7 +24,8 @@ class ScoreOperands : public ::testing::Test {
 TEST_F(ScoreOperands, AreWrittenBeforeTheyAreCopied) {
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
     for (const auto& [dim, queries] : {std::pair{40, 5}, {64, 33}, {72, 20}, {128, 32}}) {
-      SCOPED_TRACE(::testing::Message() << dtype_info(dtype).name << " dim " << dim << " queries " << queries);
+      SCOPED_TRACE(::testing::Message()
+                   << dtype_info(dtype).name << " dim " << dim << " queries " << queries);
       // its workspace is new, and so is all that is copied from it
       const std::unique_ptr<Backend> backend =
           with_host_memory(make_emulated_backend({.workspace_bytes = int64_t{4} << 20}));

@@ -328,13 +328,15 @@ __global__ void __launch_bounds__(2 * kDim, 1)
   const ScoreView& item = p.items[blockIdx.z];
   const OperandsView& operands = params.operands[blockIdx.z];
   const auto head = static_cast<int32_t>(blockIdx.y), warp = static_cast<int32_t>(warp_idx());
-  if (blockIdx.x == 0) return make_projection<kDim>(p, item, operands, head, warp, shared);
+  // a long column beside a short one where a scheduler has two warps
+  const int32_t column = warp < kBlocks / 2 ? warp : 3 * kBlocks / 2 - 1 - warp;
+  if (blockIdx.x == 0) return make_projection<kDim>(p, item, operands, head, column, shared);
   const int32_t block = static_cast<int32_t>(blockIdx.x - 1) / 2,
                 pair = static_cast<int32_t>(blockIdx.x - 1) % 2;
   if (block * kTileCols >= item.queries.num_queries) return;
   const int64_t queries = int64_t{head} * params.query_blocks + block;
   if (pair == 0 && warp == 0) make_stats(p, item, head, block, operands.stats[queries]);
-  make_queries<kDim>(p, item, operands, head, warp, block, pair, queries, shared);
+  make_queries<kDim>(p, item, operands, head, column, block, pair, queries, shared);
 }
 
 }  // namespace
