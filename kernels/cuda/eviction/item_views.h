@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <span>
 #include <vector>
@@ -55,12 +56,15 @@ inline int32_t most_rows(const RowSource& rows, int32_t num_kv_heads) {
 }
 
 inline PoolView pool_view(const PagedCacheView& cache) {
+  CHECK(cache.pool == nullptr || std::has_single_bit(static_cast<uint32_t>(cache.slots)))
+      << "pages of " << cache.slots << " slots: powers of 2";
   const int64_t half = cache.pool ? bytes_of(cache.dtype, int64_t{cache.slots} * cache.head_dim) : 0;
   return {.pool = cache.pool,
           .page_bytes = cache.page_bytes,
           .value_offset = half,
           .position_offset = 2 * half,
           .slots = cache.slots,
+          .slot_shift = cache.pool ? std::countr_zero(static_cast<uint32_t>(cache.slots)) : 0,
           .dtype = cache.dtype};
 }
 

@@ -30,7 +30,8 @@ struct PoolView {
   int64_t page_bytes;       //
   int64_t value_offset;     // of V in a page
   int64_t position_offset;  // of pos in a page
-  int32_t slots;            // S
+  int32_t slots;            // S, a power of two
+  int32_t slot_shift;       // S = 1 << slot_shift
   DType dtype;              // f32, f16 or bf16
 };
 
@@ -82,14 +83,16 @@ struct DeviceRows {
   __device__ const std::byte* key(int32_t row) const { return at(row, page_of(row), false); }
   __device__ const std::byte* value(int32_t row) const { return at(row, page_of(row), true); }
   __device__ int32_t position(int32_t row) const { return position(row, page_of(row)); }
-  __device__ int32_t page_of(int32_t row) const { return row < num_paged ? pages[row / pool.slots] : 0; }
+  __device__ int32_t page_of(int32_t row) const {
+    return row < num_paged ? pages[row >> pool.slot_shift] : 0;
+  }
   // The pages of rows begin, begin + step ... and their positions, all asked for before the first is used; 0 where there is none.
   template <int32_t N>
   __device__ void pages_of(int32_t begin, int32_t step, int32_t (&out)[N]) const {
 #pragma unroll
     for (int32_t u = 0; u < N; ++u) {
       const int32_t row = begin + u * step;
-      out[u] = row < num_paged ? pages[row / pool.slots] : 0;
+      out[u] = row < num_paged ? pages[row >> pool.slot_shift] : 0;
     }
   }
   template <int32_t N>
@@ -109,13 +112,14 @@ struct DeviceRows {
   }
   // Where the position of a paged row lies.
   __device__ const std::byte* position_at(int32_t row, int32_t page_of_row) const {
-    return pool.pool + pool.page_bytes * page_of_row + pool.position_offset + int64_t{4} * (row % pool.slots);
+    return pool.pool + pool.page_bytes * page_of_row + pool.position_offset + int64_t{4} * slot_of(row);
   }
+  __device__ int32_t slot_of(int32_t row) const { return row & (pool.slots - 1); }
   __device__ const std::byte* at(int32_t row, int32_t page_of_row, bool is_value) const {
     if (row < num_paged) {
       const std::byte* page = pool.pool + pool.page_bytes * page_of_row;
       if (is_value) page += pool.value_offset;
-      return page + int64_t{row % pool.slots} * dim * bytes_of_element(pool.dtype);
+      return page + int64_t{slot_of(row)} * dim * bytes_of_element(pool.dtype);
     }
     const int64_t r = row - num_paged;
     const std::byte* base = is_value ? source.v + r * source.v_row_bytes : source.k + r * source.k_row_bytes;
@@ -155,10 +159,10 @@ __device__ __forceinline__ const std::byte* query_at(const QueriesView& queries,
   }
   dtype = pool.dtype;
   const int32_t row = queries.positions[i] % queries.ring_window * group + head % group;
-  const int32_t rows_per_page = 2 * pool.slots;
-  const int32_t page = queries.ring_pages[int64_t{head / group} * queries.ring_stride + row / rows_per_page];
-  return pool.pool + pool.page_bytes * page +
-         int64_t{row % rows_per_page} * dim * bytes_of_element(pool.dtype);
+  const int32_t slot = row & (2 * pool.slots - 1);  // a page holds 2 S of them
+  const int32_t page =
+      queries.ring_pages[int64_t{head / group} * queries.ring_stride + (row >> (pool.slot_shift + 1))];
+  return pool.pool + pool.page_bytes * page + int64_t{slot} * dim * bytes_of_element(pool.dtype);
 }
 
 // tile[d * kColStride + t] = scale * value c0 + d of query first + t; zero outside.
