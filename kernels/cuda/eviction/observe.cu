@@ -7,11 +7,12 @@
 //
 //   value_mean_kernel  grid (16 columns, KV head, item)   v_mean, the centre of the projections
 //   observe_kernel     grid (split of the rows, unit)     a unit is 32 queries of one head; partial (m, top, rest, acc)
-// Then observe_merge.cu. Rows and queries of one 16-bit type: observe_mma.cu in place of observe_kernel.
+// Then observe_merge.cu. Rows and queries of one 16-bit type: observe_mma.cu in place of observe_kernel, whose acc may hold the
+// top row, too (kTopIsIn).
 // Splits depend on N alone, so neighbours in the batch change no bit. The block is 128 threads: 64 rows x 32 queries.
 // Bound: f32 multiply-adds, 4*N*H*Q*D; K and V come from L2 once per (head, 32 queries). Shared memory 38 KiB and
 // 32 * D floats: 56 KiB at D = 128 (2 blocks an SM of sm_80), 71 KiB at D = 256.
-// Occupancy: value_mean_kernel 128 x 5, observe_kernel 128 x 3.
+// Occupancy: value_mean_kernel 512 x 2, observe_kernel 128 x 3.
 #include "kernels/cuda/eviction/drift.h"
 #include "kernels/cuda/eviction/item_views.h"
 #include "kernels/cuda/eviction/observe_after.h"
@@ -22,38 +23,42 @@
 namespace restkv::cuda {
 namespace {
 
-constexpr int32_t kMeanRows = 1024;                             // at most, spread evenly
-constexpr int32_t kMeanCols = 16;                               // of a block
-constexpr int32_t kMeanLanes = kTileThreads / (kMeanCols / 4);  // rows at a time
-constexpr int32_t kMeanLoads = 8;                               // of a thread on their way at once
-constexpr int32_t kValueCols = 64;                              // columns of V at a time
+constexpr int32_t kMeanRows = 1024;  // at most, spread evenly
+constexpr int32_t kMeanCols = 16;    // of a block
+constexpr int32_t kMeanThreads = 512;
+constexpr int32_t kMeanLanes = kMeanThreads / (kMeanCols / 4);  // rows at a time
+constexpr int32_t kMeanLoads = kMeanRows / kMeanLanes;          // of a thread, all on their way at once
+constexpr int32_t kMeanWarps = kMeanThreads / 32;
+constexpr int32_t kValueCols = 64;  // columns of V at a time
 constexpr int32_t kValueStride = kValueCols + 4;
 constexpr int32_t kWeightStride = kTileCols + 4;
+static_assert(kMeanRows % kMeanLanes == 0);
 static_assert(kTileThreads == (kTileCols / 4) * (kValueCols / 4), "a thread owns 4 queries x 4 columns of V");
 static_assert(kTileThreads == 4 * kTileCols, "four threads share a query's statistics");
 
 // Any centre near the mean of V saves the digits that projections of values far from 0 would lose; it cancels in p - u. So
-// at most 1024 rows, evenly spread, are averaged: each thread sums 4 columns of some of them, then one thread a column.
-__global__ void __launch_bounds__(kTileThreads, 5)
+// at most 1024 rows, evenly spread, are averaged: each thread sums 4 columns of 8 of them, then its warp, then one thread a column.
+__global__ void __launch_bounds__(kMeanThreads, 2)
     value_mean_kernel(const __grid_constant__ ObserveParams p) {
   wait_for_previous();
   const ObserveView& item = p.items[blockIdx.z];
   const auto head = static_cast<int32_t>(blockIdx.y);
   const int32_t dim = p.shape.dim;
-  const DeviceRows rows(item.rows, p.pool, head, dim);
-  float* parts = shared_memory<float>();  // [lanes, 16]
+  const RowsView source = item.rows;
+  const DeviceRows rows(source, p.pool, head, dim);
+  float* parts = shared_memory<float>();  // [warps, 16]
   const int32_t step = max(1, (rows.num_rows + kMeanRows - 1) / kMeanRows);
   const int32_t count = (rows.num_rows + step - 1) / step;
   const int32_t lane = static_cast<int32_t>(threadIdx.x) / (kMeanCols / 4),
                 c = static_cast<int32_t>(threadIdx.x) % (kMeanCols / 4) * 4,
                 d = static_cast<int32_t>(blockIdx.x) * kMeanCols + c;
   float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-  for (int32_t first = lane; first < count && d < dim; first += kMeanLoads * kMeanLanes) {
+  if (count > 0 && d < dim) {
     int32_t row[kMeanLoads], page[kMeanLoads];
     uint4 raw[kMeanLoads];
 #pragma unroll
     for (int32_t i = 0; i < kMeanLoads; ++i) {
-      row[i] = min(first + i * kMeanLanes, count - 1) * step;
+      row[i] = min(lane + i * kMeanLanes, count - 1) * step;
       page[i] = rows.page_of(row[i]);
     }
 #pragma unroll
@@ -63,7 +68,7 @@ __global__ void __launch_bounds__(kTileThreads, 5)
     }
 #pragma unroll
     for (int32_t i = 0; i < kMeanLoads; ++i) {
-      if (first + i * kMeanLanes >= count) continue;
+      if (lane + i * kMeanLanes >= count) continue;
       const float4 v = unpack_four(raw[i], rows.dtype(row[i]));
       sum[0] += v.x;
       sum[1] += v.y;
@@ -71,14 +76,22 @@ __global__ void __launch_bounds__(kTileThreads, 5)
       sum[3] += v.w;
     }
   }
-  store_vector(parts + lane * kMeanCols + c, float4{sum[0], sum[1], sum[2], sum[3]});
+#pragma unroll
+  for (uint32_t bits = kMeanCols / 4; bits < 32; bits *= 2) {
+#pragma unroll
+    for (float& x : sum) x += shuffle_xor(x, bits);
+  }
+  if (lane_idx() < kMeanCols / 4) {
+    store_vector(parts + static_cast<int32_t>(warp_idx()) * kMeanCols + c,
+                 float4{sum[0], sum[1], sum[2], sum[3]});
+  }
   sync_threads();
   const auto column = static_cast<int32_t>(threadIdx.x),
              at = static_cast<int32_t>(blockIdx.x) * kMeanCols + column;
   if (column < kMeanCols && at < dim) {
     float total = 0.0f;
 #pragma unroll
-    for (int32_t i = 0; i < kMeanLanes; ++i) total += parts[i * kMeanCols + column];
+    for (int32_t i = 0; i < kMeanWarps; ++i) total += parts[i * kMeanCols + column];
     item.v_mean[head * item.mean_stride + at] = total / static_cast<float>(max(1, count));
   }
 }
@@ -279,7 +292,7 @@ void observe(Context& context, const ObserveArgs& args) {
            {.x = blocks_of(dim, kMeanCols),
             .y = static_cast<uint32_t>(shape.num_kv_heads),
             .z = static_cast<uint32_t>(num_items)},
-           kTileThreads, 4 * kMeanLanes * kMeanCols, context.ready(), params);
+           kMeanThreads, 4 * kMeanWarps * kMeanCols, context.ready(), params);
   }
 
   // As many units at a time as half of the workspace holds; the drift has the other half.

@@ -7,8 +7,13 @@
 
 namespace restkv::cuda {
 
-inline constexpr int32_t kMaxSplits = 16;
+// 8 KV heads of groups of 4 fill 132 multiprocessors once with 3 blocks each; a warp's lanes merge the splits of a query.
+inline constexpr int32_t kMaxSplits = 24;
 inline constexpr int32_t kSplitRows = 128;  // at least
+static_assert(kMaxSplits <= 32);
+
+// Of a split's top row: its value is in acc, for the split's other rows weigh more. Else acc is of the others.
+inline constexpr int32_t kTopIsIn = 1 << 30;
 
 struct ObserveParams {
   const ObserveView* items;
@@ -22,7 +27,7 @@ struct ObserveParams {
   int32_t with_values;   // o, o' and their projections
   int32_t normalize;     // norms of R o
   float* stats;          // [units, max_splits, 2, 32] top logit and rest
-  int32_t* tops;         // [units, max_splits, 32]
+  int32_t* tops;         // [units, max_splits, 32] row, kTopIsIn; -1: none
   float* accs;           // [units, max_splits, 32, D]
 };
 

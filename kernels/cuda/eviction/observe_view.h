@@ -49,6 +49,7 @@ inline ObserveView observe_view(Context& context, const ObserveItem& item, const
   view.partial = static_cast<float*>(o.partial.data);
   view.stats_stride = o.lse.stride;
   view.p_stride = o.p.stride;
+  CHECK(view.p_stride % 4 == 0) << "rows of p of " << view.p_stride;
   view.mean_stride = o.v_mean.stride;
   view.ratio_stride = o.ratio.stride;
   view.stats_cols = (view.queries.num_queries + 15) / 16 * 16;
