@@ -373,16 +373,18 @@ __global__ void __launch_bounds__(kSelectThreads, 1) select_kernel(const __grid_
   clear_map(shared.bins, kKeyBins);
   make_keys(p, item, rows, array, highs, shared,
             [&](uint32_t high) { atomic_add(&shared.bins[high >> kKeyBinShift], 1u); });
-  const int32_t wanted = p.scope == SelectScope::kShare ? item.share[head] - item.slack : item.keep[head];
-  const int32_t count = max(0, min(wanted, n));
+  // Not clamped to 0..n first: of `max(0, min(wanted, n)) == n` ptxas 13.0 makes one VIMNMX.RELU with a predicate, for sm_90a, and that
+  // says wanted <= n.
+  const int32_t count = p.scope == SelectScope::kShare ? item.share[head] - item.slack : item.keep[head];
+  const bool is_empty = count <= 0 || n == 0, is_whole = count >= n;
   if (array == 0 && threadIdx.x == 0) {
     if (item.num_dead) item.num_dead[head] = static_cast<int32_t>(shared.num_dead);
     if (item.non_finite) item.non_finite[head] = static_cast<int32_t>(shared.non_finite);
     // Where nothing is cut, nothing needs to be saved.
-    if (item.max_new_pins > 0 && (count == 0 || count == n)) item.num_new_pins[head] = 0;
+    if (item.max_new_pins > 0 && (is_empty || is_whole)) item.num_new_pins[head] = 0;
   }
-  if (count == 0) return;
-  if (count == n) {
+  if (is_empty) return;
+  if (is_whole) {
     if (array > 0) return;
     int32_t* kept = item.kept + head * item.kept_stride;
     for (int32_t j = static_cast<int32_t>(threadIdx.x); j < n; j += kSelectThreads) kept[j] = j;
