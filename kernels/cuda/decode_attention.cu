@@ -17,8 +17,7 @@
 // Occupancy: decode_attention_kernel 128 x 2.
 #include <algorithm>
 
-#include "kernels/cuda/attention_tiles.h"
-#include "kernels/cuda/decode_plan.h"
+#include "kernels/cuda/decode_parts.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
@@ -26,163 +25,8 @@
 namespace restkv::cuda {
 namespace {
 
-constexpr int32_t kThreads = 128;
-constexpr int32_t kQueries = 16;  // of a block
-constexpr int32_t kKeys = 16;     // of a warp's tile; pages have a multiple of that
-constexpr int32_t kMaxStages = 3;
 constexpr int32_t kBlocks = 2;           // of a multiprocessor of sm_90
 constexpr int32_t kPrefetchedTiles = 2;  // of a warp, asked for while the kernel before runs
-constexpr int32_t kPartsAtOnce = 16;     // of splits that a thread of the merge waits for
-static_assert(kMinSplit % kKeys == 0 && kFixedSplit % kKeys == 0, "whole tiles");
-
-// The queries of a block and whose entries they look at: all of it in one place, so that one access is all that stands before
-// those to the lengths and page ids.
-struct alignas(16) DecodeTile {
-  const int32_t* pages;   // [K, stride]
-  const int32_t* kv_len;  // [K]
-  int64_t row_begin;
-  int32_t num_rows;  // 0: nobody's
-  int32_t stride;
-  int32_t first;  // query of the segment
-};
-
-template <class T>
-struct DecodeParams {
-  const DecodeTile* tiles;  // [all units / K]
-  const DecodePlan* plan;
-  const int32_t* positions;  // [T]
-  const std::byte* q;        // [T, q_stride]
-  std::byte* out;            // [T, out_stride]
-  float* partial;            // [units, splits, partial_rows, dim] sums; null: one split
-  float2* partial_stats;     // [units, splits, partial_rows] m and l
-  uint32_t* arrived;         // [units] splits that are done; 0 between launches
-  PagedView<T> cache;
-  int64_t q_stride;
-  int64_t out_stride;
-  DType q_type;
-  DType out_type;
-  int32_t num_kv_heads;
-  int32_t first_unit;    // of this launch
-  int32_t partial_rows;  // most queries of a tile
-  int32_t stages;
-  int32_t slot_shift;
-  int32_t group;
-  int32_t dim;
-  int32_t window;
-  float scale;
-  float softcap;
-};
-
-// Warps that read entries.
-template <class T, int32_t kDim>
-inline constexpr int32_t kReaders = kDim * sizeof(T) <= 256   ? 4
-                                    : kDim * sizeof(T) <= 512 ? 2
-                                                              : 1;
-
-template <class T, int32_t kDim>
-struct DecodeShared {
-  static constexpr int32_t kRow = kRowElements<T, kDim>;
-  static constexpr int32_t kAccRow = kDim + 8;  // rows of 8 queries on different banks
-  static constexpr int32_t kTile = kKeys * kRow;
-  T queries[kQueries * kRow];
-  Visible seen[kQueries];
-  float most[kReaders<T, kDim>][kQueries];  // of each warp, in units of log2
-  float sum[kReaders<T, kDim>][kQueries];
-  uint32_t is_last;
-  // K and V of a stage of each warp; the launch made `stages` of them. A warp that is done leaves its sums in its part.
-  alignas(16) T ring[kReaders<T, kDim> * 2 * kTile];
-  static_assert(2 * kTile * sizeof(T) >= kQueries * kAccRow * sizeof(float), "a stage holds the sums");
-};
-
-// Where the output of a query begins.
-template <class T>
-__device__ __forceinline__ std::byte* output_of(const DecodeParams<T>& p, const DecodeTile& tile,
-                                                int32_t kv_head, int32_t query) {
-  const int64_t t = tile.row_begin + (tile.first + query) / p.group;
-  const int64_t head = int64_t{kv_head} * p.group + (tile.first + query) % p.group;
-  return p.out + (t * p.out_stride + head * p.dim) * bytes_of_element(p.out_type);
-}
-
-template <class T>
-__device__ __forceinline__ void store_output(const DecodeParams<T>& p, std::byte* out, int32_t d,
-                                             const float4& x, float sum) {
-  const float4 y =
-      sum == 0.0f ? float4{0.0f, 0.0f, 0.0f, 0.0f} : float4{x.x / sum, x.y / sum, x.z / sum, x.w / sum};
-  store_four(out + d * bytes_of_element(p.out_type), p.out_type, y);
-}
-
-// out = sum_s exp2(m_s - m) acc_s / sum_s exp2(m_s - m) l_s over the parts of a unit's splits, in an order that their number
-// alone decides. Each thread goes through all splits of its own columns, many of them on their way at a time, without barriers.
-template <class T, int32_t kDim>
-__device__ __forceinline__ void merge_splits(const DecodeParams<T>& p, const DecodeTile& tile,
-                                             int64_t first_row /* of split 0 */, int32_t num_splits,
-                                             int32_t kv_head, int32_t num_queries) {
-  constexpr int32_t kFours = kDim / 4;
-  for (auto i = static_cast<int32_t>(threadIdx.x); i < num_queries * kFours; i += kThreads) {
-    const int32_t query = i / kFours, d = i % kFours * 4;
-    if (d >= p.dim) continue;
-    const float2* stats = p.partial_stats + first_row + query;
-    const float* parts = p.partial + (first_row + query) * p.dim + d;
-    float most = kMinusInfinity, sum = 0.0f;
-    float4 x = {0.0f, 0.0f, 0.0f, 0.0f};
-    for (int32_t begin = 0; begin < num_splits; begin += kPartsAtOnce) {
-      float2 stat[kPartsAtOnce];
-      float4 part[kPartsAtOnce];
-#pragma unroll
-      for (int32_t s = 0; s < kPartsAtOnce; ++s) {
-        const int64_t row = int64_t{begin + s} * p.partial_rows;
-        stat[s] = {kMinusInfinity, 0.0f};
-        part[s] = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (begin + s < num_splits) {
-          stat[s] = stats[row];
-          part[s] = load_vector<float4>(parts + row * p.dim);
-        }
-      }
-      const float before = most;
-#pragma unroll
-      for (int32_t s = 0; s < kPartsAtOnce; ++s) most = fmaxf(most, stat[s].x);
-      const float base = most == kMinusInfinity ? 0.0f : most;
-      const float old = exp2_approx(before - base);
-      sum *= old;
-      x = {x.x * old, x.y * old, x.z * old, x.w * old};
-#pragma unroll
-      for (int32_t s = 0; s < kPartsAtOnce; ++s) {
-        const float factor = exp2_approx(stat[s].x - base);
-        sum += factor * stat[s].y;
-        x.x += factor * part[s].x;
-        x.y += factor * part[s].y;
-        x.z += factor * part[s].z;
-        x.w += factor * part[s].w;
-      }
-    }
-    store_output(p, output_of(p, tile, kv_head, query), d, x, sum);
-  }
-}
-
-// What a block knows before the kernels in front of it have ended.
-struct DecodeUnit {
-  DecodeTile tile;
-  DecodePlan plan;
-  int32_t unit;
-  int32_t kv_head;
-  int32_t kv_len;
-  int32_t last_page;          // of the last entry
-  int32_t pages[kMaxStages];  // of this warp's first tiles, where there is no window
-};
-
-// The tiles of a warp: every kWarps-th from the split's first on, those with an entry of [begin, end).
-struct WarpTiles {
-  int32_t first;
-  int32_t count;
-};
-template <int32_t kWarps>
-__device__ __forceinline__ WarpTiles tiles_of_warp(int32_t warp, int32_t split_begin, int32_t begin,
-                                                   int32_t end) {
-  const int32_t begin_tile = begin / kKeys, end_tile = (end + kKeys - 1) / kKeys;
-  const int32_t first = begin_tile + (warp + kWarps - (begin_tile - split_begin / kKeys) % kWarps) % kWarps;
-  const bool has_some = warp < kWarps && begin < end && first < end_tile;
-  return {first, has_some ? (end_tile - first + kWarps - 1) / kWarps : 0};
-}
 
 // Before the wait: the plan, the tile, its lengths and page ids, which no kernel writes. The entries that the warp begins with are
 // asked for, not read: they go to L2, where they are what the last kernel to write them made of them. In a model all of this has
@@ -208,8 +52,8 @@ __device__ __forceinline__ DecodeUnit prefetch_unit(const DecodeParams<T>& p) {
                             min(u.tile.stride << p.slot_shift, (split + 1) * u.plan.split_entries));
   if (p.window == 0) {
 #pragma unroll
-    for (int32_t i = 0; i < kMaxStages; ++i)
-      if (i < most.count) u.pages[i] = pages[(most.first + i * kWarps) * kKeys >> p.slot_shift];
+    for (int32_t i = 0; i < kMaxDecodeStages; ++i)
+      if (i < most.count) u.pages[i] = pages[(most.first + i * kWarps) * kDecodeKeys >> p.slot_shift];
   }
   u.kv_len = u.tile.kv_len[u.kv_head];
   const int32_t begin = split * u.plan.split_entries;
@@ -218,11 +62,11 @@ __device__ __forceinline__ DecodeUnit prefetch_unit(const DecodeParams<T>& p) {
   if (p.window == 0) {
     const int32_t count =
         tiles_of_warp<kWarps>(warp, begin, begin, min(u.kv_len, begin + u.plan.split_entries)).count;
-    const int32_t bytes = kKeys * p.dim * static_cast<int32_t>(sizeof(T));
+    const int32_t bytes = kDecodeKeys * p.dim * static_cast<int32_t>(sizeof(T));
 #pragma unroll
-    for (int32_t i = 0; i < min(kPrefetchedTiles, kMaxStages); ++i) {
+    for (int32_t i = 0; i < min(kPrefetchedTiles, kMaxDecodeStages); ++i) {
       if (i >= count) break;
-      const int64_t slot = (most.first + i * kWarps) * kKeys & ((1 << p.slot_shift) - 1);
+      const int64_t slot = (most.first + i * kWarps) * kDecodeKeys & ((1 << p.slot_shift) - 1);
       const auto* keys = reinterpret_cast<const std::byte*>(p.cache.keys(u.pages[i]) + slot * p.dim);
       const auto* values = reinterpret_cast<const std::byte*>(p.cache.values(u.pages[i]) + slot * p.dim);
       for (int32_t at = lane * 128; at < bytes; at += 32 * 128) {
@@ -237,7 +81,7 @@ __device__ __forceinline__ DecodeUnit prefetch_unit(const DecodeParams<T>& p) {
 }
 
 template <class T, int32_t kDim>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kDecodeThreads, kBlocks)
     decode_attention_kernel(const __grid_constant__ DecodeParams<T> p) {
   const DecodeUnit u = prefetch_unit<T, kDim>(p);
   wait_for_previous();
@@ -247,15 +91,16 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   constexpr int32_t kRow = Shared::kRow, kTile = Shared::kTile, kAccRow = Shared::kAccRow;
   auto& shared = *shared_memory<Shared>();
   static_assert(sizeof(Shared) + sizeof(Shared::ring) <= (99u << 10), "two stages on sm_86");
-  static_assert(!kIsHalf<T> || kBlocks * (sizeof(Shared) + (kMaxStages - 1) * sizeof(Shared::ring) + 1024) <=
-                                   (228u << 10),
-                "so many blocks of so many stages on sm_90");
+  static_assert(
+      !kIsHalf<T> ||
+          kBlocks * (sizeof(Shared) + (kMaxDecodeStages - 1) * sizeof(Shared::ring) + 1024) <= (228u << 10),
+      "so many blocks of so many stages on sm_90");
   const auto split = static_cast<int32_t>(blockIdx.y);
   const int32_t split_begin = split * u.plan.split_entries, kv_head = u.kv_head;
   // A head has as many splits as its own length needs; the plan has as many as the longest.
   if (u.tile.num_rows == 0 || (split > 0 && split_begin >= u.kv_len)) return;
   const int32_t num_splits = max(1, (u.kv_len + u.plan.split_entries - 1) / u.plan.split_entries);
-  const int32_t num_queries = min(u.tile.num_rows * p.group - u.tile.first, kQueries);
+  const int32_t num_queries = min(u.tile.num_rows * p.group - u.tile.first, kDecodeQueries);
   const auto thread = static_cast<int32_t>(threadIdx.x);
   const auto warp = static_cast<int32_t>(warp_idx());
   const auto lane = static_cast<int32_t>(lane_idx());
@@ -279,20 +124,20 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   T* ring = shared.ring + warp * p.stages * 2 * kTile;
   const int32_t* pages = u.tile.pages + int64_t{kv_head} * u.tile.stride;
   const auto page_of = [&](int32_t i) {
-    return i < tiles.count ? pages[(tiles.first + i * kWarps) * kKeys >> p.slot_shift] : 0;
+    return i < tiles.count ? pages[(tiles.first + i * kWarps) * kDecodeKeys >> p.slot_shift] : 0;
   };
   // A tile lies in one page. What lies outside of [begin, end), and columns from D on, become zeros.
   const auto copy = [&](int32_t i, int32_t page) {
     if (i < tiles.count) {
       constexpr int32_t kPiece = 16 / static_cast<int32_t>(sizeof(T)), kPieces = kDim / kPiece;
-      static_assert(kKeys * kPieces % 32 == 0, "every lane has as many");
-      const int32_t first = (tiles.first + i * kWarps) * kKeys;
+      static_assert(kDecodeKeys * kPieces % 32 == 0, "every lane has as many");
+      const int32_t first = (tiles.first + i * kWarps) * kDecodeKeys;
       const int32_t there = begin - first, gone = end - first;  // rows of [there, gone)
       const int64_t slot = first & ((1 << p.slot_shift) - 1);
       T* stage = ring + i % p.stages * 2 * kTile;
       const auto copy_rows = [&](T* to, const T* from) {
 #pragma unroll(kUnroll)
-        for (int32_t n = 0; n < kKeys * kPieces / 32; ++n) {
+        for (int32_t n = 0; n < kDecodeKeys * kPieces / 32; ++n) {
           const int32_t j = n * 32 + lane, r = j / kPieces, c = j % kPieces * kPiece;
           const bool is_there = r >= there && r < gone && c < p.dim;
           cp_async16(to + r * kRow + c, from + (is_there ? r * p.dim + c : 0), is_there ? 16 : 0);
@@ -308,16 +153,17 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const auto start = [&](const auto& first_page) {
     tiles = tiles_of_warp<kWarps>(warp, split_begin, begin, end);
 #pragma unroll
-    for (int32_t i = 0; i < kMaxStages - 1; ++i)
+    for (int32_t i = 0; i < kMaxDecodeStages - 1; ++i)
       if (i + 1 < p.stages) copy(i, first_page(i));
-    next_page = p.stages == kMaxStages ? first_page(kMaxStages - 1) : first_page(kMaxStages - 2);
+    next_page =
+        p.stages == kMaxDecodeStages ? first_page(kMaxDecodeStages - 1) : first_page(kMaxDecodeStages - 2);
   };
   // Without a window the first tiles are on their way before anything is known of the queries.
   if (p.window == 0) start([&](int32_t i) { return u.pages[i]; });
 
-  load_queries<T, kDim, kQueries, kThreads>(p.q, p.q_type, p.q_stride, segment, kv_head, p.group, p.dim,
-                                            u.tile.first, shared.queries);
-  if (thread < kQueries) {
+  load_queries<T, kDim, kDecodeQueries, kDecodeThreads>(p.q, p.q_type, p.q_stride, segment, kv_head, p.group,
+                                                        p.dim, u.tile.first, shared.queries);
+  if (thread < kDecodeQueries) {
     Visible seen;
     if (thread < num_queries) {
       if (p.window == 0 && last_position <= position) {
@@ -386,8 +232,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         mma(s[0], a, b[0]);
         mma(s[1], a, b[1]);
       }
-      const int32_t first = (tiles.first + i * kWarps) * kKeys;
-      const bool is_masked = first < max(all_begin, begin) || first + kKeys > min(all_end, end);
+      const int32_t first = (tiles.first + i * kWarps) * kDecodeKeys;
+      const bool is_masked = first < max(all_begin, begin) || first + kDecodeKeys > min(all_end, end);
       float best[2] = {most[0], most[1]};
 #pragma unroll(kUnroll)
       for (int32_t n = 0; n < 2; ++n) {
@@ -469,7 +315,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   constexpr int32_t kFours = kDim / 4;
   const int64_t first_row = int64_t{u.unit} * u.plan.num_splits * p.partial_rows;
   const int64_t partial_row = first_row + int64_t{split} * p.partial_rows;
-  for (int32_t i = thread; i < num_queries * kFours; i += kThreads) {
+  for (int32_t i = thread; i < num_queries * kFours; i += kDecodeThreads) {
     const int32_t query = i / kFours, d = i % kFours * 4;
     if (d >= p.dim) continue;
     float most = kMinusInfinity;
@@ -529,15 +375,15 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
   size_t num_tiles = 0;
   int32_t longest = 0, most_queries = 0;
   for (const DecodeSegment& segment : args.segments) {
-    most_queries =
-        std::max(most_queries, static_cast<int32_t>(std::min<int64_t>(segment.num_rows * group, kQueries)));
-    num_tiles += blocks_of(segment.num_rows * group, kQueries);
+    most_queries = std::max(
+        most_queries, static_cast<int32_t>(std::min<int64_t>(segment.num_rows * group, kDecodeQueries)));
+    num_tiles += blocks_of(segment.num_rows * group, kDecodeQueries);
     for (int32_t h = 0; h < shape.num_kv_heads; ++h) longest = std::max(longest, segment.tables.kv_len[h]);
   }
   if (num_tiles == 0) return;
   const auto num_kv_heads = static_cast<size_t>(shape.num_kv_heads);
   const size_t num_places = context.num_places(args.segments.size(), args.q.rows);
-  const auto row_tiles = static_cast<size_t>(blocks_of(group, kQueries));
+  const auto row_tiles = static_cast<size_t>(blocks_of(group, kDecodeQueries));
   const size_t all_tiles = num_tiles + (num_places - args.segments.size()) * row_tiles;
   const Staged<DecodeTile> tiles = context.stage<DecodeTile>(all_tiles);
   const Staged<int32_t> lengths = context.stage<int32_t>(num_places * num_kv_heads);
@@ -554,11 +400,12 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
                        .num_rows = static_cast<int32_t>(segment.num_rows),
                        .stride = segment.tables.stride,
                        .first = 0};
-    for (; view.first < view.num_rows * group; view.first += kQueries) tiles.host[tile++] = view;
+    for (; view.first < view.num_rows * group; view.first += kDecodeQueries) tiles.host[tile++] = view;
   }
   const DType type = args.cache.dtype;
   const int32_t most_shared = context.limits().max_shared_bytes;
-  const int32_t stages = stage_bytes(type, shape.head_dim, kMaxStages) <= most_shared ? kMaxStages : 2;
+  const int32_t stages =
+      stage_bytes(type, shape.head_dim, kMaxDecodeStages) <= most_shared ? kMaxDecodeStages : 2;
   const int32_t shared_bytes = stage_bytes(type, shape.head_dim, stages);
   // Each block takes 1 KiB more than it asks for, and so much more than a block may have is there for all together.
   const int64_t places =
@@ -619,7 +466,7 @@ void decode_attention(Context& context, const DecodeAttentionArgs& args) {
       const auto count = static_cast<uint32_t>(std::min(units_at_once, all_units - first));
       dispatch_head_dim(shape.head_dim, [&]<int32_t kDim>() {
         launch(decode_attention_kernel<T, kDim>, {.x = count, .y = static_cast<uint32_t>(num_splits)},
-               kThreads, static_cast<uint32_t>(shared_bytes), context.ready(), params);
+               kDecodeThreads, static_cast<uint32_t>(shared_bytes), context.ready(), params);
       });
     }
   });

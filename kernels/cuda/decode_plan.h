@@ -9,7 +9,6 @@ namespace restkv::cuda {
 
 inline constexpr int32_t kMinSplit = 64, kFixedSplit = 256;  // entries
 inline constexpr int64_t kMostSplits = 4;                    // of units that fill the places
-inline constexpr int64_t kRounds = 1;  // of blocks that few units are split into, if long
 inline constexpr int64_t kWorthwhileSpans =
     8;  // of a split more than fills the places: its start and its merge cost something
 
@@ -24,8 +23,7 @@ inline DecodePlan plan_decode(int64_t units, int64_t longest, int64_t places, bo
   const int64_t least = is_deterministic ? kFixedSplit : kMinSplit;
   const int64_t spans = std::max<int64_t>(1, (longest + least - 1) / least);
   if (is_deterministic) return {static_cast<int32_t>(spans), kFixedSplit};
-  int64_t wanted = std::max(places / units, std::min(kRounds * places / units, spans / kWorthwhileSpans));
-  wanted = std::clamp<int64_t>(wanted, 1, spans);
+  int64_t wanted = std::clamp<int64_t>(places / units, 1, spans);
   if (units > places / 2) {
     double best = 0;
     for (int64_t splits = 1; splits <= kMostSplits; ++splits) {
@@ -50,7 +48,7 @@ inline int32_t listed_splits(const DecodePlan& plan, int64_t fewest_units, int64
   if (plan.num_splits <= kMostSplits) return plan.num_splits;
   int64_t splits = 2 * kMostSplits;
   while (splits < plan.num_splits) splits *= 2;
-  const int64_t most = is_deterministic ? splits : std::min(splits, kRounds * places / fewest_units);
+  const int64_t most = is_deterministic ? splits : std::min(splits, places / fewest_units);
   return static_cast<int32_t>(std::max<int64_t>(most, plan.num_splits));
 }
 
