@@ -1,7 +1,7 @@
 // The whole engine on a model of random weights in the shape of Llama-3.1-8B: first token, time between tokens, tokens a
 // second, and what eviction takes of them. One line of JSON for each setting; tests/bench/gpu_report.py puts them beside the
 // floor of docs/measurements (weights once a step, the cache once a step) and the competitors of the same run.
-//   engine_bench --stage decode|prefill|schedule [--device cuda:0|cpu] [--shape 8b|tiny] [--seconds N]
+//   engine_bench --stage decode|prefill|schedule [--device cuda:0|cpu] [--shape 8b|tiny] [--seconds N] [--cuda-graphs on|off]
 // No file is read: every weight is a view of one random buffer, which the backend copies to the device in its own places.
 #include <algorithm>
 #include <cmath>
@@ -297,7 +297,7 @@ int usage(const std::string& what) {
   std::fprintf(stderr,
                "engine_bench: %s\nusage: engine_bench --stage decode|prefill|schedule [--device cuda:N|cpu] "
                "[--shape 8b|tiny] "
-               "[--seconds N]\n",
+               "[--seconds N] [--cuda-graphs on|off]\n",
                what.c_str());
   return 2;
 }
@@ -321,6 +321,8 @@ int main_of(int argc, char** argv) {
       shape = value;
     } else if (word == "--seconds") {
       seconds = std::atoi(value.c_str());
+    } else if (word == "--cuda-graphs") {
+      options.cuda_graphs = value == "on";
     } else {
       return usage("unknown option '" + word + "'");
     }
