@@ -44,6 +44,8 @@
 //                 wgmma_fence(registers...): before the first product over registers that anything else has written;
 //                 wgmma_commit(), wgmma_wait<N>(registers...): all but the last N groups are through; `registers` may be read from then on.
 //                 fence_proxy_async(): what this thread wrote to shared memory, by cp.async too (after its wait), is there for wgmma behind the next barrier
+//                 give_registers<N>(), take_registers<N>(): a thread has N registers from here on, fewer or more than before: multiples of 8,
+//                 24 to 256, all threads of the block together no more than at the launch; whole warpgroups, each a branch of its own to the end
 //                 stop_kernel(): the launch fails
 // Type-generic tiles over these, f32 included: tile.h.
 #pragma once

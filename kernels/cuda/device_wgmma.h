@@ -199,6 +199,18 @@ __device__ __forceinline__ void wgmma_registers(float (&d)[kColumns][4], const u
   }
 }
 
+// setmaxnreg: from the block's registers, of which every thread has those of the launch at first.
+template <uint32_t kCount>
+__device__ __forceinline__ void give_registers() {
+  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <uint32_t kCount>
+__device__ __forceinline__ void take_registers() {
+  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
 // No answer is better than the one of a kernel that was started where it cannot run.
 __device__ __forceinline__ void stop_kernel() { asm volatile("trap;"); }
 

@@ -23,6 +23,8 @@ void wgmma_wait(uint32_t groups_left, const Place& place);
 void check_wgmma_done(const float* d, const Place& place);
 void fence_proxy_async();
 uint64_t wgmma_tile(const void* tile, uint32_t leading_bytes, uint32_t stride_bytes, const Place& place);
+// Registers are not counted here, but all of a warpgroup must come to it.
+void change_registers(const Place& place);
 
 }  // namespace restkv::emulator
 
@@ -71,6 +73,17 @@ inline void wgmma_registers(float (&d)[kColumns][4], const uint32_t (&a)[4], uin
                             const emulator::Place& place = emulator::Place::current()) {
   static_assert(kIsHalf<T> && (kColumns == 8 || kColumns == 12 || kColumns == 16 || kColumns == 32));
   emulator::wgmma({&d[0][0], a, 0, b, kColumns, wgmma_element<T>, true, true}, place);
+}
+
+template <uint32_t kCount>
+inline void give_registers(const emulator::Place& place = emulator::Place::current()) {
+  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
+  emulator::change_registers(place);
+}
+template <uint32_t kCount>
+inline void take_registers(const emulator::Place& place = emulator::Place::current()) {
+  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
+  emulator::change_registers(place);
 }
 
 inline void stop_kernel(const emulator::Place& place = emulator::Place::current()) {

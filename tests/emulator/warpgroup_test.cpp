@@ -20,6 +20,7 @@ enum class Mistake : uint8_t {
   kTileOffPattern,
   kTileBehindTheEnd,
   kThreadMissing,
+  kThreadKeepsRegisters,
   kOtherPlace,
   kOtherTile,
   kReadsEarly,
@@ -63,6 +64,7 @@ __global__ void __launch_bounds__(128) mistake_kernel(const __grid_constant__ Mi
   for (int32_t k = 0; k < 4; ++k)
     for (int32_t i = 0; i < 4; ++i)
       weights[k][i] = load_vector<uint32_t>(p.in + (row + i % 2 * 8) * 64 + k * 16 + c + i / 2 * 8);
+  if (!is(Mistake::kThreadKeepsRegisters) || thread != 5) take_registers<240>();
   float s[8][4];
   if (!is(Mistake::kNoFence)) wgmma_fence();
   multiply_keys<Tile, Tile>(s, shared.a, shared.b);
@@ -157,6 +159,7 @@ TEST_P(Warpgroup, MistakesAreReported) {
       {Mistake::kTileOffPattern, "does not begin at a multiple of 1024 bytes"},
       {Mistake::kTileBehindTheEnd, "bytes of shared memory"},
       {Mistake::kThreadMissing, "waits in wgmma"},
+      {Mistake::kThreadKeepsRegisters, "while other threads of the warpgroup are in"},
       {Mistake::kOtherPlace, "while other threads of the warpgroup are in wgmma"},
       {Mistake::kOtherTile, "ask for different products"},
       {Mistake::kNoCommit, "taken before the wait for its group"},

@@ -117,6 +117,26 @@ TEST_P(Attention, TheCutDoesNotMatterToTheBit) {
   }
 }
 
+// So many entries that a kernel comes back to the same places of shared memory again and again.
+TEST_P(Attention, LongPrefixes) {
+  for (const auto& [head_dim, heads] : {std::pair{64, 2}, {128, 8}, {136, 4}}) {
+    const DType dtype = has_cache_type(backend_case(), DType::kBF16) ? DType::kBF16 : DType::kF32;
+    const Case c{heads, heads / 2, head_dim, 0.0f, 0, dtype};
+    const int64_t prefix = head_dim > 128 ? 500 : 1000;
+    const Inputs in(c, prefix + 70);
+    const Output actual = prefill(*backend_, in, {}, prefix);
+    for (const int64_t t : {prefix, prefix + 33, in.n - 1}) {
+      for (int64_t h = 0; h < c.heads; ++h) {
+        const std::vector<reference::Entry> entries = in.entries(h / 2);
+        const auto at = static_cast<size_t>(t * in.q_cols() + h * c.head_dim);
+        const auto expected = reference::attention(in.shape, &in.q[at], t, entries);
+        expect_close(&actual.out[at], expected.out, tolerance(backend_case(), c.dtype),
+                     label(c) + " t=" + std::to_string(t));
+      }
+    }
+  }
+}
+
 // A device takes larger blocks of queries where there are enough of them for all of its multiprocessors.
 TEST_P(Attention, TheSizeOfBlocksDoesNotMatterToTheBit) {
   const bool is_small = backend_case().is_emulated;
