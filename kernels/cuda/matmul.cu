@@ -4,8 +4,7 @@
 //           slices by cp.async. Matrix-bound beyond some 200 rows. Shared memory 30 KB (16-bit), 60 KB (f32: 2 blocks, not 3).
 //   streams (T = 1): a block streams four weight rows past L1, the 4 warps taking turns at the columns, so that a piece of x serves
 //           four rows; a lane has 8 accesses of 16 bytes on their way. Memory-bound: 8 blocks keep 128 KB of a multiprocessor
-//           on their way, the first of them already while the kernel before ends (wait_for_previous), and L2 is asked for as
-//           many again then. N = 4,096 on 132
+//           on their way, the first of them already while the kernel before ends (wait_for_previous). N = 4,096 on 132
 //           multiprocessors is 1,024 blocks of 1,056 places: one wave, 97% full.
 // f32 (tests) uses exact products in the same places. Products of several rows in 16 bits are the vendor's library's where
 // there is one and not `deterministic` (Runtime::multiply); outputs whose weights and results lie side by side are one product.
@@ -33,8 +32,6 @@ template <class T>
 constexpr int32_t kPer16 = 16 / sizeof(T);
 template <class T>
 constexpr int32_t kInFlight = kIsHalf<T> ? 2 : 1;  // pieces of each
-constexpr int32_t kAheadBytes = 4096;  // of each, behind those, asked of L2 before the wait; 0: none
-static_assert(kAheadBytes <= 32 * 128, "a line for each lane");
 static_assert(kWarps == 4 && kTileM == 2 * 32 && kTileN == 2 * 32, "a warp owns a quarter of the tile");
 
 template <class T>
@@ -248,15 +245,6 @@ __device__ __forceinline__ StreamRows<T> prefetch_rows(const MatmulParams<T>& p)
   const int64_t c = int64_t{threadIdx.x} * kPer16<T>;
   block.is_held = c + (kInFlight<T> - 1) * kStreamStep<T> < whole_columns(p);
   if (block.is_held) load_weights(block.weights, block.rows, c, kStreamStep<T>);
-  // A kernel before this one that waits more than it reads, as attention does, leaves time for as much again; a warp asks for
-  // one row.
-  static_assert(kStreamRows == kWarps);
-  const int32_t at = static_cast<int32_t>(lane_idx()) * 128;
-  const int64_t column = kInFlight<T> * kStreamStep<T> + at / static_cast<int32_t>(sizeof(T));
-  if (at < kAheadBytes && column < whole_columns(p)) {
-    const int64_t row = min(block.first + warp_idx(), block.output->num - 1);
-    prefetch_line(block.output->weight + row * block.output->weight_stride + column);
-  }
   return block;
 }
 
