@@ -207,6 +207,12 @@ void run_block() {
   for (uint32_t i = 0; i < kCanaryBytes && machine.error.empty(); ++i)
     if (canary[i] != kCanary) machine.error = "the kernel wrote behind its shared memory";
   ASAN_POISON_MEMORY_REGION(canary, kCanaryBytes);
+  for (uint32_t i = 0; i < kMaxBarriers && machine.error.empty(); ++i) {
+    const uint32_t arrived = machine.barriers[i].arrived;
+    if (arrived > 0)
+      machine.error =
+          "barrier " + std::to_string(i) + " is left with " + std::to_string(arrived) + " threads";
+  }
   if (machine.error.empty()) return;
   throw EmulatorError("block (" + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ", " +
                       std::to_string(blockIdx.z) + "), thread " + std::to_string(machine.current) + ": " +

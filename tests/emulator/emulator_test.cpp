@@ -471,7 +471,7 @@ TEST(EmulatorOrders, ARaceOfBlocksGivesDifferentAnswers) {
 
 struct PingPongParams {
   float* out;  // [1]
-  int barrier_id;
+  int frees;   // how often the consumer says that the slot is free; 3 times somebody waits for it
 };
 // A producer warp and a consumer warp with named barriers.
 __global__ void __launch_bounds__(64) ping_pong_kernel(const __grid_constant__ PingPongParams p) {
@@ -485,7 +485,7 @@ __global__ void __launch_bounds__(64) ping_pong_kernel(const __grid_constant__ P
     } else {
       barrier_sync(1, 64);  // the slot is full
       sum += *slot;
-      if (i < 3) barrier_arrive(2, 64);
+      if (i < p.frees) barrier_arrive(2, 64);
     }
   }
   if (threadIdx.x == 32) *p.out = sum;
@@ -493,8 +493,12 @@ __global__ void __launch_bounds__(64) ping_pong_kernel(const __grid_constant__ P
 
 TEST_P(Emulator, NamedBarriers) {
   float out = 0.0f;
-  launch(ping_pong_kernel, {}, 64, 4, nullptr, PingPongParams{&out, 1});
+  launch(ping_pong_kernel, {}, 64, 4, nullptr, PingPongParams{&out, 3});
   EXPECT_EQ(out, 10.0f);
+  EXPECT_NE(error_of([&] {
+              launch(ping_pong_kernel, {}, 64, 4, nullptr, PingPongParams{&out, 4});
+            }).find("barrier 2 is left with 32 threads"),
+            std::string::npos);
 }
 
 }  // namespace
