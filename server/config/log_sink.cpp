@@ -35,7 +35,15 @@ bool LogSink::write_whole(std::string_view text) {
 void LogSink::sink_it_(const spdlog::details::log_msg& message) {
   std::string text;
   if (is_broken_) text += '\n';
-  if (lost_ > 0) text += notice_(lost_) + '\n';
+  if (lost_ > 0) {  // by itself: a line behind it that gets stuck is not in its number
+    text += notice_(lost_) + '\n';
+    if (!write_whole(text)) {
+      ++lost_;
+      return;
+    }
+    lost_ = 0;
+    text.clear();
+  }
   spdlog::memory_buf_t line;
   formatter_->format(message, line);
   text.append(line.data(), line.size());
