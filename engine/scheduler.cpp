@@ -12,7 +12,7 @@ namespace {
 // where a prediction is 30 % short. Where more prompts wait than sequences decode, their share grows with that ratio: a gap
 // between tokens then delays fewer than it serves, and a queue of prompts would else get no more than 41 % of the machine.
 constexpr double kPromptShare = 0.7;
-constexpr double kMostWaiting = 5.0;  // prompts to a sequence that decodes: gaps stay below 4.5 steps
+constexpr double kMostWaiting = 5.0;  // prompts to a sequence that decodes: gaps of 4.5 steps, as predicted
 // An old long prompt leaves every second unit to a prompt that has less than this part of its work left: otherwise nobody who
 // arrives gets a first token before it ends, which may take minutes.
 constexpr double kMuchShorter = 0.25;

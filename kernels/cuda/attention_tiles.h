@@ -1,5 +1,5 @@
-// What the two attention kernels share: the entries of one KV head (pages, then scratch rows, one index space), their tiles
-// in shared memory, the queries of a group packed into one index, and which entries each of them sees.
+// What the attention kernels share: the entries of one KV head (pages, then scratch rows, one index space), padded rows in
+// shared memory, the queries of a group packed into one index, and which entries each of them sees.
 //   query i of a segment: row i / G, head i % G of the group
 //   entries: [0, prefix_len) pages | [prefix_len, prefix_len + N) scratch
 #pragma once

@@ -9,8 +9,8 @@ namespace restkv::cuda {
 
 inline constexpr int32_t kMinSplit = 64, kFixedSplit = 256;  // entries
 inline constexpr int64_t kMostSplits = 4;                    // of units that fill the places
-inline constexpr int64_t kWorthwhileSpans =
-    8;  // of a split more than fills the places: its start and its merge cost something
+// Of a split, where there are more of them than places: its start and its merge cost something.
+inline constexpr int64_t kWorthwhileSpans = 8;
 
 struct DecodePlan {
   int32_t num_splits = 1;

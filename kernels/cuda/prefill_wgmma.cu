@@ -8,7 +8,7 @@
 // together, but that they ask for products by turns:
 //   S' = Q K'^T of the next tile, then O += P V of this one; the softmax of S' runs while P V and the other's products do.
 // The copying warpgroup gives most of its registers to the others.
-// Every tile that some query of the block sees is multiplied for all of them, with weight 0 where it is not seen: a NaN in V of
+// Every tile that some query of the block sees is multiplied for all of them, with weight 0 where it is not seen: a NaN or inf in V of
 // such an entry may reach the other queries of the block.
 // Grid: tile of queries x KV head, the tiles with most entries first. Bound: matrix products, 4*D flops for each visible pair;
 // exponentials come close behind (at D = 128 the units for them need as long as the tensor cores for P V).
@@ -45,13 +45,10 @@ struct WgmmaShared {
 };
 
 // Named barriers of a slot: its entries are there for wgmma, and nobody reads them any more.
-template <int32_t kSlots>
-__device__ __forceinline__ uint32_t filled(int32_t slot) {
-  return 1u + static_cast<uint32_t>(slot);
-}
+__device__ __forceinline__ uint32_t filled(int32_t slot) { return 1u + static_cast<uint32_t>(slot); }
 template <int32_t kSlots>
 __device__ __forceinline__ uint32_t freed(int32_t slot) {
-  return filled<kSlots>(slot) + kSlots;
+  return filled(slot) + kSlots;
 }
 
 // Logits to weights of the next tile, while the products before it are on their way: what is left to do with their sums is to
@@ -86,7 +83,7 @@ __device__ __forceinline__ void pack_weights(uint32_t (&weights)[kColumns / 2][4
   }
 }
 
-// Entries [begin, end) of the tiles: whole ones, aligned.
+// Tiles from `begin`, the first entry of one, to the last that some query sees.
 template <int32_t kKeys>
 __device__ __forceinline__ int32_t count_tiles(const Visible& some, int32_t begin) {
   return begin < some.end ? (some.end - begin + kKeys - 1) / kKeys : 0;
@@ -129,7 +126,7 @@ __device__ __forceinline__ void copy_tiles(const PrefillParams<T>& p, WgmmaShare
     if (i < kLag) continue;
     cp_async_wait<kLag>();
     fence_proxy_async();
-    barrier_arrive(filled<kSlots>(landed), kThreads);
+    barrier_arrive(filled(landed), kThreads);
     landed = landed + 1 == kSlots ? 0 : landed + 1;
   }
 }
@@ -173,7 +170,7 @@ __device__ __forceinline__ void attend(const PrefillParams<T>& p, WgmmaShared<T,
     uint32_t weights[kKeys / 16][4];
     int32_t keys = 0;  // slot of the tile
     if (group == 1) give_turn(false);
-    barrier_sync(filled<kSlots>(keys), kThreads);
+    barrier_sync(filled(keys), kThreads);
     await_turn();
     wgmma_fence();
     multiply_keys<Queries, Entries>(s, queries, shared.slots[keys]);
@@ -189,8 +186,8 @@ __device__ __forceinline__ void attend(const PrefillParams<T>& p, WgmmaShared<T,
       first += kKeys;
       const int32_t values = keys + 1;
       keys = keys + 2 == kSlots ? 0 : keys + 2;
-      barrier_sync(filled<kSlots>(keys), kThreads);
-      barrier_sync(filled<kSlots>(values), kThreads);
+      barrier_sync(filled(keys), kThreads);
+      barrier_sync(filled(values), kThreads);
       await_turn();
       wgmma_fence(out, weights);
       multiply_keys<Queries, Entries>(s, queries, shared.slots[keys]);
@@ -210,7 +207,7 @@ __device__ __forceinline__ void attend(const PrefillParams<T>& p, WgmmaShared<T,
       if (tiles_left > kSlots / 2) barrier_arrive(freed<kSlots>(values), kThreads);
       pack_weights<T>(weights, s);
     }
-    barrier_sync(filled<kSlots>(keys + 1), kThreads);
+    barrier_sync(filled(keys + 1), kThreads);
     wgmma_fence(out, weights);
     multiply_values<Entries>(out, weights, shared.slots[keys + 1]);
     wgmma_commit();

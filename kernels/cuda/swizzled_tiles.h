@@ -29,8 +29,8 @@ struct SwizzledTile {
   }
 };
 
-// Tiles as operands; kBytes behind each other in shared memory.
-inline constexpr uint32_t kNoStride = 16;  // where there is nothing to step over
+// Bytes from a panel to the next where an operand has one alone.
+inline constexpr uint32_t kNoStride = 16;
 
 // s = queries [64, D] keys^T [D, 8 kColumns], both as rows; on its way until the caller has committed and waited.
 template <class Queries, class Keys, int kColumns>

@@ -322,6 +322,7 @@ int main_of(int argc, char** argv) {
     } else if (word == "--seconds") {
       seconds = std::atoi(value.c_str());
     } else if (word == "--cuda-graphs") {
+      if (value != "on" && value != "off") return usage("--cuda-graphs is on or off, not '" + value + "'");
       options.cuda_graphs = value == "on";
     } else {
       return usage("unknown option '" + word + "'");

@@ -146,7 +146,8 @@ TEST_P(Attention, TheSizeOfBlocksDoesNotMatterToTheBit) {
   for (int64_t end = piece; end < n; end += piece) cuts.push_back(end);
   for (const Case& c :
        {Case{heads, heads / 2, 128, 0.0f, 0, DType::kF16}, Case{heads, heads / 2, 80, 20.0f, 50, DType::kF16},
-        Case{heads, heads / 2, 64, 0.0f, 0, DType::kBF16}}) {
+        Case{heads, heads / 2, 64, 0.0f, 0, DType::kBF16},
+        Case{heads, heads / 2, 256, 0.0f, 0, DType::kBF16}}) {
     if (!has_cache_type(backend_case(), c.dtype)) continue;
     const Inputs in(c, n);
     const Output whole = prefill(*backend_, in, {});
