@@ -161,7 +161,7 @@ struct StorePagesArgs {
 
 // One token for each row, in the order of architecture.md (bias, bans, penalties, temperature, min-p, top-k, top-p).
 struct SampleArgs {
-  Tensor logits;                    // [>= B, V]; overwritten; rows behind B are nobody's
+  Tensor logits;                    // [>= B, V]; may be overwritten; rows behind B are nobody's
   std::span<const SampleRow> rows;  // [B]
   std::span<SampleResult> results;  // [B], awaited
   Tensor drawn = {};  // [1, B] i32 or empty: the tokens again, for a gather; 0 where there is none (NaN)

@@ -24,18 +24,6 @@ __device__ __forceinline__ T warp_reduce(T v, Op op) {
   return v;
 }
 
-// `partial` [32] in shared memory; free to be used again when this returns.
-template <class T, class Op>
-__device__ __forceinline__ T block_reduce(T v, Op op, T* partial) {
-  v = warp_reduce(v, op);
-  if (lane_idx() == 0) partial[warp_idx()] = v;
-  sync_threads();
-  T result = partial[0];
-  for (uint32_t w = 1; w < blockDim.x / kWarpSize; ++w) result = op(result, partial[w]);
-  sync_threads();
-  return result;
-}
-
 // The sum over a block with one barrier: `partial` [32] in shared memory is free only after the next one.
 __device__ __forceinline__ float block_sum(float v, float* partial) {
   v = warp_reduce(v, Sum{});

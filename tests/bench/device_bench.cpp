@@ -3,7 +3,8 @@
 // line of JSON for each, with GB/s of what has to move and TFLOP/s; tests/bench/gpu_report.py puts them beside what the same
 // run measured for a copy, a product and the competitors.
 //   device_bench [--device cuda:0|emulated] [--small] [--seconds N] [--only PART] [--rows N]
-// --rows: a cut of that many rows alone, for a profiler. PART: decode_attention, prefill_attention, matmul, rows, cut, factor_projection or sample.
+// PART: decode_attention, prefill_attention, matmul, rows, cut, factor_projection or sample. --rows: with --only cut, a cut of that many
+// rows alone, for a profiler.
 // `emulated` and --small are for the test that keeps this running; their times mean nothing. Built as kernel_accesses it says how
 // the accesses of each op's kernels fall on banks and sectors instead (tests/emulator/access_counters.h).
 #include <algorithm>

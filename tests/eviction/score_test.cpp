@@ -149,6 +149,26 @@ TEST_P(Score, PartsOfHalfRowsAgreeWithTheFormulas) {
   }
 }
 
+// Values and projection over any power of two: f16, in which a card multiplies them, has not their range.
+TEST_P(Score, ScaleOfValuesAndProjectionIsThatOfTheScores) {
+  const std::unique_ptr<Backend> backend = make(1);
+  const ScoreSpec spec{.kind = ScoreKind::kIndicatorQuery};
+  for (const DType dtype : dtypes_of_column(GetParam())) {
+    EvictionCase c({.rows = 70, .queries = 6, .dtype = dtype, .has_half_queries = dtype != DType::kF32});
+    const std::vector<float> before = run_score(*backend, c, spec);
+    for (std::vector<float>* numbers : {&c.w_o, &c.v}) {
+      if (numbers == &c.v && dtype == DType::kF16) continue;  // its own range is as small
+      for (const float power : {0x1p40f, 0x1p-40f}) {
+        for (float& x : *numbers) x *= power;
+        const std::vector<float> got = run_score(*backend, c, spec);
+        for (float& x : *numbers) x /= power;
+        for (size_t i = 0; i < got.size(); ++i)
+          EXPECT_NEAR(got[i] / power, before[i], 1e-5f * before[i]) << i << " power " << power;
+      }
+    }
+  }
+}
+
 // More rows than one pass of a kernel takes: partial results are merged, whichever part holds a query's top row.
 TEST_P(Score, ManyRows) {
   const std::unique_ptr<Backend> backend = make(2);

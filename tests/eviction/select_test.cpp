@@ -180,6 +180,28 @@ TEST_P(Select, ManyRowsOfFewScores) {
   }
 }
 
+// More rows than the maps in shared memory have bits for.
+TEST_P(Select, RowsBeyondTheMapsInSharedMemory) {
+  const std::unique_ptr<Backend> backend = make(1);
+  std::mt19937 random(12);
+  constexpr int32_t kRows = 70001, kKeep = 300;
+  std::vector<float> scores(kRows);
+  for (float& x : scores) x = static_cast<float>(random() % 1000);
+  std::vector<int32_t> expected(kRows);
+  std::iota(expected.begin(), expected.end(), 0);
+  std::sort(expected.begin(), expected.end(), [&](int32_t a, int32_t b) {
+    const float x = scores[static_cast<size_t>(a)], y = scores[static_cast<size_t>(b)];
+    return x > y || (x == y && a > b);
+  });
+  expected.resize(kKeep);
+  std::sort(expected.begin(), expected.end());
+  Selection one{.scores = {scores}, .keep = {kKeep}};
+  EXPECT_EQ(one.run(*backend).kept[0], expected);
+  Selection two{.scores = {scores, scores}, .keep = {kKeep}, .pins = 3};
+  EXPECT_EQ(two.run(*backend).kept[0], expected);
+  EXPECT_TRUE(two.new_pins[0].empty());  // the second array brings nothing in
+}
+
 TEST_P(Select, NanAndInfRankFirstAndAreCounted) {
   const std::unique_ptr<Backend> backend = make(1);
   Selection s{.scores = {{9, NAN, 3, INFINITY, 8, -NAN}}, .keep = {4}};
