@@ -110,7 +110,7 @@ def test_grpc_call(logged):
 def test_a_log_that_nobody_reads_holds_nobody_up(binary, stories_model):
     """Stderr is a pipe whose reader stands still, as that of a container's log may; later it goes on."""
     reader, writer = os.pipe()
-    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 8192)
     process = subprocess.Popen([binary, "serve", stories_model, "--port", "0"], stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, stderr=writer, env=clean_environment())
     os.close(writer)
@@ -130,7 +130,8 @@ def test_a_log_that_nobody_reads_holds_nobody_up(binary, stories_model):
             ask()
         output = os.read(reader, 65536)
         ask()
-        output += os.read(reader, 65536)
+        while not output.endswith(b'key=""\n') or b"were lost" not in output:
+            output += os.read(reader, 65536)
         lost = re.search(rb"nobody read the log: lines were lost lines=(\d+)\n", output)
         assert lost and int(lost[1]) + output.count(b"status=400") == 121
         process.terminate()
