@@ -119,7 +119,7 @@ TEST_F(HttpServerTest, PathsWithoutABodyTakeNone) {
 
 TEST_F(HttpServerTest, WorkersHaveABoundedQueue) {
   start({.max_queue = 1});
-  const std::string body = R"({"content":")" + std::string(4'000'000, 'a') + R"("})";
+  const std::string body = R"({"content":")" + std::string(2'000'000, 'a') + R"("})";
   std::vector<std::unique_ptr<RawClient>> clients;
   for (int i = 0; i < 6; ++i) {
     clients.push_back(std::make_unique<RawClient>(server_->port()));
