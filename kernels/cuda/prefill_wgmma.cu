@@ -45,7 +45,10 @@ struct WgmmaShared {
 };
 
 // Named barriers of a slot: its entries are there for wgmma, and nobody reads them any more.
-__device__ __forceinline__ uint32_t filled(int32_t slot) { return 1u + static_cast<uint32_t>(slot); }
+template <int32_t = 0>  // or it counts as unused where there is no wgmma
+__device__ __forceinline__ uint32_t filled(int32_t slot) {
+  return 1u + static_cast<uint32_t>(slot);
+}
 template <int32_t kSlots>
 __device__ __forceinline__ uint32_t freed(int32_t slot) {
   return filled(slot) + kSlots;
