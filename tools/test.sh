@@ -2,13 +2,13 @@
 # Everything that decides whether RestKV is in order, on a fresh Debian 12 machine and without a GPU:
 #   install (Debian and Python packages, the demo model), release (build), asan and tsan (build, ctest), fuzz (build,
 #   10 s for each target), cuda, tests (ctest of release, pytest).
-# A part that fails does not stop the later ones; the summary names it and the exit code is 1. More than 40 minutes in
-# all is a failure too. Logs: build/test-logs/.
+# A part that fails does not stop the later ones; the summary names it and the exit code is 1. More than 60 minutes in
+# all is a failure too, more than the 40 that are the aim on two cores is said. Logs: build/test-logs/.
 #   tools/test.sh [--slow]    --slow adds the tests labelled slow and runs each fuzz target for 300 s
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly limit_minutes=40
+readonly goal_minutes=40 limit_minutes=60
 readonly logs=build/test-logs
 readonly labels=(install release asan tsan fuzz cuda tests)
 fuzz_seconds=10
@@ -146,6 +146,9 @@ for label in "${labels[@]}"; do
 done
 total=$(awk -v s="${seconds[*]}" 'BEGIN { n = split(s, part, " "); for (i = 1; i <= n; i++) t += part[i]; print t / 60 }')
 printf '%-8s %8.1f\n' total "$total"
+if (( check_time )) && awk -v t="$total" -v limit=$goal_minutes 'BEGIN { exit !(t > limit) }'; then
+  echo "test: it took more than the $goal_minutes minutes that it is to stay below"
+fi
 if (( check_time )) && awk -v t="$total" -v limit=$limit_minutes 'BEGIN { exit !(t > limit) }'; then
   echo "test: FAILED: it took more than $limit_minutes minutes"
   failed=1
