@@ -1,4 +1,5 @@
-// poll() says whether a pipe has room for PIPE_BUF bytes: pieces of that size never block.
+// poll() says whether a pipe has room for PIPE_BUF bytes: pieces of that size never block. (A pipe set to a single page has,
+// by poll(), none from its first byte on, and loses all but one line at a time.)
 #include "server/config/log_sink.h"
 
 #include <algorithm>
