@@ -25,6 +25,7 @@ inline constexpr int64_t kMaxHeadDim = 256;
 inline constexpr int64_t kMaxFfn = 1 << 20;
 inline constexpr int64_t kMaxVocab = 1 << 23;  // what the sampler's work space has room for
 inline constexpr int64_t kMaxContext = 1 << 30;
+inline constexpr double kMaxTheta = 1e15;
 
 // "key is VALUE; ALLOWED"
 Status bad_field(std::string_view key, const std::string& value, const std::string& allowed);

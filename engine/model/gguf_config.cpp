@@ -11,8 +11,6 @@
 namespace restkv {
 namespace {
 
-constexpr double kMaxTheta = 1e15;
-
 // Control tokens that end a turn, by their text: many files name only one of them in their metadata.
 constexpr std::array<std::string_view, 7> kEndTexts = {
     "</s>", "<eos>", "<end_of_turn>", "<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>"};

@@ -12,7 +12,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr double kMaxTheta = 1e15;
 constexpr int64_t kMaxTokenId = (int64_t{1} << 31) - 1;
 
 // Fields of models that are more than these families: refused by name, whatever the architecture says.

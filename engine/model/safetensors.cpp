@@ -46,7 +46,7 @@ constexpr std::array<ForeignType, 11> kForeignTypes = {{{"BOOL", 1},
                                                         {"U64", 8},
                                                         {"F64", 8}}};
 
-struct Extent {
+struct ByteRange {
   uint64_t begin, end;
 };
 
@@ -182,8 +182,8 @@ class HeaderParser {
   std::span<const std::byte> data_;
   const std::string& path_;
   SafetensorsFile out_;
-  std::vector<FileTensor> order_;  // in header order
-  std::vector<Extent> extents_;    // of order_
+  std::vector<FileTensor> order_;   // in header order
+  std::vector<ByteRange> extents_;  // of order_
 };
 
 Result<std::string> read_text(const std::string& path, uint64_t limit) {

@@ -18,17 +18,15 @@ Status unknown_type(const char* what, const std::string& type) {
   return unimplemented(std::string("tokenizer.json: the ") + what + " '" + type + "' is not supported");
 }
 
-Status malformed(const std::string& what) { return invalid_argument("tokenizer.json: " + what); }
-
 // Beyond these a file means harm: 40 steps that double a text make a terabyte of one letter.
 constexpr double kMaxGrowth = 256;
 constexpr size_t kMaxSteps = 256;
 
 Status check_growth(const char* what, size_t num_steps, double growth) {
   if (num_steps <= kMaxSteps && growth <= kMaxGrowth) return {};
-  return malformed(std::string("the ") + what + " has more than " + std::to_string(kMaxSteps) +
-                   " steps, or makes a text more than " + std::to_string(static_cast<int>(kMaxGrowth)) +
-                   " times as long");
+  return malformed_tokenizer(std::string("the ") + what + " has more than " + std::to_string(kMaxSteps) +
+                             " steps, or makes a text more than " +
+                             std::to_string(static_cast<int>(kMaxGrowth)) + " times as long");
 }
 
 double growth_of(const std::string& from, const std::string& to) {
@@ -51,7 +49,7 @@ Result<Pattern> read_pattern(const json& spec, const std::string& owner) {
   pattern.literal = json_text(spec, "String");
   if (!pattern.literal.empty()) return pattern;
   const std::string source = json_text(spec, "Regex");
-  if (source.empty()) return malformed(owner + " has no pattern");
+  if (source.empty()) return malformed_tokenizer(owner + " has no pattern");
   Result<Regex> regex = Regex::compile(source, RegexDialect::kOniguruma);
   if (!regex.ok()) return regex.status();
   pattern.regex = std::move(regex).value();
@@ -95,6 +93,8 @@ Result<SplitBehavior> read_behavior(const std::string& name) {
 
 }  // namespace
 
+Status malformed_tokenizer(const std::string& what) { return invalid_argument("tokenizer.json: " + what); }
+
 const json& json_member(const json& object, const char* key) {
   static const json null;
   if (!object.is_object()) return null;
@@ -126,7 +126,7 @@ Status add_normalizer(const json& spec, Normalizer* normalizer) {
   }
   if (type == "Sequence") {
     const json& list = json_member(spec, "normalizers");
-    if (!list.is_array()) return malformed("a normalizer sequence without its list");
+    if (!list.is_array()) return malformed_tokenizer("a normalizer sequence without its list");
     for (const json& entry : list) {
       if (Status status = add_normalizer(entry, normalizer); !status.ok()) return status;
     }
@@ -154,7 +154,7 @@ Status add_normalizer(const json& spec, Normalizer* normalizer) {
   } else if (type == "Precompiled") {
     std::string blob;
     if (!decode_base64(json_text(spec, "precompiled_charsmap"), &blob)) {
-      return malformed("precompiled_charsmap is not base64");
+      return malformed_tokenizer("precompiled_charsmap is not base64");
     }
     if (blob.empty()) return {};
     Result<CharsMap> map = CharsMap::parse(blob);
@@ -174,7 +174,7 @@ Status add_pre_tokenizer(const json& spec, PreTokenizer* pre_tokenizer, bool* by
   if (*byte_level) return unimplemented("tokenizer.json: the pre-tokenizer '" + type + "' behind ByteLevel");
   if (type == "Sequence") {
     const json& list = json_member(spec, "pretokenizers");
-    if (!list.is_array()) return malformed("a pre-tokenizer sequence without its list");
+    if (!list.is_array()) return malformed_tokenizer("a pre-tokenizer sequence without its list");
     for (const json& entry : list) {
       if (Status status = add_pre_tokenizer(entry, pre_tokenizer, byte_level); !status.ok()) return status;
     }
@@ -246,7 +246,7 @@ Status add_decoder(const json& spec, DecoderSteps* decoder) {
   const std::string type = json_text(spec, "type");
   if (type == "Sequence") {
     const json& list = json_member(spec, "decoders");
-    if (!list.is_array()) return malformed("a decoder sequence without its list");
+    if (!list.is_array()) return malformed_tokenizer("a decoder sequence without its list");
     for (const json& entry : list) {
       if (Status status = add_decoder(entry, decoder); !status.ok()) return status;
     }

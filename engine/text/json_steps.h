@@ -20,6 +20,8 @@ namespace restkv {
 const nlohmann::json& json_member(const nlohmann::json& object, const char* key);
 std::string json_text(const nlohmann::json& object, const char* key);  // "" if absent or no string
 bool json_flag(const nlohmann::json& object, const char* key, bool otherwise);
+// The error of a tokenizer.json that is not as its format asks.
+Status malformed_tokenizer(const std::string& what);
 
 Status add_normalizer(const nlohmann::json& spec, Normalizer* normalizer);
 // *byte_level: whether words end up in GPT-2's byte alphabet.

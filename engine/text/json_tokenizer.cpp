@@ -19,8 +19,6 @@ using nlohmann::json;
 
 constexpr size_t kMaxAroundText = 64;  // special tokens at one side
 
-Status malformed(const std::string& what) { return invalid_argument("tokenizer.json: " + what); }
-
 class JsonTokenizerReader {
  public:
   explicit JsonTokenizerReader(const json& root) : root_(root), model_(json_member(root, "model")) {}
@@ -54,15 +52,15 @@ class JsonTokenizerReader {
 Status JsonTokenizerReader::put(std::string_view text, const json& id, Entry** entry) {
   const uint64_t limit = uint64_t{max_entries_} * 2 + 65536;
   if (!id.is_number_unsigned() || id.get<uint64_t>() >= limit) {
-    return malformed("the id of token '" + std::string(text.substr(0, 40)) + "' is not a number below " +
-                     std::to_string(limit));
+    return malformed_tokenizer("the id of token '" + std::string(text.substr(0, 40)) +
+                               "' is not a number below " + std::to_string(limit));
   }
   const size_t index = id.get<size_t>();
   if (index >= entries_.size()) entries_.resize(index + 1);
   *entry = &entries_[index];
   const bool taken = (*entry)->in_model || (*entry)->added;
   if (taken && (*entry)->text != text) {
-    return malformed("id " + std::to_string(index) + " is given to two tokens");
+    return malformed_tokenizer("id " + std::to_string(index) + " is given to two tokens");
   }
   (*entry)->text = text;
   return {};
@@ -74,17 +72,17 @@ Status JsonTokenizerReader::read_entries() {
   max_entries_ = vocab.size() + added.size();
   Entry* entry = nullptr;
   if (is_bpe_) {
-    if (!vocab.is_object()) return malformed("model.vocab is not an object");
+    if (!vocab.is_object()) return malformed_tokenizer("model.vocab is not an object");
     for (auto token = vocab.begin(); token != vocab.end(); ++token) {
       if (Status status = put(token.key(), token.value(), &entry); !status.ok()) return status;
       entry->in_model = true;
     }
   } else {
-    if (!vocab.is_array()) return malformed("model.vocab is not a list");
+    if (!vocab.is_array()) return malformed_tokenizer("model.vocab is not a list");
     for (size_t id = 0; id < vocab.size(); ++id) {
       const json& pair = vocab[id];
       if (!pair.is_array() || pair.size() != 2 || !pair[0].is_string() || !pair[1].is_number()) {
-        return malformed("entry " + std::to_string(id) + " of model.vocab is not [token, score]");
+        return malformed_tokenizer("entry " + std::to_string(id) + " of model.vocab is not [token, score]");
       }
       if (Status status = put(pair[0].get_ref<const std::string&>(), json(id), &entry); !status.ok())
         return status;
@@ -92,10 +90,10 @@ Status JsonTokenizerReader::read_entries() {
       entry->score = pair[1].get<double>();
     }
   }
-  if (!added.is_array() && !added.is_null()) return malformed("added_tokens is not a list");
+  if (!added.is_array() && !added.is_null()) return malformed_tokenizer("added_tokens is not a list");
   for (const json& token : added) {
     const json& content = json_member(token, "content");
-    if (!content.is_string()) return malformed("an added token without content");
+    if (!content.is_string()) return malformed_tokenizer("an added token without content");
     if (Status status = put(content.get_ref<const std::string&>(), json_member(token, "id"), &entry);
         !status.ok()) {
       return status;
@@ -104,7 +102,7 @@ Status JsonTokenizerReader::read_entries() {
     entry->special = json_flag(token, "special", false);
     entry->normalized = json_flag(token, "normalized", !entry->special) && !parts_.normalizer.empty();
   }
-  if (entries_.empty()) return malformed("the vocabulary is empty");
+  if (entries_.empty()) return malformed_tokenizer("the vocabulary is empty");
   return {};
 }
 
@@ -161,7 +159,7 @@ Result<int32_t> JsonTokenizerReader::unknown_id() const {
     const json& id = json_member(model_, "unk_id");
     if (id.is_null()) return -1;
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= entries_.size()) {
-      return malformed("model.unk_id is not a token");
+      return malformed_tokenizer("model.unk_id is not a token");
     }
     return id.get<int32_t>();
   }
@@ -170,7 +168,7 @@ Result<int32_t> JsonTokenizerReader::unknown_id() const {
   for (size_t id = 0; id < entries_.size(); ++id) {
     if (entries_[id].text == name.get_ref<const std::string&>()) return static_cast<int32_t>(id);
   }
-  return malformed("model.unk_token is not in the vocabulary");
+  return malformed_tokenizer("model.unk_token is not in the vocabulary");
 }
 
 Status JsonTokenizerReader::build_bpe() {
@@ -196,7 +194,7 @@ Status JsonTokenizerReader::build_bpe() {
   options.unknown_id = *unknown;
   auto model = std::make_unique<BpeModel>(vocabulary, options);
   const json& merges = json_member(model_, "merges");
-  if (!merges.is_array()) return malformed("model.merges is not a list");
+  if (!merges.is_array()) return malformed_tokenizer("model.merges is not a list");
   size_t number = 0;
   for (const json& merge : merges) {
     std::string_view left, right;
@@ -212,7 +210,7 @@ Status JsonTokenizerReader::build_bpe() {
       right = merge[1].get_ref<const std::string&>();
     }
     if (left.empty() || right.empty())
-      return malformed("merge " + std::to_string(number) + " is not two tokens");
+      return malformed_tokenizer("merge " + std::to_string(number) + " is not two tokens");
     if (Status status = model->add_merge(left, right, ids_of_texts); !status.ok()) return status;
     ++number;
   }
@@ -263,16 +261,16 @@ Status JsonTokenizerReader::read_post_processor(const json& spec) {
     }
     const json& known = json_member(spec, "special_tokens");
     const json& ids = json_member(json_member(known, json_text(special, "id").c_str()), "ids");
-    if (!ids.is_array()) return malformed("the post-processor names a special token without ids");
+    if (!ids.is_array()) return malformed_tokenizer("the post-processor names a special token without ids");
     for (const json& id : ids) {
       if (!id.is_number_unsigned() || id.get<uint64_t>() >= entries_.size()) {
-        return malformed("the post-processor puts in a token that is not in the vocabulary");
+        return malformed_tokenizer("the post-processor puts in a token that is not in the vocabulary");
       }
       std::vector<int32_t>& put_in = behind_text ? parts_.suffix_ids : parts_.prefix_ids;
       put_in.push_back(id.get<int32_t>());
       if (put_in.size() > kMaxAroundText) {
-        return malformed("the post-processor puts more than " + std::to_string(kMaxAroundText) +
-                         " tokens before or behind a text");
+        return malformed_tokenizer("the post-processor puts more than " + std::to_string(kMaxAroundText) +
+                                   " tokens before or behind a text");
       }
     }
   }

@@ -124,7 +124,7 @@ class Reader {
       const auto& [field, place] = node.keys[i];
       const YamlNode& value = node.items[i];
       if (std::find(std::begin(kFields), std::end(kFields), field) == std::end(kFields)) {
-        report(place, "unknown key '" + escape_text(field.substr(0, 64)) + "'" + suggestion(field, kFields));
+        report(place, "unknown key " + quote_text(field) + suggestion(field, kFields));
       } else if (value.kind != YamlNode::Kind::kScalar) {
         report(value.place, field + ": expected one value");
       } else if (field == "key" || field == "sha256") {

@@ -161,7 +161,7 @@ Value replace(Context& context, const Value& self, CallArguments& arguments) {
   return like(context, self, replace_text(context, self.text(), old_part.text(), replacement, number));
 }
 
-Value join(Context& context, const Value& self, CallArguments& arguments) {
+Value str_join(Context& context, const Value& self, CallArguments& arguments) {
   ArgumentReader reader(context, "join", arguments);
   SequenceRef items = context.iterate(reader.require("iterable"));
   reader.finish();
@@ -416,7 +416,7 @@ const Methods& methods_of(const Value& self) {
       {"rindex", find<true, true>},
       {"count", count},
       {"replace", replace},
-      {"join", join},
+      {"join", str_join},
       {"lower", transformed<to_lower>},
       {"casefold", transformed<fold_case>},
       {"upper", transformed<to_upper>},

@@ -14,12 +14,6 @@
 namespace restkv {
 namespace {
 
-bool takes(const VerbInfo& verb, const Option& option) {
-  return (option.verbs & verb.bit) != 0 || (verb.bit == kConfig && !option.section.empty());
-}
-
-std::string quoted(std::string_view text) { return "'" + escape_text(text.substr(0, 64)) + "'"; }
-
 class Parser {
  public:
   Parser(std::span<const std::string> arguments, CommandLine& line) : arguments_(arguments), line_(line) {}
@@ -58,13 +52,13 @@ class Parser {
     if (option == nullptr && read_foreign_flag(argument, spelling, name)) return;
     if (option == nullptr) {
       report_unknown(spelling, name);
-    } else if (!takes(*line_.verb, *option)) {
-      line_.errors.push_back(quoted(spelling) + " is not a flag of '" + std::string(line_.verb->name) + "'" +
-                             takers(*option));
+    } else if (!takes_option(*line_.verb, *option)) {
+      line_.errors.push_back(quote_text(spelling) + " is not a flag of '" + std::string(line_.verb->name) +
+                             "'" + takers(*option));
     } else if (option->type == OptionType::kBool) {
       const std::string text = equals == std::string::npos ? "true" : argument.substr(equals + 1);
       if (is_negated && equals != std::string::npos) {
-        line_.errors.push_back(quoted(spelling) + " takes no value");
+        line_.errors.push_back(quote_text(spelling) + " takes no value");
       } else {
         flags_.push_back({option, spelling, is_negated ? "false" : text});
       }
@@ -99,13 +93,13 @@ class Parser {
     std::replace(dashed.begin(), dashed.end(), '_', '-');
     std::vector<std::string_view> known = {"help"};
     for (const Option& option : option_table()) {
-      if (!takes(*line_.verb, option)) continue;
+      if (!takes_option(*line_.verb, option)) continue;
       known.push_back(option.flag);
       for (const std::string_view alias : option.aliases) {
         if (alias.size() > 3) known.push_back(alias);
       }
     }
-    line_.errors.push_back("unknown flag " + quoted(spelling) + suggestion(dashed, known, "--"));
+    line_.errors.push_back("unknown flag " + quote_text(spelling) + suggestion(dashed, known, "--"));
   }
 
   static std::string takers(const Option& option) {
@@ -149,7 +143,7 @@ CommandLine parse_command_line(std::span<const std::string> arguments, const Env
   if (line.verb == nullptr) {
     std::vector<std::string_view> known;
     for (const VerbInfo& verb : verb_table()) known.push_back(verb.name);
-    line.errors.push_back("unknown command " + quoted(name) + suggestion(name, known));
+    line.errors.push_back("unknown command " + quote_text(name) + suggestion(name, known));
     return line;
   }
   Parser parser(arguments.subspan(1), line);
@@ -159,7 +153,7 @@ CommandLine parse_command_line(std::span<const std::string> arguments, const Env
   std::vector<std::string>& rest = line.invocation.arguments;
   take_model(*line.verb, rest, parser.flags());
   if (rest.size() > line.verb->max_arguments) {
-    line.errors.push_back("unexpected argument " + quoted(rest[line.verb->max_arguments]));
+    line.errors.push_back("unexpected argument " + quote_text(rest[line.verb->max_arguments]));
   } else if (rest.size() < line.verb->min_arguments) {
     line.errors.push_back("an argument is missing: restkv " + std::string(line.verb->name) + " " +
                           std::string(line.verb->synopsis));

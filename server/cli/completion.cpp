@@ -6,10 +6,6 @@
 namespace restkv {
 namespace {
 
-bool takes(const VerbInfo& verb, const Option& option) {
-  return (option.verbs & verb.bit) != 0 || (verb.bit == kConfig && !option.section.empty());
-}
-
 // The words that may stand directly behind a verb.
 std::string_view words_of(const VerbInfo& verb) {
   if (verb.name == "completion") return "bash zsh fish";
@@ -26,7 +22,7 @@ std::string joined(const std::vector<std::string_view>& words) {
 }
 
 // For single quotes of a shell.
-std::string quoted(std::string_view text) {
+std::string shell_quoted(std::string_view text) {
   std::string result;
   for (const char c : text) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return "'" + result + "'";
@@ -41,7 +37,7 @@ std::string verb_names() {
 std::string flags_of(const VerbInfo& verb) {
   std::string text = "--help";
   for (const Option& option : option_table()) {
-    if (!takes(verb, option)) continue;
+    if (!takes_option(verb, option)) continue;
     text += " --" + std::string(option.flag);
     if (option.type == OptionType::kBool) text += " --no-" + std::string(option.flag);
   }
@@ -55,20 +51,21 @@ std::string bash_script() {
       "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} flags= words=\n"
       "  COMPREPLY=()\n"
       "  if (( COMP_CWORD == 1 )); then COMPREPLY=($(compgen -W " +
-      quoted(verb_names()) +
+      shell_quoted(verb_names()) +
       " -- \"$word\")); return; fi\n"
       "  case $before in\n";
   for (const Option& option : option_table()) {
     if (option.type == OptionType::kEnum)
       script += "    --" + std::string(option.flag) + ") COMPREPLY=($(compgen -W " +
-                quoted(joined(option.choices)) + " -- \"$word\")); return ;;\n";
+                shell_quoted(joined(option.choices)) + " -- \"$word\")); return ;;\n";
     if (option.type == OptionType::kPath)
       script += "    --" + std::string(option.flag) + ") COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n";
   }
   script += "  esac\n  case ${COMP_WORDS[1]} in\n";
   for (const VerbInfo& verb : verb_table()) {
-    script += "    " + std::string(verb.name) + ") flags=" + quoted(flags_of(verb)) +
-              " words=" + quoted(verb.name == "help" ? verb_names() : std::string(words_of(verb))) + " ;;\n";
+    script += "    " + std::string(verb.name) + ") flags=" + shell_quoted(flags_of(verb)) +
+              " words=" + shell_quoted(verb.name == "help" ? verb_names() : std::string(words_of(verb))) +
+              " ;;\n";
   }
   return script +
          "  esac\n"
@@ -108,7 +105,7 @@ std::string zsh_script() {
       "_restkv() {\n"
       "  local -a verbs\n  verbs=(\n";
   for (const VerbInfo& verb : verb_table())
-    script += "    " + quoted(std::string(verb.name) + ":" + zsh_text(verb.summary)) + "\n";
+    script += "    " + shell_quoted(std::string(verb.name) + ":" + zsh_text(verb.summary)) + "\n";
   script +=
       "  )\n"
       "  if (( CURRENT == 2 )); then _describe command verbs; return; fi\n"
@@ -118,12 +115,12 @@ std::string zsh_script() {
   for (const VerbInfo& verb : verb_table()) {
     script += "    " + std::string(verb.name) + ")\n      _arguments '--help[Show help]'";
     for (const Option& option : option_table()) {
-      if (takes(verb, option)) script += " \\\n        " + quoted(zsh_flag(option));
+      if (takes_option(verb, option)) script += " \\\n        " + shell_quoted(zsh_flag(option));
     }
     const std::string_view words = words_of(verb);
     if (!words.empty())
-      script += " \\\n        " + quoted("1:argument:_alternative \"words:word:(" + std::string(words) +
-                                         ")\" \"files:file:_files\"");
+      script += " \\\n        " + shell_quoted("1:argument:_alternative \"words:word:(" + std::string(words) +
+                                               ")\" \"files:file:_files\"");
     script += " \\\n        '*:argument:_files' ;;\n";
   }
   return script +
@@ -138,20 +135,20 @@ std::string fish_script() {
       "complete -c restkv -n __fish_use_subcommand -f\n";
   for (const VerbInfo& verb : verb_table())
     script += "complete -c restkv -n __fish_use_subcommand -a " + std::string(verb.name) + " -d " +
-              quoted(verb.summary) + "\n";
+              shell_quoted(verb.summary) + "\n";
   for (const VerbInfo& verb : verb_table()) {
     const std::string under =
         "complete -c restkv -n '__fish_seen_subcommand_from " + std::string(verb.name) + "'";
-    if (!words_of(verb).empty()) script += under + " -a " + quoted(words_of(verb)) + "\n";
+    if (!words_of(verb).empty()) script += under + " -a " + shell_quoted(words_of(verb)) + "\n";
     for (const Option& option : option_table()) {
-      if (!takes(verb, option)) continue;
+      if (!takes_option(verb, option)) continue;
       script += under + " -l " + std::string(option.flag);
-      if (option.type == OptionType::kEnum) script += " -x -a " + quoted(joined(option.choices));
+      if (option.type == OptionType::kEnum) script += " -x -a " + shell_quoted(joined(option.choices));
       if (option.type == OptionType::kPath) script += " -r";
       if (option.type != OptionType::kBool && option.type != OptionType::kEnum &&
           option.type != OptionType::kPath)
         script += " -x";
-      script += " -d " + quoted(option.help) + "\n";
+      script += " -d " + shell_quoted(option.help) + "\n";
     }
   }
   return script;

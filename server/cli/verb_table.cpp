@@ -161,6 +161,10 @@ constexpr VerbInfo kVerbs[] = {
 
 std::span<const VerbInfo> verb_table() { return kVerbs; }
 
+bool takes_option(const VerbInfo& verb, const Option& option) {
+  return (option.verbs & verb.bit) != 0 || (verb.bit == kConfig && !option.section.empty());
+}
+
 const VerbInfo* find_verb(std::string_view name) {
   for (const VerbInfo& verb : kVerbs) {
     if (verb.name == name) return &verb;

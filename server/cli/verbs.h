@@ -36,6 +36,7 @@ struct VerbInfo {
 
 std::span<const VerbInfo> verb_table();
 const VerbInfo* find_verb(std::string_view name);
+bool takes_option(const VerbInfo& verb, const Option& option);
 
 int run_serve(const Invocation& invocation);
 int run_complete(const Invocation& invocation);

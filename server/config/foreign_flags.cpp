@@ -104,8 +104,7 @@ Status check_foreign_flag(const ForeignFlag& flag, std::string_view spelling, st
     for (const std::string_view one : flag.accepted)
       allowed += (allowed.empty() ? "; only " : " or ") + std::string(one);
   }
-  return unimplemented("'" + escape_text(spelling.substr(0, 64)) +
-                       "' cannot be honoured: " + std::string(flag.reason) + allowed);
+  return unimplemented(quote_text(spelling) + " cannot be honoured: " + std::string(flag.reason) + allowed);
 }
 
 }  // namespace restkv

@@ -121,6 +121,8 @@ std::string escape_text(std::string_view text) {
   return out;
 }
 
+std::string quote_text(std::string_view text) { return "'" + escape_text(text.substr(0, 64)) + "'"; }
+
 std::string log_line(LogFormat format, LogLevel level, std::string_view time, std::string_view event,
                      std::span<const LogField> fields) {
   std::string out;

@@ -47,5 +47,7 @@ std::string log_line(LogFormat format, LogLevel level, std::string_view time, st
 // `text` with control characters, quotes and backslashes as \n, \x1b, \", \\: safe in one line of a terminal
 // or a log.
 std::string escape_text(std::string_view text);
+// What a user gave, for a message: its first 64 bytes, escaped, between single quotes.
+std::string quote_text(std::string_view text);
 
 }  // namespace restkv

@@ -19,8 +19,6 @@ std::string with_replaced(std::string_view text, char from, char to) {
   return result;
 }
 
-std::string quoted(std::string_view text) { return "'" + escape_text(text.substr(0, 64)) + "'"; }
-
 std::string bound_text(const Option& option, double bound) {
   switch (option.type) {
     case OptionType::kSize: return size_text(static_cast<int64_t>(bound));
@@ -43,7 +41,7 @@ Result<bool> parse_bool(std::string_view text) {
   for (const std::string_view no : {"false", "no", "off", "0"}) {
     if (text == no) return false;
   }
-  return invalid_argument(quoted(text) + " is neither true nor false");
+  return invalid_argument(quote_text(text) + " is neither true nor false");
 }
 
 // Visitors over OptionField: one overload a C++ type. `set_option` has looked at the row's type already where
@@ -92,7 +90,7 @@ struct SetValue {
       int64_t value = 0;
       const auto [end, error] = std::from_chars(item.data(), item.data() + item.size(), value);
       if (item.empty() || error != std::errc{} || end != item.data() + item.size()) {
-        return invalid_argument(quoted(item) + " is not a whole number (example of a list: 1,2,3)");
+        return invalid_argument(quote_text(item) + " is not a whole number (example of a list: 1,2,3)");
       }
       if (Status status = check_bounds(option, static_cast<double>(value), item); !status.ok()) return status;
       values.push_back(static_cast<int32_t>(value));
@@ -130,7 +128,7 @@ struct SetValue {
     for (const std::string_view choice : option.choices) {
       list += (list.empty() ? "" : ", ") + std::string(choice);
     }
-    return invalid_argument(quoted(text) + " is not one of " + list + suggestion(text, option.choices));
+    return invalid_argument(quote_text(text) + " is not one of " + list + suggestion(text, option.choices));
   }
   template <class T>
   Status set_integer(T* (*field)(Settings&)) const {
@@ -259,7 +257,7 @@ Status check_metrics_prefix(const std::string& prefix) {
   };
   if (prefix.size() > 64 || !std::all_of(prefix.begin(), prefix.end(), is_allowed) ||
       (prefix[0] >= '0' && prefix[0] <= '9')) {
-    return invalid_argument("metrics.prefix: " + quoted(prefix) +
+    return invalid_argument("metrics.prefix: " + quote_text(prefix) +
                             " must be at most 64 letters, digits, '_' and ':' and not begin with a digit");
   }
   return {};
@@ -270,13 +268,13 @@ Status check_host(const std::string& key, const std::string& host, bool is_open)
   in6_addr v6{};
   const bool is_v4 = inet_pton(AF_INET, host.c_str(), &v4) == 1;
   if (!is_v4 && inet_pton(AF_INET6, host.c_str(), &v6) != 1) {
-    return invalid_argument("server." + key + ": " + quoted(host) +
+    return invalid_argument("server." + key + ": " + quote_text(host) +
                             " is not an IP address (127.0.0.1 is this machine alone)");
   }
   const bool is_loopback = is_v4 ? (ntohl(v4.s_addr) >> 24) == 127 : IN6_IS_ADDR_LOOPBACK(&v6) != 0;
   if (!is_loopback && !is_open) {
     return invalid_argument(
-        "server." + key + ": " + quoted(host) +
+        "server." + key + ": " + quote_text(host) +
         " can be reached from other machines and there is no API key; use 127.0.0.1, name keys with "
         "--api-key (in a container: RESTKV_API_KEY), or allow it with --insecure (RESTKV_INSECURE=1, "
         "insecure: true in "

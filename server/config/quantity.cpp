@@ -98,7 +98,7 @@ constexpr std::array<DurationUnit, 5> kDurationUnits = {
     {{"d", 86'400'000}, {"h", 3'600'000}, {"m", 60'000}, {"s", 1000}, {"ms", 1}}};
 
 Status not_a(std::string_view what, std::string_view text, std::string_view examples) {
-  return invalid_argument("'" + escape_text(text.substr(0, 64)) + "' is not " + std::string(what) +
+  return invalid_argument(quote_text(text) + " is not " + std::string(what) +
                           " (examples: " + std::string(examples) + ")");
 }
 

@@ -18,8 +18,6 @@ constexpr std::string_view kVersion = "1";
 
 size_t row_of(const Option& option) { return static_cast<size_t>(&option - option_table().data()); }
 
-std::string quoted(std::string_view text) { return "'" + escape_text(text.substr(0, 64)) + "'"; }
-
 // Turns one document into settings. Errors are collected in `errors`.
 class YamlReader {
  public:
@@ -59,14 +57,14 @@ class YamlReader {
 
   void check_version(const YamlNode& value) {
     if (value.kind == YamlNode::Kind::kScalar && value.text == kVersion) return;
-    report(value.place, "version: " + quoted(value.text) + " is not known, this program reads version 1");
+    report(value.place, "version: " + quote_text(value.text) + " is not known, this program reads version 1");
   }
 
   void read_section(const std::string& section, YamlPlace place, const YamlNode& value) {
     std::vector<std::string_view> sections = yaml_sections();
     if (std::find(sections.begin(), sections.end(), section) == sections.end()) {
       sections.push_back("version");
-      report(place, "unknown section " + quoted(section) + home_of(section, {}, sections));
+      report(place, "unknown section " + quote_text(section) + home_of(section, {}, sections));
       return;
     }
     if (value.kind == YamlNode::Kind::kNull) return;  // "server:" with everything commented out
@@ -84,7 +82,7 @@ class YamlReader {
         report_unknown(section, key, key_place);
       } else if (std::find(seen.begin(), seen.end(), option) !=
                  seen.end()) {  // max-headers beside max_headers
-        report(key_place, "duplicate key " + quoted(key) + " in " + section);
+        report(key_place, "duplicate key " + quote_text(key) + " in " + section);
       } else {
         seen.push_back(option);
         read_value(*option, key_place, value.items[i]);
@@ -149,7 +147,7 @@ class YamlReader {
         int64_t tokens = 0;
         const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), tokens);
         if (error != std::errc() || end != text->data() + text->size() || tokens < 0) {
-          report(value.place, path + quoted(*text) + " is not a number of tokens");
+          report(value.place, path + quote_text(*text) + " is not a number of tokens");
         }
         (key == "min_prompt" ? profile.min_prompt : profile.max_prompt) = tokens;
         profile.given.emplace_back(key, *text);
@@ -160,7 +158,8 @@ class YamlReader {
         std::vector<std::string_view> keys = {"api_keys", "models", "min_prompt", "max_prompt"};
         for (const Option& row : option_table())
           if (is_cache_field(row)) keys.push_back(row.key);
-        report(place, "unknown key " + quoted(key) + " in cache.profiles." + name + suggestion(key, keys));
+        report(place,
+               "unknown key " + quote_text(key) + " in cache.profiles." + name + suggestion(key, keys));
         continue;
       }
       if (Status status = set_option(*option, *text, given); !status.ok()) {
@@ -179,7 +178,7 @@ class YamlReader {
     for (const Option& option : option_table()) {
       if (option.section == section) keys.push_back(option.key);
     }
-    report(place, "unknown key " + quoted(key) + " in " + section + home_of(key, section, keys));
+    report(place, "unknown key " + quote_text(key) + " in " + section + home_of(key, section, keys));
   }
 
   // Where a key that is not at home here may belong: the nearest name here, the same key in another section,
@@ -255,7 +254,7 @@ Result<std::string> expand_variables(std::string_view text, const Environment& e
       } else if (colon != std::string_view::npos) {
         out += inside.substr(colon + 2);
       } else {
-        return invalid_argument("the environment variable " + quoted(name) + " is not set (write ${" +
+        return invalid_argument("the environment variable " + quote_text(name) + " is not set (write ${" +
                                 escape_text(name.substr(0, 64)) + ":-default} to allow that)");
       }
     } else {

@@ -111,8 +111,8 @@ class TreeBuilder : public YAML::EventHandler {
     if (level.is_duplicate) {
       const auto first = std::find_if(level.node.keys.begin(), level.node.keys.end(),
                                       [&](const auto& key) { return key.first == text; });
-      errors_.push_back({place_of(mark), "duplicate key '" + escape_text(text.substr(0, 64)) +
-                                             "' (first in line " + std::to_string(first->second.line) + ")"});
+      errors_.push_back({place_of(mark), "duplicate key " + quote_text(text) + " (first in line " +
+                                             std::to_string(first->second.line) + ")"});
     } else {
       level.node.keys.emplace_back(text, place_of(mark));
     }

@@ -7,7 +7,7 @@
 namespace restkv {
 namespace {
 
-constexpr std::array<std::string_view, 4> kModes = {"window", "agnostic", "later", "window_later"};
+constexpr std::array<std::string_view, 4> kPasskeyModes = {"window", "agnostic", "later", "window_later"};
 constexpr int32_t kLaterTokens = 300;
 constexpr int32_t kRoom = 64;  // of key and question, more than they ever take
 constexpr std::string_view kQuestion = "\n\nQuestion: What is the pass key?\nAnswer: The pass key is";
@@ -61,16 +61,16 @@ bool answers(const Tokenizer& tokenizer, const std::vector<int32_t>& tokens, con
 
 }  // namespace
 
-std::string_view passkey_mode_name(PasskeyMode mode) { return kModes[static_cast<size_t>(mode)]; }
+std::string_view passkey_mode_name(PasskeyMode mode) { return kPasskeyModes[static_cast<size_t>(mode)]; }
 
 Result<std::vector<PasskeyMode>> parse_passkey_modes(std::string_view list) {
   std::vector<PasskeyMode> modes;
   while (!list.empty()) {
     const std::string_view name = list.substr(0, list.find(','));
     list.remove_prefix(std::min(list.size(), name.size() + 1));
-    const auto* found = std::find(kModes.begin(), kModes.end(), name);
-    const auto mode = static_cast<PasskeyMode>(found - kModes.begin());
-    if (found == kModes.end() || std::find(modes.begin(), modes.end(), mode) != modes.end()) {
+    const auto* found = std::find(kPasskeyModes.begin(), kPasskeyModes.end(), name);
+    const auto mode = static_cast<PasskeyMode>(found - kPasskeyModes.begin());
+    if (found == kPasskeyModes.end() || std::find(modes.begin(), modes.end(), mode) != modes.end()) {
       return invalid_argument(
           "mode '" + std::string(name.substr(0, 40)) +
           "' is unknown or given twice; there are window, agnostic, later and window_later");

@@ -13,7 +13,7 @@ namespace {
 using inference::InferParameter;
 using inference::ModelInferRequest;
 using json = RequestJson;
-using Tensor = ModelInferRequest::InferInputTensor;
+using InputTensor = ModelInferRequest::InferInputTensor;
 
 Status invalid(const std::string& name, const std::string& what) {
   return invalid_argument("'" + name + "' " + what).with_param(name).with_reason("invalid_value");
@@ -81,7 +81,7 @@ bool read_typed_value(const std::string& datatype, const inference::InferTensorC
   return false;
 }
 
-bool is_one_element(const Tensor& tensor) {
+bool is_one_element(const InputTensor& tensor) {
   for (const int64_t extent : tensor.shape()) {
     if (extent != 1) return false;
   }
@@ -141,7 +141,7 @@ Result<json> completion_body_of(const ModelInferRequest& request) {
   }
   bool has_text = false;
   for (int i = 0; i < request.inputs_size(); ++i) {
-    const Tensor& tensor = request.inputs(i);
+    const InputTensor& tensor = request.inputs(i);
     const std::string shown = tensor.name().substr(0, 64);
     if (!is_one_element(tensor)) return invalid(shown, "must be a tensor of one element");
     json value;

@@ -6,8 +6,6 @@
 namespace restkv {
 namespace {
 
-HttpFailure failure(int status, std::string message) { return {status, std::move(message)}; }
-
 int hex_value(char c) {
   if (c >= '0' && c <= '9') return c - '0';
   if (c >= 'a' && c <= 'f') return c - 'a' + 10;
@@ -28,7 +26,7 @@ std::optional<HttpFailure> BodyReader::start(const RequestHead& head, const Http
   }
   left_ = head.content_length.value_or(0);
   if (left_ > max_size_) {
-    return failure(413, "the body is larger than " + std::to_string(max_size_) + " bytes");
+    return HttpFailure{413, "the body is larger than " + std::to_string(max_size_) + " bytes"};
   }
   if (left_ > 0) state_ = State::kBytes;
   return std::nullopt;
@@ -78,7 +76,7 @@ bool BodyReader::step(std::string_view& in, std::optional<HttpFailure>& bad) {
       }
       trailer_size_ += line.size() + 2;
       if (++num_trailers_ > limits_->headers || trailer_size_ > limits_->headers_size) {
-        bad = failure(431, "the trailers are too large");
+        bad = HttpFailure{431, "the trailers are too large"};
       }
       return true;
     }
@@ -92,11 +90,11 @@ bool BodyReader::take_line(std::string_view& in, size_t max_len, std::string_vie
   const std::string_view seen = in.substr(0, max_len + 2);
   const size_t end = seen.find_first_of("\r\n");
   if (end == std::string_view::npos) {
-    if (seen.size() > max_len) bad = failure(400, "malformed chunk");
+    if (seen.size() > max_len) bad = HttpFailure{400, "malformed chunk"};
     return false;
   }
   if (end > max_len || seen[end] == '\n' || (end + 1 < in.size() && in[end + 1] != '\n')) {
-    bad = failure(400, "malformed chunk");
+    bad = HttpFailure{400, "malformed chunk"};
     return false;
   }
   if (end + 1 >= in.size()) return false;
@@ -110,7 +108,7 @@ std::optional<HttpFailure> BodyReader::read_size(std::string_view line) {
   uint64_t size = 0;
   size_t digits = 0;
   while (digits < line.size() && hex_value(line[digits]) >= 0) {
-    if (digits == kMaxDigits) return failure(413, "a chunk is too large");
+    if (digits == kMaxDigits) return HttpFailure{413, "a chunk is too large"};
     size = size * 16 + static_cast<uint64_t>(hex_value(line[digits]));
     ++digits;
   }
@@ -119,17 +117,17 @@ std::optional<HttpFailure> BodyReader::read_size(std::string_view line) {
     return static_cast<unsigned char>(c) < 0x20 && c != '\t';
   });
   if (digits == 0 || has_control || (!extension.empty() && extension.front() != ';')) {
-    return failure(400, "malformed chunk size");
+    return HttpFailure{400, "malformed chunk size"};
   }
   if (size == 0) {
     state_ = State::kTrailer;
     return std::nullopt;
   }
   if (++num_chunks_ > limits_->chunks) {
-    return failure(413, "the body has more than " + std::to_string(limits_->chunks) + " chunks");
+    return HttpFailure{413, "the body has more than " + std::to_string(limits_->chunks) + " chunks"};
   }
   if (size > max_size_ - body_.size()) {
-    return failure(413, "the body is larger than " + std::to_string(max_size_) + " bytes");
+    return HttpFailure{413, "the body is larger than " + std::to_string(max_size_) + " bytes"};
   }
   left_ = size;
   state_ = State::kChunkData;

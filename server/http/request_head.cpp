@@ -11,8 +11,6 @@ namespace {
 
 namespace http = boost::beast::http;
 
-HttpFailure failure(int status, std::string message) { return {status, std::move(message)}; }
-
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_alnum(char c) { return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool is_token_char(char c) {
@@ -59,30 +57,30 @@ bool is_host(std::string_view host) {
 
 std::optional<HttpFailure> check_request_line(std::string_view line) {
   const size_t first = line.find(' '), last = line.rfind(' ');
-  if (first == std::string_view::npos || first == last) return failure(400, "malformed request line");
+  if (first == std::string_view::npos || first == last) return HttpFailure{400, "malformed request line"};
   const std::string_view target = line.substr(first + 1, last - first - 1), version = line.substr(last + 1);
-  if (!is_token(line.substr(0, first))) return failure(400, "malformed method");
+  if (!is_token(line.substr(0, first))) return HttpFailure{400, "malformed method"};
   if (target.empty() ||
       std::any_of(target.begin(), target.end(), [](char c) { return c <= ' ' || c > '~'; })) {
-    return failure(400, "malformed request target");
+    return HttpFailure{400, "malformed request target"};
   }
   if (version.size() != 8 || !version.starts_with("HTTP/") || !is_digit(version[5]) || version[6] != '.' ||
       !is_digit(version[7])) {
-    return failure(400, "malformed HTTP version");
+    return HttpFailure{400, "malformed HTTP version"};
   }
   if (version != "HTTP/1.0" && version != "HTTP/1.1")
-    return failure(505, "only HTTP/1.0 and HTTP/1.1 are spoken here");
+    return HttpFailure{505, "only HTTP/1.0 and HTTP/1.1 are spoken here"};
   return std::nullopt;
 }
 
 std::optional<HttpFailure> check_header_line(std::string_view line) {
-  if (line.front() == ' ' || line.front() == '\t') return failure(400, "folded header lines are refused");
+  if (line.front() == ' ' || line.front() == '\t') return HttpFailure{400, "folded header lines are refused"};
   const size_t colon = line.find(':');
   if (colon == std::string_view::npos || !is_token(line.substr(0, colon)))
-    return failure(400, "malformed header name");
+    return HttpFailure{400, "malformed header name"};
   for (const char c : line.substr(colon + 1)) {
     const auto byte = static_cast<unsigned char>(c);
-    if ((byte < 0x20 && c != '\t') || byte == 0x7F) return failure(400, "control character in a header");
+    if ((byte < 0x20 && c != '\t') || byte == 0x7F) return HttpFailure{400, "control character in a header"};
   }
   return std::nullopt;
 }
@@ -97,27 +95,28 @@ std::optional<HttpFailure> read_framing(const RequestHead& head, RequestHead& ou
     if (name == "expect") expect = value;
     if (name == "content-encoding" && !value.empty() && lower(value) != "identity") encoding = value;
   }
-  if (lengths > 1) return failure(400, "more than one Content-Length");
-  if (codings > 1) return failure(400, "more than one Transfer-Encoding");
-  if (lengths > 0 && codings > 0) return failure(400, "both Content-Length and Transfer-Encoding");
+  if (lengths > 1) return HttpFailure{400, "more than one Content-Length"};
+  if (codings > 1) return HttpFailure{400, "more than one Transfer-Encoding"};
+  if (lengths > 0 && codings > 0) return HttpFailure{400, "both Content-Length and Transfer-Encoding"};
   if (codings > 0) {
-    if (head.version < 11) return failure(400, "Transfer-Encoding in HTTP/1.0");
-    if (lower(coding) != "chunked") return failure(400, "no transfer coding but chunked is taken");
+    if (head.version < 11) return HttpFailure{400, "Transfer-Encoding in HTTP/1.0"};
+    if (lower(coding) != "chunked") return HttpFailure{400, "no transfer coding but chunked is taken"};
     out.is_chunked = true;
   }
   if (lengths > 0) {
     constexpr size_t kMaxDigits = 18;  // fits 64 bits
     if (length.empty() || !std::all_of(length.begin(), length.end(), is_digit))
-      return failure(400, "malformed Content-Length");
-    if (length.size() > kMaxDigits) return failure(413, "the body is too large");
+      return HttpFailure{400, "malformed Content-Length"};
+    if (length.size() > kMaxDigits) return HttpFailure{413, "the body is too large"};
     out.content_length = std::stoull(std::string(length));
   }
-  if (hosts > 1) return failure(400, "more than one Host");
-  if (hosts == 0 && head.version >= 11) return failure(400, "Host is missing");
-  if (!is_host(host)) return failure(400, "malformed Host");
-  if (!encoding.empty()) return failure(415, "Content-Encoding: bodies are taken uncompressed (identity)");
+  if (hosts > 1) return HttpFailure{400, "more than one Host"};
+  if (hosts == 0 && head.version >= 11) return HttpFailure{400, "Host is missing"};
+  if (!is_host(host)) return HttpFailure{400, "malformed Host"};
+  if (!encoding.empty())
+    return HttpFailure{415, "Content-Encoding: bodies are taken uncompressed (identity)"};
   if (!expect.empty()) {
-    if (lower(expect) != "100-continue") return failure(417, "no expectation but 100-continue is met");
+    if (lower(expect) != "100-continue") return HttpFailure{417, "no expectation but 100-continue is met"};
     out.expects_continue = head.version >= 11;
   }
   return std::nullopt;
@@ -128,10 +127,10 @@ std::optional<HttpFailure> read_target(std::string_view target, RequestHead& hea
   if (lower(target.substr(0, 7)) == "http://") {
     target.remove_prefix(7);
     const size_t slash = target.find('/');
-    if (!is_host(target.substr(0, slash))) return failure(400, "malformed request target");
+    if (!is_host(target.substr(0, slash))) return HttpFailure{400, "malformed request target"};
     target = slash == std::string_view::npos ? "/" : target.substr(slash);
   }
-  if (target.front() != '/' && target != "*") return failure(400, "malformed request target");
+  if (target.front() != '/' && target != "*") return HttpFailure{400, "malformed request target"};
   const size_t question = target.find('?');
   head.path = target.substr(0, question);
   if (question != std::string_view::npos) head.query = target.substr(question + 1);
@@ -152,8 +151,9 @@ std::optional<HttpFailure> find_head_end(std::string_view in, const HttpLimits& 
   head_len = 0;
   // A CR may be the last byte that was seen.
   for (size_t i = scanned > 0 ? scanned - 1 : 0; i < in.size(); ++i) {
-    if (in[i] == '\n' && (i == 0 || in[i - 1] != '\r')) return failure(400, "a line ends in LF without CR");
-    if (in[i] == '\r' && i + 1 < in.size() && in[i + 1] != '\n') return failure(400, "CR without LF");
+    if (in[i] == '\n' && (i == 0 || in[i - 1] != '\r'))
+      return HttpFailure{400, "a line ends in LF without CR"};
+    if (in[i] == '\r' && i + 1 < in.size() && in[i + 1] != '\n') return HttpFailure{400, "CR without LF"};
     if (in[i] == '\n' && i >= 3 && in[i - 2] == '\n') {
       head_len = i + 1;
       break;
@@ -162,15 +162,16 @@ std::optional<HttpFailure> find_head_end(std::string_view in, const HttpLimits& 
   scanned = in.size();
   const size_t first_line = in.substr(0, head_len > 0 ? head_len : in.size()).find('\r');
   if (first_line == std::string_view::npos) {
-    if (in.size() > limits.request_line) return failure(414, "the request line is too long");
+    if (in.size() > limits.request_line) return HttpFailure{414, "the request line is too long"};
     return std::nullopt;
   }
-  if (first_line > limits.request_line) return failure(414, "the request line is too long");
+  if (first_line > limits.request_line) return HttpFailure{414, "the request line is too long"};
   // Header lines lie between the request line's CRLF and the empty line.
   const size_t begin = first_line + 2;
   const size_t size =
       head_len > 0 ? std::max(head_len - 2, begin) - begin : (in.size() > begin ? in.size() - begin : 0);
-  if (size > limits.headers_size + (head_len > 0 ? 0 : 2)) return failure(431, "the headers are too large");
+  if (size > limits.headers_size + (head_len > 0 ? 0 : 2))
+    return HttpFailure{431, "the headers are too large"};
   return std::nullopt;
 }
 
@@ -179,7 +180,7 @@ std::optional<HttpFailure> parse_head(std::string_view raw, const HttpLimits& li
   for (; begin + 2 < raw.size(); ++num_lines) {
     const size_t end = raw.find("\r\n", begin);
     const std::string_view line = raw.substr(begin, end - begin);
-    if (num_lines > limits.headers) return failure(431, "too many headers");
+    if (num_lines > limits.headers) return HttpFailure{431, "too many headers"};
     if (auto bad = num_lines == 0 ? check_request_line(line) : check_header_line(line)) return bad;
     begin = end + 2;
   }
@@ -189,7 +190,7 @@ std::optional<HttpFailure> parse_head(std::string_view raw, const HttpLimits& li
   parser.body_limit(boost::none);
   boost::system::error_code error;
   parser.put(boost::asio::buffer(raw.data(), raw.size()), error);
-  if (error || !parser.is_header_done()) return failure(400, "malformed request head");
+  if (error || !parser.is_header_done()) return HttpFailure{400, "malformed request head"};
   const auto& message = parser.get();
   head.method = message.method_string();
   head.version = static_cast<int>(message.version());

@@ -13,6 +13,8 @@
 #include <limits>
 #include <thread>
 
+#include "engine/device.h"
+#include "engine/executor.h"
 #include "tests/engine/answer_collector.h"
 #include "tests/engine/tiny_model.h"
 
@@ -385,33 +387,36 @@ TEST(Engine, StoppingEndsEveryStream) {
 TEST(Engine, PlanRefusesWhatDoesNotFitAndSaysWhatToChange) {
   const auto model = make_tiny_model();
   EngineOptions options = small_options();
+  const auto backend = make_backend(options);
+  ASSERT_TRUE(backend.ok());
+  // Of a machine whose memory does not go up and down.
+  const auto plan = [&] {
+    return Executor::plan(*model, **backend, fit_options(options, **backend), int64_t{1} << 30);
+  };
   // Not even a short sequence fits: no length is named.
   options.memory_fraction = 1e-6;
-  const Result<MemoryPlan> nothing = plan_memory(*model, options);
-  ASSERT_FALSE(nothing.ok());
-  EXPECT_NE(nothing.status().message().find("left; lower --max-model-len, raise --memory-fraction"),
-            std::string::npos)
-      << nothing.status().message();
+  const std::string nothing = plan().status().message();
+  EXPECT_NE(nothing.find("left; lower --max-model-len, raise --memory-fraction"), std::string::npos)
+      << nothing;
   // A little is missing.
   double too_little = options.memory_fraction, enough = 0.5;
   for (int i = 0; i < 20; ++i) {
     options.memory_fraction = std::sqrt(too_little * enough);
-    (plan_memory(*model, options).ok() ? enough : too_little) = options.memory_fraction;
+    (plan().ok() ? enough : too_little) = options.memory_fraction;
   }
   options.memory_fraction = too_little;
-  const std::string why = plan_memory(*model, options).status().message();
+  const std::string why = plan().status().message();
   const size_t place = why.find("lower --max-model-len to ");
   ASSERT_NE(place, std::string::npos) << why;
   options.max_model_len = std::atoi(why.c_str() + place + 25);
   EXPECT_GT(options.max_model_len, 0) << why;
-  options.memory_fraction *= 1.01;  // what the machine has to spare goes up and down
-  EXPECT_TRUE(plan_memory(*model, options).ok()) << why;
+  EXPECT_TRUE(plan().ok()) << why;
   options = small_options();
   options.max_model_len = 4096;
-  EXPECT_FALSE(plan_memory(*model, options).ok());
+  EXPECT_FALSE(plan().ok());
   options = small_options();
   options.max_num_batched_tokens = 8;
-  EXPECT_FALSE(plan_memory(*model, options).ok());
+  EXPECT_FALSE(plan().ok());
 }
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they need all of the address space
