@@ -92,7 +92,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
 
 def test_page_in_a_browser(start_server, stories_model, tmp_path):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    browser = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
     if browser is None:
         pytest.skip("chromium is not installed")
     template = tmp_path / "plain.jinja"
