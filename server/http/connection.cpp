@@ -65,7 +65,7 @@ asio::awaitable<void> Connection::run() {
     const Admission admission = admit(*this);
     if (!admission.path.empty()) route_path_ = admission.path;
     if (!admission.route && may_be_large()) {
-      must_close_ = true;
+      begin_refusal();
       co_await respond_refused(*this, admission);
       co_await linger();
       break;
@@ -75,10 +75,10 @@ asio::awaitable<void> Connection::run() {
     phase_ = Phase::kRunning;
     arrival_ = Clock::now();
     deadline_ = Clock::time_point::max();
-    ++server_.num_active;
+    set_active(true);
     co_await handle_request(*this, admission);
     stop_watch();
-    --server_.num_active;
+    set_active(false);
     if (!in_.empty()) co_await asio::post(socket_.get_executor(), asio::use_awaitable);
     if (!has_answered_) {  // the client went first
       log_answer(499);
@@ -88,6 +88,18 @@ asio::awaitable<void> Connection::run() {
   phase_ = Phase::kClosing;
   is_gone_ = true;
   socket_.close(error);
+  set_active(false);
+}
+
+void Connection::set_active(bool is_active) {
+  if (std::exchange(is_active_, is_active) != is_active) server_.num_active += is_active ? 1 : -1;
+}
+
+void Connection::begin_refusal() {
+  must_close_ = true;
+  has_timed_out_ = must_refuse_ = false;
+  phase_ = Phase::kClosing;
+  set_active(true);
 }
 
 void Connection::reset_request() {
@@ -135,9 +147,15 @@ asio::awaitable<bool> Connection::read_head(bool is_first) {
         co_return false;
       }
     }
-    if (server_.serving->is_draining && phase_ == Phase::kIdle && !is_first) co_return false;
+    if (server_.serving->is_draining && phase_ == Phase::kIdle && !is_first) {
+      if (!has_unread()) co_return false;
+      set_active(true);
+    }
+    must_refuse_ = server_.serving->is_draining && phase_ == Phase::kHead;
     if (co_await read_some()) continue;
-    if (has_timed_out_ && phase_ == Phase::kHead) {
+    if (must_refuse_) {
+      co_await refuse_draining();
+    } else if (has_timed_out_ && phase_ == Phase::kHead) {
       const HttpFailure late{
           408, "the headers did not arrive within " + std::to_string(limits_.header_timeout.count()) + " ms"};
       co_await refuse(late);
@@ -165,7 +183,7 @@ asio::awaitable<bool> Connection::read_body(bool takes_body) {
     co_await refuse(*bad);
     co_return false;
   }
-  if (head_.expects_continue && in_.empty() && !body_.is_done()) {
+  if (head_.expects_continue && in_.empty() && !body_.is_done() && !server_.serving->is_draining) {
     deadline_ = Clock::now() + limits_.write_timeout;
     if (!co_await write("HTTP/1.1 100 Continue\r\n\r\n", std::string_view())) co_return false;
   }
@@ -185,8 +203,11 @@ asio::awaitable<bool> Connection::read_body(bool takes_body) {
     }
     if (body_.is_done()) co_return true;
     set_body_deadline();
+    must_refuse_ = server_.serving->is_draining;
     if (co_await read_some()) continue;
-    if (has_timed_out_) {
+    if (must_refuse_) {
+      co_await refuse_draining();
+    } else if (has_timed_out_) {
       const HttpFailure late{408, "the body came in too slowly (at least " +
                                       std::to_string(limits_.body_rate) + " bytes a second)"};
       co_await refuse(late);
@@ -210,7 +231,7 @@ void Connection::set_body_deadline() {
 asio::awaitable<bool> Connection::read_some() {
   for (;;) {
     if (std::exchange(has_read_, false)) co_await asio::post(socket_.get_executor(), asio::use_awaitable);
-    if (is_gone_ || has_timed_out_) co_return false;
+    if (is_gone_ || has_timed_out_ || must_refuse_) co_return false;
     error_code error;
     const size_t len = socket_.read_some(asio::buffer(thread_.scratch(), IoThread::kScratchSize), error);
     if (!error && len > 0) {
@@ -280,18 +301,23 @@ asio::awaitable<void> Connection::respond_error(const ApiError& error, int64_t r
 // An answer to what could not be read as a request; nothing behind it can be trusted, so the connection closes.
 // gcc 12 destroys a braced temporary in a co_await expression twice: failures are named first.
 asio::awaitable<void> Connection::refuse(const HttpFailure& failure) {
-  must_close_ = true;
-  has_timed_out_ = false;
+  begin_refusal();
   if (request_id_.empty()) request_id_ = server_.new_id("req-");
-  co_await respond_error(http_error(failure.status, failure.message));
+  co_await respond_error(http_error(failure.status, failure.message, failure.code));
   co_await linger();
+}
+
+// Its client learns at once what it would learn behind the last byte, and the server's end does not wait for that.
+asio::awaitable<void> Connection::refuse_draining() {
+  drop_body();
+  const HttpFailure draining{503, "the server is shutting down", "draining"};
+  co_await refuse(draining);
 }
 
 // Closing with unread bytes would reset the connection and take the answer with it.
 asio::awaitable<void> Connection::linger() {
   error_code error;
   socket_.shutdown(tcp::socket::shutdown_send, error);
-  phase_ = Phase::kClosing;
   deadline_ = Clock::now() + limits_.linger_timeout;
   in_.clear();
   while (!is_gone_ && co_await read_some()) in_.clear();
@@ -315,10 +341,19 @@ void Connection::check_time(Clock::time_point now) {
   }
 }
 
-void Connection::close_if_idle() {
-  if (phase_ != Phase::kIdle) return;
-  must_close_ = true;
-  abort();
+void Connection::drain() {
+  if (phase_ == Phase::kIdle && !has_unread()) return abort();
+  if (phase_ == Phase::kRunning || phase_ == Phase::kClosing) return;
+  set_active(true);
+  if (phase_ == Phase::kIdle) return;
+  must_refuse_ = true;
+  error_code error;
+  socket_.cancel(error);
+}
+
+bool Connection::has_unread() const {
+  error_code error;
+  return !in_.empty() || socket_.available(error) > 0;
 }
 
 void Connection::abort() {

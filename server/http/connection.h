@@ -29,8 +29,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   boost::asio::awaitable<void> run();  // to the connection's end
   void check_time(Clock::time_point now);
-  void close_if_idle();  // drain
-  void abort();          // at once: what runs for it is cancelled
+  void drain();  // closed if idle; a request that is not here yet is refused
+  void abort();  // at once: what runs for it is cancelled
 
   // For routes. The request, whole:
   const RequestHead& head() const { return head_; }
@@ -79,9 +79,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::awaitable<bool> read_some();
   boost::asio::awaitable<bool> write(std::string_view head, std::string_view body);
   boost::asio::awaitable<void> refuse(const HttpFailure& failure);
+  boost::asio::awaitable<void> refuse_draining();
   bool may_be_large() const;  // the body
+  bool has_unread() const;    // bytes that nobody has looked at yet
   boost::asio::awaitable<void> linger();
   void reset_request();
+  void begin_refusal();
+  void set_active(bool is_active);  // counts in num_active
   void set_body_deadline();
   void on_readable();
   void stop_watch();
@@ -101,6 +105,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Phase phase_ = Phase::kIdle;
   Clock::time_point deadline_ = Clock::time_point::max();  // of the read or write that runs
   bool has_timed_out_ = false, is_gone_ = false, must_close_ = false;
+  bool must_refuse_ = false;  // what is being read: the server drains
+  bool is_active_ = false;
 
   std::string in_;         // read, not taken yet
   bool has_read_ = false;  // and has not waited since

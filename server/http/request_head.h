@@ -17,6 +17,7 @@ namespace restkv {
 struct HttpFailure {
   int status = 400;
   std::string message;
+  std::string code = {};
 };
 
 struct RequestHead {

@@ -131,7 +131,7 @@ void AsioServer::for_each_connection(void (Connection::*visit)()) {
 void AsioServer::drain() {
   if (is_stopped_) return;
   state_.serving->drain();
-  for_each_connection(&Connection::close_if_idle);
+  for_each_connection(&Connection::drain);
 }
 
 void AsioServer::stop() {

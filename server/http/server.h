@@ -16,9 +16,10 @@ class HttpServer {
   virtual ~HttpServer() = default;  // as stop()
 
   virtual uint16_t port() const = 0;
-  // New work gets 503 from now on, readiness too (Serving::drain); idle connections close, running requests go on.
+  // New work gets 503 from now on, readiness too (Serving::drain), and so do requests that are not here whole; idle connections
+  // close, running requests go on.
   virtual void drain() = 0;
-  virtual bool is_idle() const = 0;  // no request runs
+  virtual bool is_idle() const = 0;  // no request runs, and whoever was refused had time to read it
   // Ends everything at once: running requests are cancelled, connections closed.
   virtual void stop() = 0;
 };

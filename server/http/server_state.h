@@ -28,7 +28,8 @@ struct ServerState {
   const HttpLimits limits;
   BodyRoom body_room;
   std::atomic<int64_t> num_connections{0};
-  std::atomic<int64_t> num_active{0};  // requests between their last byte and the end of their answer
+  // Requests between their last byte and the end of their answer; those that are refused, until their connection is closed.
+  std::atomic<int64_t> num_active{0};
   std::once_flag openapi_once;
   std::string openapi;  // of /openapi.json, when it was asked for once
 };

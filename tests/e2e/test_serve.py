@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -171,6 +172,24 @@ def test_new_work_while_draining(start_server, demo_model):
     assert server.request("GET", "/health")[0] == 503 and server.request("GET", "/health/live")[0] == 200
     list(events)
     assert server.wait_for_exit() == 0
+
+
+def test_upload_while_draining(start_server, stories_model):
+    """Nothing else runs: the server ends when its client has the answer."""
+    server = start_server(stories_model, "--drain-timeout", "20s")
+    body = json.dumps({"prompt": "a"}).encode().ljust(300_000)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:200_000])
+        while not re.search(r"^restkv_http_body_bytes\S* [1-9]", server.request("GET", "/metrics")[2].decode(), re.MULTILINE):
+            time.sleep(0.02)
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        client.sendall(body[200_000:])
+        head, answer = b"".join(iter(lambda: client.recv(65536), b"")).split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ") and b"\r\nConnection: close" in head and b"\r\nRetry-After: " in head
+    assert json.loads(answer)["error"]["code"] == "draining"
+    assert server.wait_for_exit() == 0 and time.monotonic() - start < 10
 
 
 def test_second_interrupt_stops_at_once(start_server, demo_model):

@@ -383,6 +383,55 @@ TEST_F(HttpServerTest, DrainFinishesWhatRuns) {
   EXPECT_TRUE(becomes_true([&] { return server_->is_idle(); }));
 }
 
+// It is refused at once, and what its client still sends is taken, so that the answer is read.
+TEST_F(HttpServerTest, DrainRefusesWhatIsNotHereWhole) {
+  settings_.server.io_threads = 1;  // in the order in which the bytes came
+  start();
+  const std::string large = post("/v1/completions", R"({"prompt":"a"})" + std::string(600'000, ' '));
+  const std::string chunked =
+      "POST /tokenize HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"pro";
+  RawClient head(server_->port()), body(server_->port()), chunks(server_->port()), last(server_->port());
+  head.send(std::string_view(large).substr(0, 30));
+  body.send(std::string_view(large).substr(0, 300'000));
+  chunks.send(chunked);
+  last.send(get("/ping"));
+  last.receive_until("\"ok\"}");
+  server_->drain();
+  EXPECT_FALSE(server_->is_idle());
+  RawClient late(server_->port()), asks(server_->port());
+  late.send(std::string_view(large).substr(0, 300'000));
+  asks.send("POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+  EXPECT_TRUE(head.send(std::string_view(large).substr(30)));
+  EXPECT_TRUE(body.send(std::string_view(large).substr(300'000)));
+  EXPECT_TRUE(chunks.send("\r\n0\r\n\r\n"));
+  for (RawClient* client : {&head, &body, &chunks, &late, &asks}) {
+    const std::string response = client->receive_all(1);
+    EXPECT_EQ(status_of(response), 503) << response;
+    EXPECT_NE(response.find("Retry-After: "), std::string::npos);
+    EXPECT_NE(response.find("Connection: close\r\n"), std::string::npos);
+    EXPECT_EQ(json::parse(body_of(response))["error"]["code"], "draining");
+    EXPECT_TRUE(client->is_closed());
+    client->shut_down();
+  }
+  EXPECT_TRUE(becomes_true([&] { return server_->is_idle(); }, 1s)) << "its clients are done";
+}
+
+// It lies in the socket when the server begins to drain, or has been read.
+TEST_F(HttpServerTest, DrainAnswersWhatHasJustCome) {
+  settings_.server.io_threads = 1;
+  for (int i = 0; i < 10; ++i) {
+    start();
+    RawClient client(server_->port());
+    client.send(get("/ping"));
+    client.receive_until("\"ok\"}");
+    client.send(post("/v1/completions", R"({"prompt":"a","max_tokens":1})"));
+    server_->drain();
+    const std::string response = client.receive_all(1);
+    EXPECT_TRUE(status_of(response) == 503 || status_of(response) == 200) << i << response;
+    EXPECT_TRUE(becomes_true([&] { return server_->is_idle(); }, 1s));
+  }
+}
+
 TEST_F(HttpServerTest, StopEndsRunningStreams) {
   start({.answer = "x", .step = 1ms, .max_model_len = 1'000'000});
   RawClient client(server_->port());
