@@ -22,7 +22,7 @@ class LocalCalibration final : public Calibration {
  public:
   LocalCalibration(std::shared_ptr<const Model> model, std::unique_ptr<Backend> backend, int64_t text_len);
 
-  void add_text(std::span<const int32_t> tokens, const std::function<void()>& on_layer) override;
+  Status add_text(std::span<const int32_t> tokens, const std::function<void()>& on_layer) override;
   AllocationTables tables() const override;
   const CacheSettings& settings() const override { return settings_; }
   int64_t num_texts() const override { return num_texts_; }
@@ -35,6 +35,8 @@ class LocalCalibration final : public Calibration {
     Observation observation;
   };
   Buffers buffers(Arena& arena) const;
+  // Of the residual, which `where` has left.
+  Status check_finite(const std::string& where) const;
   void add_layer(int64_t layer);
   // [N] rows of a head, kept first.
   std::vector<int32_t> order_of(int64_t head) const;
@@ -96,19 +98,34 @@ LocalCalibration::Buffers LocalCalibration::buffers(Arena& arena) const {
   return b;
 }
 
-void LocalCalibration::add_text(std::span<const int32_t> tokens, const std::function<void()>& on_layer) {
+Status LocalCalibration::check_finite(const std::string& where) const {
+  backend_->synchronize();
+  for (int64_t row = 0; row < len_; ++row) {
+    const float* x = b_.residual.f32(row);
+    if (std::all_of(x, x + config_.hidden_size, [](float value) { return std::isfinite(value); })) continue;
+    return invalid_argument("the model's numbers are not finite after " + where + ", at token " +
+                            std::to_string(row) + " of text " + std::to_string(num_texts_));
+  }
+  return {};
+}
+
+Status LocalCalibration::add_text(std::span<const int32_t> tokens, const std::function<void()>& on_layer) {
   CHECK(static_cast<int64_t>(tokens.size()) == len_) << tokens.size() << " tokens";
   transformer_->embed(tokens, {}, b_.residual);
+  if (Status status = check_finite("the embedding"); !status.ok()) return status;
   transformer_->prepare(positions_);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     const StoreSegment store = {0, len_, b_.k, b_.v, {}};
     const PrefillSegment prefill = {0, len_, {}, b_.k, b_.v, 0};
     transformer_->run_layer(layer, {b_.residual, positions_, {&store, 1}, {&prefill, 1}, {}, no_pages_},
                             [] {});
+    transformer_->settle(b_.residual);
+    if (Status status = check_finite("layer " + std::to_string(layer)); !status.ok()) return status;
     if (config_.layers[static_cast<size_t>(layer)].window == 0) add_layer(layer);
     on_layer();
   }
   ++num_texts_;
+  return {};
 }
 
 std::vector<int32_t> LocalCalibration::order_of(int64_t head) const {

@@ -20,8 +20,9 @@ class Calibration {
                                                    const EngineOptions& options, int64_t text_len);
   virtual ~Calibration() = default;
 
-  // [text_len] token ids of the vocabulary; `on_layer` is called after each layer.
-  virtual void add_text(std::span<const int32_t> tokens, const std::function<void()>& on_layer) = 0;
+  // [text_len] token ids of the vocabulary; `on_layer` is called after each layer. Error: the model's numbers are not finite;
+  // then there are no tables.
+  virtual Status add_text(std::span<const int32_t> tokens, const std::function<void()>& on_layer) = 0;
   // Of the texts so far (at least one), for a ladder of budgets up to half a text.
   virtual AllocationTables tables() const = 0;
   virtual const CacheSettings& settings() const = 0;

@@ -43,7 +43,8 @@ int run_calibrate(const Invocation& invocation) {
     for (const std::vector<int32_t>& slice : *slices) {
       std::vector<int32_t> text = prefix;
       text.insert(text.end(), slice.begin(), slice.end());
-      (*calibration)->add_text(text, [&] { bar.update(++done, total); });
+      const Status added = (*calibration)->add_text(text, [&] { bar.update(++done, total); });
+      if (!added.ok()) return fail(added.message() + "; nothing was written");
       if (InterruptGuard::is_interrupted()) return fail("interrupted; nothing was written", kExitInterrupted);
     }
   }

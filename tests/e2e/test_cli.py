@@ -10,6 +10,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 import time
 
 import numpy
@@ -432,6 +433,22 @@ def test_calibrate_and_what_uses_it(stories_model, texts, tmp_path):
     out.write_text(json.dumps(file))
     expect_failure(run_restkv("inspect", stories_model, "--allocation-file", out), 1, "made for another model: L is")
     expect_failure(run_restkv("inspect", stories_model, "--allocation-file", tmp_path / "none"), 1, "allocation file")
+
+
+def test_calibrate_a_model_whose_numbers_are_nan(texts, tmp_path):
+    model = tmp_path / "model"
+    subprocess.run([sys.executable, ROOT / "tools" / "make_model.py", "tiny", model, "--type", "f32"], check=True)
+    weights = model / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    (length,) = struct.unpack("<Q", data[:8])
+    begin = 8 + length + json.loads(data[8:8 + length])["model.layers.1.mlp.up_proj.weight"]["data_offsets"][0]
+    data[begin:begin + 4] = struct.pack("<f", float("nan"))
+    weights.write_bytes(data)
+    out = tmp_path / "rows.json"
+    out.write_text("as it was")
+    done = run_restkv("calibrate", model, "--texts", texts, "--num-texts", 1, "--prompt-len", 200, "--out", out)
+    expect_failure(done, 1, "not finite after layer 1", "nothing was written")
+    assert out.read_text() == "as it was"
 
 
 def test_bench_beyond_the_context(stories_model):

@@ -30,7 +30,8 @@ AllocationTables calibrate(const std::shared_ptr<const Model>& model, int32_t th
   auto calibration = Calibration::make(model, options, kLength);
   EXPECT_TRUE(calibration.ok()) << calibration.status().message();
   int layers = 0;
-  for (int32_t seed = 0; seed < 3; ++seed) (*calibration)->add_text(text(seed), [&] { ++layers; });
+  for (int32_t seed = 0; seed < 3; ++seed)
+    EXPECT_TRUE((*calibration)->add_text(text(seed), [&] { ++layers; }).ok());
   EXPECT_EQ(layers, 9);
   EXPECT_EQ((*calibration)->num_texts(), 3);
   return (*calibration)->tables();
@@ -58,6 +59,23 @@ TEST(Calibration, TablesKeepTheSumAndTheFloors) {
   const auto on_card = Calibration::make(model, options, kLength);
   ASSERT_FALSE(on_card.ok());
   EXPECT_EQ(on_card.status().message(), "device cuda; calibration runs on the CPU: auto or cpu");
+}
+
+TEST(Calibration, NumbersThatAreNotFiniteAreAnError) {
+  const auto error_of = [](const std::shared_ptr<const Model>& model) {
+    auto calibration = Calibration::make(model, {}, kLength);
+    EXPECT_TRUE(calibration.ok()) << calibration.status().message();
+    return (*calibration)->add_text(text(0), [] {}).message();
+  };
+  EXPECT_EQ(error_of(make_tiny_model({.nan_layer = 1})),
+            "the model's numbers are not finite after layer 1, at token 0 of text 0");
+  EXPECT_EQ(error_of(make_tiny_model({.window = 64, .nan_layer = 1})),
+            "the model's numbers are not finite after layer 1, at token 0 of text 0");
+  const int32_t token = text(0)[4];
+  const auto ill = make_tiny_model({}, [&](std::vector<float>& embedding) {
+    embedding[static_cast<size_t>(token) * 32] = std::numeric_limits<float>::infinity();
+  });
+  EXPECT_EQ(error_of(ill), "the model's numbers are not finite after the embedding, at token 4 of text 0");
 }
 
 TEST(Calibration, TheEngineKeepsToTheTable) {
