@@ -1,4 +1,4 @@
-// RESTKV_VERSION and RESTKV_COMMIT come from CMake, for this file alone.
+// RESTKV_VERSION comes from CMake, for this file alone; build_commit() is written by build_commit.cmake.
 #include "server/config/build_info.h"
 
 namespace restkv {
@@ -13,8 +13,6 @@ void append_if(std::string& list, bool has, std::string_view name) {
 }  // namespace
 
 std::string_view build_version() { return RESTKV_VERSION; }
-
-std::string_view build_commit() { return RESTKV_COMMIT; }
 
 std::string_view build_compiler() {
 #if defined(__clang__)
