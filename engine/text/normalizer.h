@@ -15,20 +15,24 @@ class Normalizer {
   using Step = std::function<std::string(std::string text)>;
   // `growth`: how many bytes at most become of one.
   void add(Step step, double growth = 1) {
-    steps_.push_back(std::move(step));
+    steps_.push_back({std::move(step), false});
     growth_ *= growth;
   }
+  // Of the stretch alone that a text begins with.
+  void add_first(Step step) { steps_.push_back({std::move(step), true}); }
   bool empty() const { return steps_.empty(); }
   size_t num_steps() const { return steps_.size(); }
   double growth() const { return growth_; }  // of all steps together
-  std::string apply(std::string_view text) const {
+  std::string apply(std::string_view text, bool first = false) const {
     std::string out(text);
-    for (const Step& step : steps_) out = step(std::move(out));
+    for (const auto& [step, is_first] : steps_) {
+      if (first || !is_first) out = step(std::move(out));
+    }
     return out;
   }
 
  private:
-  std::vector<Step> steps_;
+  std::vector<std::pair<Step, bool>> steps_;  // bool: of the first stretch alone
   double growth_ = 1;
 };
 

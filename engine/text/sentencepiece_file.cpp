@@ -5,7 +5,9 @@
 #include <string>
 #include <utility>
 
+#include "engine/text/added_token_files.h"
 #include "engine/text/charsmap.h"
+#include "engine/text/json_steps.h"
 #include "engine/text/sentencepiece_bpe.h"
 #include "engine/text/tokenizer_settings.h"
 #include "engine/text/unigram_model.h"
@@ -136,13 +138,19 @@ Result<ModelProto> parse_model(std::string_view bytes) {
   return model;
 }
 
-// Runs of spaces become one, none stay at the front.
-std::string without_extra_spaces(std::string text) {
+// Runs of spaces become one.
+std::string with_single_spaces(std::string text) {
   std::string out;
   for (const char c : text) {
-    if (c != ' ' || (!out.empty() && out.back() != ' ')) out += c;
+    if (c != ' ' || out.empty() || out.back() != ' ') out += c;
   }
   return out;
+}
+
+// And none stays at the front.
+std::string without_extra_spaces(std::string text) {
+  text = with_single_spaces(std::move(text));
+  return text.starts_with(' ') ? text.substr(1) : text;
 }
 
 std::string without_trailing_spaces(std::string text) {
@@ -150,11 +158,28 @@ std::string without_trailing_spaces(std::string text) {
   return text;
 }
 
-Status fill_normalizer(const ModelProto& model, TokenizerParts* parts) {
+// Where the dummy prefix goes, as transformers' LlamaTokenizer reads tokenizer_config.json.
+enum class PrefixRule : uint8_t {
+  kEachStretch,  // between added tokens ("legacy": true, also where nothing is said); libsentencepiece's own way
+  kStart,    // of a text alone; no stretch loses the space that it begins with, and a typed mark is a space
+  kNowhere,  // else as kStart
+};
+
+PrefixRule prefix_rule(const nlohmann::json& config) {
+  if (json_flag(config, "legacy", true)) return PrefixRule::kEachStretch;
+  const auto prefix = config.find("add_prefix_space");
+  return prefix == config.end() || *prefix == true ? PrefixRule::kStart : PrefixRule::kNowhere;
+}
+
+Status fill_normalizer(const ModelProto& model, PrefixRule prefix, TokenizerParts* parts) {
   if (model.space_is_suffix || !model.escape_spaces) {
     return unimplemented(
         "SentencePiece models with treat_whitespace_as_suffix or without escape_whitespaces");
   }
+  const bool each_stretch = prefix == PrefixRule::kEachStretch;
+  if (!each_stretch) parts->normalizer.add(replace_step(kSpaceMark, " "));
+  if (model.dummy_prefix && prefix == PrefixRule::kStart)
+    parts->normalizer.add_first(prepend_step(kSpaceMark));
   if (!model.chars_map.empty()) {
     Result<CharsMap> map = CharsMap::parse(model.chars_map);
     if (!map.ok()) return map.status();
@@ -170,13 +195,40 @@ Status fill_normalizer(const ModelProto& model, TokenizerParts* parts) {
   } else if (!model.normalizer.empty() && model.normalizer != "identity") {
     return unimplemented("the normalizer '" + std::string(model.normalizer) + "' without its character map");
   }
-  if (model.remove_extra_spaces) parts->normalizer.add(without_extra_spaces);
-  if (model.dummy_prefix) parts->normalizer.add(prepend_step(" "));
-  if (model.dummy_prefix) parts->leading_spaces = LeadingSpaces::kOneGoes;
+  if (model.remove_extra_spaces)
+    parts->normalizer.add(each_stretch ? without_extra_spaces : with_single_spaces);
+  if (model.dummy_prefix && each_stretch) parts->normalizer.add(prepend_step(" "));
+  if (model.dummy_prefix && prefix != PrefixRule::kNowhere) parts->leading_spaces = LeadingSpaces::kOneGoes;
   parts->normalizer.add(replace_step(kSpaceMark, " "));
   // Behind the rest: at the end of a text the mark itself counts as a space, and so does the dummy prefix.
   if (model.remove_extra_spaces) parts->normalizer.add(without_trailing_spaces);
   return {};
+}
+
+// [vocab]: what words are made of, and what there is with the added tokens (by id).
+struct Vocabularies {
+  std::unique_ptr<Vocabulary> pieces = std::make_unique<Vocabulary>(), all = std::make_unique<Vocabulary>();
+};
+
+Vocabularies make_vocabularies(const ModelProto& model, std::span<const AddedToken> added) {
+  Vocabularies made;
+  const auto added_type = [](const AddedToken& token) {
+    return token.special ? TokenType::kControl : TokenType::kUserDefined;
+  };
+  for (const ModelProto::Piece& piece : model.pieces) {
+    const auto type = static_cast<TokenType>(piece.type);
+    TokenType in_words = type, in_all = type;
+    if (!added.empty() && added.front().id == made.all->size()) {
+      const bool is_text = type == TokenType::kNormal || type == TokenType::kUserDefined;
+      if (is_text) in_all = added_type(added.front());
+      if (in_all == TokenType::kControl) in_words = TokenType::kUnused;  // not of what users type
+      added = added.subspan(1);
+    }
+    made.pieces->add(piece.text, sentencepiece_bytes(piece.text, in_words), in_words);
+    made.all->add(piece.text, sentencepiece_bytes(piece.text, in_all), in_all);
+  }
+  for (const AddedToken& token : added) made.all->add(token.text, token.text, added_type(token));
+  return made;
 }
 
 }  // namespace
@@ -190,29 +242,34 @@ Result<std::shared_ptr<const Tokenizer>> load_sentencepiece_tokenizer(std::strin
     return unimplemented("SentencePiece model type " + std::to_string(model.model_type) +
                          " is not supported; these are: 1 (unigram), 2 (BPE)");
   }
-  TokenizerParts parts;
-  auto vocabulary = std::make_unique<Vocabulary>();
-  vocabulary->reserve(model.pieces.size(), bytes.size());
+  const Result<nlohmann::json> config = parse_settings(settings.tokenizer_config, "tokenizer_config.json");
+  if (!config.ok()) return config.status();
+  std::vector<std::string_view> texts;
   std::vector<float> scores;
   for (const ModelProto::Piece& piece : model.pieces) {
-    const TokenType type = static_cast<TokenType>(piece.type);
-    vocabulary->add(piece.text, sentencepiece_bytes(piece.text, type), type);
+    texts.push_back(piece.text);
     scores.push_back(piece.score);
   }
-  const auto id_or_none = [&](int32_t id) { return vocabulary->contains(id) ? id : -1; };
+  const Result<std::vector<AddedToken>> added = read_added_tokens(texts, *config, settings);
+  if (!added.ok()) return added.status();
+  Vocabularies made = make_vocabularies(model, *added);
+  const Vocabulary& pieces = *made.pieces;
+  TokenizerParts parts;
+  const auto id_or_none = [&](int32_t id) { return pieces.contains(id) ? id : -1; };
   parts.bos_id = id_or_none(model.bos_id);
   if (const int32_t eos = id_or_none(model.eos_id); eos >= 0) parts.eos_ids.push_back(eos);
-  for (const int32_t id : chat_end_ids(*vocabulary)) parts.eos_ids.push_back(id);
+  for (const int32_t id : chat_end_ids(*made.all)) parts.eos_ids.push_back(id);
   if (parts.bos_id >= 0) parts.prefix_ids.push_back(parts.bos_id);
   const int32_t unknown_id = id_or_none(model.unknown_id);
-  add_special_tokens(*vocabulary, &parts.added);
-  add_user_defined_tokens(*vocabulary, &parts.added_normalized);
-  if (Status status = fill_normalizer(model, &parts); !status.ok()) return status;
+  for (const AddedToken& token : *added) parts.added.add(token);
+  add_special_tokens(pieces, &parts.added);
+  add_user_defined_tokens(pieces, &parts.added_normalized);
+  if (Status status = fill_normalizer(model, prefix_rule(*config), &parts); !status.ok()) return status;
   if (model.model_type == kBpe) {
     parts.kind = "SentencePiece BPE";
-    if (can_cut_before(*vocabulary, " ")) parts.pre_tokenizer.add_cut_before(" ");
+    if (can_cut_before(pieces, " ")) parts.pre_tokenizer.add_cut_before(" ");
     Result<std::unique_ptr<BpeModel>> bpe =
-        make_sentencepiece_bpe(*vocabulary, scores, unknown_id, model.byte_fallback);
+        make_sentencepiece_bpe(pieces, scores, unknown_id, model.byte_fallback);
     if (!bpe.ok()) return bpe.status();
     parts.model = std::move(bpe).value();
   } else {
@@ -221,11 +278,12 @@ Result<std::shared_ptr<const Tokenizer>> load_sentencepiece_tokenizer(std::strin
     options.unknown_id = unknown_id;
     options.byte_fallback = model.byte_fallback;
     const std::vector<double> wide(scores.begin(), scores.end());
-    Result<std::unique_ptr<UnigramModel>> unigram = UnigramModel::make(*vocabulary, wide, options);
+    Result<std::unique_ptr<UnigramModel>> unigram = UnigramModel::make(pieces, wide, options);
     if (!unigram.ok()) return unigram.status();
     parts.model = std::move(unigram).value();
   }
-  parts.vocabulary = std::move(vocabulary);
+  parts.vocabulary = std::move(made.all);
+  parts.model_vocabulary = std::move(made.pieces);
   if (Status status = apply_settings(settings, &parts); !status.ok()) return status;
   return finish_tokenizer(std::move(parts));
 }

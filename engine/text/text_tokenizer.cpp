@@ -37,7 +37,7 @@ class TextTokenizer final : public Tokenizer {
       if (parts_.normalizer.empty()) {
         encode_stretch(stretch.text, here, first, &words, &ids);
       } else {
-        encode_stretch(parts_.normalizer.apply(stretch.text), here, first, &words, &ids);
+        encode_stretch(parts_.normalizer.apply(stretch.text, first), here, first, &words, &ids);
       }
       first = false;
     }

@@ -2,35 +2,14 @@
 #include "engine/text/tokenizer_settings.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
-#include <optional>
 
 #include "engine/model/json_reader.h"
+#include "engine/text/json_steps.h"
 
 namespace restkv {
 namespace {
 
 using nlohmann::json;
-
-Result<json> parse_settings(const std::string& text, const char* name) {
-  if (text.empty()) return json::object();
-  constexpr JsonLimits kLimits{.max_depth = 64, .max_keys = 1'000'000, .allow_nul = true};
-  Result<json> parsed = parse_json(text, kLimits);
-  if (!parsed.ok()) return invalid_argument(std::string(name) + ": " + parsed.status().message());
-  if (!parsed->is_object()) return invalid_argument(std::string(name) + " is not an object");
-  return parsed;
-}
-
-// "text", or {"content": "text"}; none if absent or null.
-std::optional<std::string> token_name(const json& config, const char* key) {
-  const auto found = config.find(key);
-  if (found == config.end()) return std::nullopt;
-  if (found->is_string()) return found->get<std::string>();
-  if (found->is_object() && found->contains("content") && (*found)["content"].is_string()) {
-    return (*found)["content"].get<std::string>();
-  }
-  return std::nullopt;
-}
 
 int32_t find_text(const Vocabulary& vocabulary, std::string_view text) {
   for (int32_t id = vocabulary.size() - 1; id >= 0; --id) {
@@ -61,6 +40,20 @@ Status add_end_ids(const json& config, const char* name, TokenizerParts* parts) 
 
 }  // namespace
 
+Result<json> parse_settings(const std::string& text, const char* name) {
+  if (text.empty()) return json::object();
+  constexpr JsonLimits kLimits{.max_depth = 64, .max_keys = 1'000'000, .allow_nul = true};
+  Result<json> parsed = parse_json(text, kLimits);
+  if (!parsed.ok()) return invalid_argument(std::string(name) + ": " + parsed.status().message());
+  if (!parsed->is_object()) return invalid_argument(std::string(name) + " is not an object");
+  return parsed;
+}
+
+std::optional<std::string> token_name(const json& value) {
+  const json& text = value.is_object() ? json_member(value, "content") : value;
+  return text.is_string() ? std::optional(text.get<std::string>()) : std::nullopt;
+}
+
 Status apply_settings(const TokenizerSettings& settings, TokenizerParts* parts) {
   const Result<json> config = parse_settings(settings.tokenizer_config, "tokenizer_config.json");
   if (!config.ok()) return config.status();
@@ -69,13 +62,13 @@ Status apply_settings(const TokenizerSettings& settings, TokenizerParts* parts) 
     if (found == config->end() || !found->is_boolean()) return std::nullopt;
     return found->get<bool>();
   };
-  if (const auto name = token_name(*config, "bos_token")) {
+  if (const auto name = token_name(json_member(*config, "bos_token"))) {
     const int32_t id = find_text(*parts->vocabulary, *name);
     if (id < 0) return invalid_argument("tokenizer_config.json: bos_token is not in the vocabulary");
     parts->bos_id = id;
   }
   int32_t eos_id = parts->eos_ids.empty() ? -1 : parts->eos_ids.front();
-  if (const auto name = token_name(*config, "eos_token")) {
+  if (const auto name = token_name(json_member(*config, "eos_token"))) {
     eos_id = find_text(*parts->vocabulary, *name);
     if (eos_id < 0) return invalid_argument("tokenizer_config.json: eos_token is not in the vocabulary");
     parts->eos_ids.push_back(eos_id);

@@ -25,6 +25,8 @@ TokenizerSettings settings_beside(const fs::path& vocabulary) {
   settings.tokenizer_config = read_if_there(folder / "tokenizer_config.json");
   settings.generation_config = read_if_there(folder / "generation_config.json");
   settings.model_config = read_if_there(folder / "config.json");
+  settings.added_tokens = read_if_there(folder / "added_tokens.json");
+  settings.special_tokens_map = read_if_there(folder / "special_tokens_map.json");
   return settings;
 }
 

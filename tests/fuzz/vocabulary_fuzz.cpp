@@ -1,4 +1,6 @@
-// Any bytes as a vocabulary file (the first byte picks the format): a Status, or a tokenizer that works.
+// Any bytes as a vocabulary file (the first byte picks the format): a Status, or a tokenizer that works. Behind a tokenizer.model,
+// after an empty line: a file with added tokens.
+#include <algorithm>
 #include <cstring>
 
 #include "engine/model/gguf.h"
@@ -14,7 +16,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         restkv::GgufFile::parse(std::as_bytes(std::span(bytes.data(), bytes.size())), "fuzz.gguf");
     if (file.ok()) loaded = restkv::load_gguf_tokenizer(*file);
   } else if (data[0] % 5 == 1) {
-    loaded = restkv::load_sentencepiece_tokenizer(bytes, {});
+    const size_t cut = data[0] < 5 ? bytes.size() : std::min(bytes.rfind("\n\n"), bytes.size());
+    restkv::TokenizerSettings settings;
+    (data[0] % 2 == 0 ? settings.added_tokens : settings.tokenizer_config) = bytes.substr(cut);
+    loaded = restkv::load_sentencepiece_tokenizer(bytes.substr(0, cut), settings);
   } else if (data[0] % 5 == 2) {
     loaded = restkv::load_json_tokenizer(bytes, {});
   } else if (data[0] % 5 == 3) {
@@ -23,7 +28,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     loaded = restkv::load_tiktoken_tokenizer(bytes, {});
   }
   if (!loaded.ok()) return 0;
-  const auto ids = (*loaded)->encode("Hello <s>  w\xC3\xB6rld\xFF 123</s>", {});
+  const auto ids = (*loaded)->encode("Hello <s>  w\xC3\xB6rld\xFF <|a|> 123</s>", {});
   for (const int32_t id : ids) {
     if (id < 0 || id >= (*loaded)->vocab_size()) __builtin_trap();
   }

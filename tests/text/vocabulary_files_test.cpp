@@ -15,8 +15,11 @@ namespace restkv {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr EncodeOptions kPlain{.add_special = false, .special_tokens = SpecialTokens::kAsText};
 constexpr EncodeOptions kParsed{.add_special = false, .special_tokens = SpecialTokens::kParse};
@@ -334,6 +337,118 @@ TEST(SentencePieceFile, ChatMarkupIsNotMadeOfWhatAUserTyped) {
   EXPECT_EQ(std::count(ids.begin(), ids.end(), 9), 1);
 }
 
+// Ids of these tests: as transformers 4.57's LlamaTokenizer, use_fast=False.
+TokenizerSettings with_decoder(json more = json::object()) {
+  more["added_tokens_decoder"] = json::parse(R"({
+    "0": {"content": "<unk>", "special": true}, "1": {"content": "<s>", "special": true},
+    "9": {"content": "<|im_start|>", "special": true}, "10": {"content": "<|im_end|>", "special": true},
+    "11": {"content": "word", "special": false, "lstrip": true, "rstrip": true}})");
+  TokenizerSettings settings;
+  settings.tokenizer_config = more.dump();
+  return settings;
+}
+
+std::shared_ptr<const Tokenizer> must_load_model(const TokenizerSettings& settings, int model_type = 2) {
+  auto loaded = load_sentencepiece_tokenizer(small_model(model_type, field(4, 0)), settings);
+  EXPECT_TRUE(loaded.ok()) << loaded.status().message();
+  return loaded.value();
+}
+
+TEST(SentencePieceFile, AddedTokensAreCutOutFirst) {
+  TokenizerSettings old;
+  old.added_tokens = R"({"<|im_end|>": 10, "<|im_start|>": 9, "word": 11})";
+  old.special_tokens_map =
+      R"({"eos_token": "<|im_end|>", "additional_special_tokens": [{"content": "<|im_start|>"}]})";
+  for (const int model_type : {1, 2}) {
+    for (const bool is_old : {false, true}) {
+      const auto tokenizer =
+          must_load_model(is_old ? old : with_decoder({{"eos_token", "<|im_end|>"}}), model_type);
+      EXPECT_EQ(tokenizer->vocab_size(), 12);
+      EXPECT_THAT(tokenizer->encode("<|im_start|>ab<|im_end|> ab", kParsed), ElementsAre(9, 7, 10, 3, 7));
+      const std::vector<int32_t> spaces_stay = {7, 3, 11, 3, 3, 5}, spaces_go = {7, 11, 3, 5};
+      EXPECT_EQ(tokenizer->encode("ab word b", kParsed), is_old ? spaces_stay : spaces_go);
+      EXPECT_THAT(tokenizer->encode("wordab", kPlain), ElementsAre(11, 7));
+      EXPECT_THAT(tokenizer->encode("<|im_start|>", kPlain), Not(Contains(9)));
+      EXPECT_THAT(tokenizer->encode("ab", {}), ElementsAre(1, 7));
+      EXPECT_TRUE(tokenizer->is_special(9));
+      EXPECT_FALSE(tokenizer->is_special(11));
+      EXPECT_THAT(tokenizer->eos_ids(), ElementsAre(2, 10));
+      EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{9, 7, 10, 11}), "<|im_start|> ab<|im_end|>word");
+      const std::vector<ByteSpan> typed = {{12, 26}};
+      EXPECT_THAT(tokenizer->encode("<|im_start|>ab<|im_start|>", {.add_special = false, .plain = typed}),
+                  AllOf(Contains(9).Times(1), Contains(7)));
+    }
+  }
+}
+
+TEST(SentencePieceFile, WithoutLegacyOnlyATextBeginsWithTheDummyPrefix) {
+  const auto tokenizer = must_load_model(with_decoder({{"legacy", false}}));
+  EXPECT_THAT(tokenizer->encode("ab<|im_start|>ab", kParsed), ElementsAre(7, 9, 6));
+  EXPECT_THAT(tokenizer->encode("<|im_start|> ab", kParsed), ElementsAre(9, 7));
+  EXPECT_THAT(tokenizer->encode(" ab", kParsed), ElementsAre(3, 7));
+  EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{7, 9, 6}), "ab<|im_start|>ab");
+  const auto without = must_load_model(with_decoder({{"legacy", false}, {"add_prefix_space", false}}));
+  EXPECT_THAT(without->encode("ab<|im_start|> ab", kParsed), ElementsAre(6, 9, 7));
+  // Extra spaces go, but not the one that a stretch begins with.
+  const auto loaded = load_sentencepiece_tokenizer(small_model(2, ""), with_decoder({{"legacy", false}}));
+  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+  EXPECT_THAT((*loaded)->encode("  ab  ab <|im_start|>  ab ", kParsed), ElementsAre(3, 7, 7, 9, 7));
+}
+
+// A piece is one, too, and then no text is made of it.
+TEST(SentencePieceFile, PiecesThatAreNamedAsSpecialTokens) {
+  TokenizerSettings settings;
+  settings.tokenizer_config = R"({"additional_special_tokens": ["<u>", "ab", "[absent]"]})";
+  const auto tokenizer = must_load_model(settings);
+  EXPECT_EQ(tokenizer->vocab_size(), 9);
+  EXPECT_THAT(tokenizer->encode("<u>ab", kParsed), ElementsAre(8, 6));
+  EXPECT_TRUE(tokenizer->is_special(6) && tokenizer->is_special(8));
+  EXPECT_THAT(tokenizer->encode("bab", kPlain), ElementsAre(3, 5, 4, 5));
+}
+
+TEST(SentencePieceFile, AddedTokensThatCannotBeAreRefused) {
+  const auto refused = [](const std::string& config, const std::string& file, const std::string& message) {
+    TokenizerSettings settings;
+    settings.tokenizer_config = config;
+    settings.added_tokens = file;
+    const auto loaded = load_sentencepiece_tokenizer(small_model(2, ""), settings);
+    ASSERT_FALSE(loaded.ok()) << message;
+    EXPECT_THAT(loaded.status().message(), HasSubstr(message));
+    EXPECT_LT(loaded.status().message().size(), 300u);
+  };
+  for (const auto& [file, message] : std::vector<std::pair<std::string, const char*>>{
+           {R"({"x": 10})", "added tokens: 'x' has id 10, but there is no token 9"},
+           {R"({"x": 9, "y": 11})", "'y' has id 11, but there is no token 10"},
+           {R"({"x": 9, "y": 9})", "added_tokens.json: id 9 is given to two tokens, 'x' and 'y'"},
+           {R"({"x": 5})", "'x' has id 5, which in tokenizer.model is 'b'"},
+           {R"({"ab": 9})", "'ab' has id 9, but in tokenizer.model it is piece 6"},
+           {R"({"x": 65545})", "is not a number below 65545"},
+           {R"({"x": 18446744073709551615})", "is not a number below 65545"},
+           {R"({"x": -1})", "the id of 'x' is not a number"},
+           {R"({"x": "9"})", "the id of 'x' is not a number"},
+           {R"({"": 9})", "token 9 has no text"},
+           {R"({"x": 9, "x": 10})", "added_tokens.json: "},
+           {"[]", "added_tokens.json is not an object"}}) {
+    refused("", file, message);
+  }
+  const std::string decoder = "tokenizer_config.json: added_tokens_decoder";
+  for (const auto& [entries, message] : std::vector<std::pair<std::string, std::string>>{
+           {R"("9": {"content": "x"}, "10": {"content": "x"})", ": 'x' has two ids, 10 and 9"},
+           {R"("09": {"content": "x"})", ": '09' is not a token id"},
+           {R"("-1": {"content": "x"})", ": '-1' is not a token id"},
+           {R"("9": {"special": true})", ": token 9 has no text"},
+           {R"("9": "x")", ": token 9 has no text"},
+           {R"("0": {"content": "<s>"})", ": '<s>' has id 0, which in tokenizer.model is '<unk>'"}}) {
+    refused(R"({"added_tokens_decoder": {)" + entries + "}}", "", decoder + message);
+  }
+  refused(R"({"added_tokens_decoder": []})", "", decoder + ": is not an object");
+  for (const char* other : {R"({"<|im_start|>": 10})", R"({"word": 11, "more": 12})"})
+    refused(with_decoder().tokenizer_config, other, "is not the same in added_tokens_decoder");
+  TokenizerSettings both = with_decoder();
+  both.added_tokens = R"({"word": 11, "<|im_start|>": 9, "<|im_end|>": 10})";
+  EXPECT_EQ(must_load_model(both)->vocab_size(), 12);
+}
+
 TEST(SentencePieceFile, RemovesExtraSpacesByDefault) {
   const auto loaded = load_sentencepiece_tokenizer(small_model(2, ""), {});
   ASSERT_TRUE(loaded.ok()) << loaded.status().message();
@@ -411,6 +526,9 @@ TEST(LoadTokenizer, PicksByWhatLiesInTheFolder) {
   EXPECT_THAT(load_tokenizer(folder.string()).status().message(), HasSubstr("tokenizer.json"));
   write("tokenizer.model", small_model(2, ""));
   EXPECT_EQ(load_tokenizer(folder.string()).value()->kind(), "SentencePiece BPE");
+  write("added_tokens.json", R"({"<|im_end|>": 9})");
+  write("special_tokens_map.json", R"({"eos_token": "<|im_end|>"})");
+  EXPECT_TRUE(load_tokenizer(folder.string()).value()->is_special(9));
   write("tekken.json", small_tekken().dump());
   EXPECT_EQ(load_tokenizer(folder.string()).value()->kind(), "byte-level BPE (tekken)");
   write("tokenizer.json", small_json().dump());
