@@ -65,6 +65,7 @@ Status apply_settings(const TokenizerSettings& settings, TokenizerParts* parts) 
   if (const auto name = token_name(json_member(*config, "bos_token"))) {
     const int32_t id = find_text(*parts->vocabulary, *name);
     if (id < 0) return invalid_argument("tokenizer_config.json: bos_token is not in the vocabulary");
+    std::replace(parts->prefix_ids.begin(), parts->prefix_ids.end(), parts->bos_id, id);
     parts->bos_id = id;
   }
   int32_t eos_id = parts->eos_ids.empty() ? -1 : parts->eos_ids.front();

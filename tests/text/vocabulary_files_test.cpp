@@ -395,6 +395,17 @@ TEST(SentencePieceFile, WithoutLegacyOnlyATextBeginsWithTheDummyPrefix) {
   EXPECT_THAT((*loaded)->encode("  ab  ab <|im_start|>  ab ", kParsed), ElementsAre(3, 7, 7, 9, 7));
 }
 
+// tokenizer_config.json names another one than the vocabulary's own.
+TEST(SentencePieceFile, BosByName) {
+  const auto tokenizer = must_load_model(with_decoder({{"bos_token", "<|im_start|>"}}));
+  EXPECT_EQ(tokenizer->bos_id(), 9);
+  EXPECT_TRUE(tokenizer->adds_bos());
+  EXPECT_THAT(tokenizer->encode("ab", {}), ElementsAre(9, 7));
+  const auto without =
+      must_load_model(with_decoder({{"bos_token", "<|im_start|>"}, {"add_bos_token", false}}));
+  EXPECT_THAT(without->encode("ab", {}), ElementsAre(7));
+}
+
 // A piece is one, too, and then no text is made of it.
 TEST(SentencePieceFile, PiecesThatAreNamedAsSpecialTokens) {
   TokenizerSettings settings;
