@@ -161,7 +161,7 @@ std::vector<RequestInfo> LocalEngine::requests(std::string_view owner) const {
                       .max_tokens = request.max_tokens,
                       .num_choices = request.num_choices,
                       .priority = request.priority,
-                      .age_seconds = std::chrono::duration<double>(now - request.arrival).count()});
+                      .age_seconds = seconds_between(request.arrival, now)});
     }
   }
   std::sort(list.begin(), list.end(), [](const RequestInfo& a, const RequestInfo& b) {

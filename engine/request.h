@@ -19,6 +19,9 @@
 namespace restkv {
 
 using Clock = std::chrono::steady_clock;
+inline double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
 
 // Who is admitted first (scheduler.h).
 enum class SchedulingPolicy : uint8_t { kShortest, kFifo, kPriority };

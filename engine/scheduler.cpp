@@ -17,10 +17,6 @@ constexpr double kMostWaiting = 5.0;  // prompts to a sequence that decodes: gap
 // arrives gets a first token before it ends, which may take minutes.
 constexpr double kMuchShorter = 0.25;
 
-double seconds_between(Clock::time_point from, Clock::time_point to) {
-  return std::chrono::duration<double>(to - from).count();
-}
-
 // Entries of a head that a decode row at `position` reads, about.
 int64_t entries_at(const CacheSettings& cache, int64_t position) {
   const bool is_bounded = cache.policy != PolicyKind::kFull && cache.decode == DecodeMode::kEvict;

@@ -22,10 +22,6 @@
 namespace restkv {
 namespace {
 
-double seconds_between(Clock::time_point from, Clock::time_point to) {
-  return std::chrono::duration<double>(to - from).count();
-}
-
 ModelConfig config_of(bool is_tiny) {
   ModelConfig c;
   c.architecture = "LlamaForCausalLM";
