@@ -90,26 +90,6 @@ class Context {
   std::vector<std::shared_ptr<NamespaceObject>> namespaces_;  // emptied at the end: they may hold one another
 };
 
-// Reads the arguments of one call by position or name, as a Python signature does.
-class ArgumentReader {
- public:
-  ArgumentReader(Context& context, const char* function, CallArguments& arguments)
-      : context_(context), function_(function), arguments_(arguments) {}
-  bool has(const char* name) const;
-  Value take(const char* name, Value otherwise);
-  Value require(const char* name);
-  int64_t take_int(const char* name, int64_t otherwise);
-  bool take_bool(const char* name, bool otherwise);
-  void finish() const;  // an error if arguments are left
-
- private:
-  bool take_if(const char* name, Value& value);
-  Context& context_;
-  const char* function_;
-  CallArguments& arguments_;
-  size_t next_ = 0;
-};
-
 // Other files of this folder -----------------------------------------------------------------------------------------
 using Filter = Value (*)(Context&, const Value& subject, CallArguments&);
 Filter find_filter(std::string_view name);  // filters.cpp; null: none

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "server/chat/argument_reader.h"
 #include "server/chat/string_ops.h"
 
 namespace restkv::chat {

@@ -3,7 +3,7 @@
 #include <ctime>
 #include <map>
 
-#include "server/chat/context.h"
+#include "server/chat/argument_reader.h"
 
 namespace restkv::chat {
 namespace {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "server/chat/argument_reader.h"
 #include "server/chat/template_error.h"
 
 namespace restkv::chat {

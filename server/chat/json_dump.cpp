@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdio>
 
-#include "server/chat/context.h"
+#include "server/chat/argument_reader.h"
 #include "server/chat/unicode_classes.h"
 
 namespace restkv::chat {

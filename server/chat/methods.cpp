@@ -4,7 +4,7 @@
 #include <cmath>
 #include <map>
 
-#include "server/chat/context.h"
+#include "server/chat/argument_reader.h"
 #include "server/chat/string_ops.h"
 
 namespace restkv::chat {

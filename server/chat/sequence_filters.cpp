@@ -2,6 +2,7 @@
 // can be read once; sort, list, dictsort give lists.
 #include <algorithm>
 
+#include "server/chat/argument_reader.h"
 #include "server/chat/filters.h"
 #include "server/chat/string_ops.h"
 

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <map>
 
-#include "server/chat/context.h"
+#include "server/chat/argument_reader.h"
 #include "server/chat/unicode_classes.h"
 
 namespace restkv::chat {
