@@ -97,9 +97,9 @@ TEST_P(Smooth, RowsThatAreNotFiniteDoNotSpread) {
 
 // A selection over given scores of one layer.
 struct Selection {
-  std::vector<std::vector<float>> scores;  // [arrays][K * n]
+  std::vector<std::vector<float>> scores = {};  // [arrays][K * n]
   int32_t kv_heads = 1;
-  std::vector<int32_t> keep;
+  std::vector<int32_t> keep = {};
   ProtectedRows protect = {};
   SelectScope scope = SelectScope::kHead;
   int32_t floor = 0, slack = 0, pins = 0;
@@ -107,44 +107,109 @@ struct Selection {
   std::vector<std::vector<int32_t>> kept = {}, new_pins = {};
   std::vector<int32_t> share = {}, non_finite = {}, num_dead = {};
 
-  Selection& run(Backend& backend) {
-    const auto n = static_cast<int64_t>(scores[0].size()) / kv_heads;
-    const auto k = static_cast<size_t>(kv_heads);
-    std::vector<float> rows(static_cast<size_t>(n) * k);
-    std::vector<int32_t> out(static_cast<size_t>(n) * k), kept_len(k),
-        pin_rows(k * static_cast<size_t>(std::max(pins, 1))), num_pins(k);
-    share.assign(k, -1);
-    non_finite.assign(k, -1);
-    num_dead.assign(k, -1);
-    SelectItem item{.rows = {.k = dense(rows.data(), DType::kF32, n, kv_heads),
-                             .v = dense(rows.data(), DType::kF32, n, kv_heads)},
-                    .num_scores = static_cast<int32_t>(scores.size()),
-                    .keep = keep.data(),
-                    .protect = protect,
-                    .floor = floor,
-                    .slack = slack,
-                    .share = share.data(),
-                    .kept = dense(out.data(), DType::kI32, kv_heads, n),
-                    .kept_len = kept_len.data(),
-                    .num_dead = num_dead.data(),
-                    .non_finite = non_finite.data(),
-                    .max_new_pins = pins,
-                    .new_pins = pin_rows.data(),
-                    .num_new_pins = num_pins.data()};
-    for (size_t i = 0; i < scores.size(); ++i)
-      item.scores[i] = dense(scores[i].data(), DType::kF32, kv_heads, n);
-    backend.select({.num_kv_heads = kv_heads, .scope = scope, .items = {&item, 1}});
-    kept.clear();
-    new_pins.clear();
-    for (size_t h = 0; h < k; ++h) {
-      const int32_t* row = out.data() + static_cast<int64_t>(h) * n;
-      kept.emplace_back(row, row + kept_len[h]);
-      const int32_t* pin = pin_rows.data() + static_cast<int64_t>(h) * pins;
-      new_pins.emplace_back(pin, pin + (pins > 0 ? num_pins[h] : 0));
-    }
-    return *this;
-  }
+  int64_t num_rows() const { return static_cast<int64_t>(scores[0].size()) / kv_heads; }
+  Selection& run(Backend& backend);
 };
+
+// The items of one op, which have the first one's heads and scope.
+void run_all(Backend& backend, std::span<Selection> selections) {
+  struct Buffers {
+    std::vector<float> rows;
+    std::vector<int32_t> out, kept_len, pin_rows, num_pins;
+  };
+  const int32_t kv_heads = selections[0].kv_heads;
+  const auto k = static_cast<size_t>(kv_heads);
+  std::vector<Buffers> buffers(selections.size());
+  std::vector<SelectItem> items;
+  for (size_t i = 0; i < selections.size(); ++i) {
+    Selection& s = selections[i];
+    Buffers& b = buffers[i];
+    const int64_t n = s.num_rows();
+    b.rows.resize(static_cast<size_t>(n) * k);
+    b.out.resize(b.rows.size());
+    b.kept_len.resize(k);
+    b.pin_rows.resize(k * static_cast<size_t>(std::max(s.pins, 1)));
+    b.num_pins.resize(k);
+    s.share.assign(k, -1);
+    s.non_finite.assign(k, -1);
+    s.num_dead.assign(k, -1);
+    SelectItem& item = items.emplace_back();
+    item = {.rows = {.k = dense(b.rows.data(), DType::kF32, n, kv_heads),
+                     .v = dense(b.rows.data(), DType::kF32, n, kv_heads)},
+            .num_scores = static_cast<int32_t>(s.scores.size()),
+            .keep = s.keep.data(),
+            .protect = s.protect,
+            .floor = s.floor,
+            .slack = s.slack,
+            .share = s.share.data(),
+            .kept = dense(b.out.data(), DType::kI32, kv_heads, n),
+            .kept_len = b.kept_len.data(),
+            .num_dead = s.num_dead.data(),
+            .non_finite = s.non_finite.data(),
+            .max_new_pins = s.pins,
+            .new_pins = b.pin_rows.data(),
+            .num_new_pins = b.num_pins.data()};
+    for (size_t a = 0; a < s.scores.size(); ++a)
+      item.scores[a] = dense(s.scores[a].data(), DType::kF32, kv_heads, n);
+  }
+  backend.select({.num_kv_heads = kv_heads, .scope = selections[0].scope, .items = items});
+  for (size_t i = 0; i < selections.size(); ++i) {
+    Selection& s = selections[i];
+    const Buffers& b = buffers[i];
+    s.kept.clear();
+    s.new_pins.clear();
+    for (size_t h = 0; h < k; ++h) {
+      const int32_t* row = b.out.data() + static_cast<int64_t>(h) * s.num_rows();
+      s.kept.emplace_back(row, row + b.kept_len[h]);
+      const int32_t* pin = b.pin_rows.data() + static_cast<int64_t>(h) * s.pins;
+      s.new_pins.emplace_back(pin, pin + (s.pins > 0 ? b.num_pins[h] : 0));
+    }
+  }
+}
+
+Selection& Selection::run(Backend& backend) {
+  run_all(backend, {this, 1});
+  return *this;
+}
+
+// By sorting: min over the m arrays i of m * rank_i + i for each row of a head, of which the first protect.head_end and the last
+// protect.recent are protected.
+std::vector<int32_t> order_of(const Selection& s, int32_t head) {
+  const auto n = static_cast<int32_t>(s.num_rows()), m = static_cast<int32_t>(s.scores.size());
+  const auto is_protected = [&](int32_t j) { return j < s.protect.head_end || j >= n - s.protect.recent; };
+  std::vector<int32_t> order(static_cast<size_t>(n), INT32_MAX), rows(order.size());
+  for (int32_t a = 0; a < m; ++a) {
+    const float* scores = s.scores[static_cast<size_t>(a)].data() + int64_t{head} * n;
+    std::iota(rows.begin(), rows.end(), 0);
+    std::sort(rows.begin(), rows.end(), [&](int32_t x, int32_t y) {
+      if (is_protected(x) != is_protected(y)) return is_protected(x);
+      if (!is_protected(x) && scores[x] != scores[y]) return scores[x] > scores[y];
+      return x > y;
+    });
+    for (int32_t r = 0; r < n; ++r) {
+      int32_t& value = order[static_cast<size_t>(rows[static_cast<size_t>(r)])];
+      value = std::min(value, m * r + a);
+    }
+  }
+  return order;
+}
+
+// Of the rows that `wanted` says, the `count` first in that order; ascending.
+template <class Wanted>
+std::vector<int32_t> first_rows(const std::vector<int32_t>& order, int32_t count, Wanted wanted) {
+  std::vector<int32_t> rows;
+  for (int32_t j = 0; j < static_cast<int32_t>(order.size()); ++j)
+    if (wanted(j)) rows.push_back(j);
+  std::sort(rows.begin(), rows.end(), [&](int32_t x, int32_t y) {
+    return order[static_cast<size_t>(x)] < order[static_cast<size_t>(y)];
+  });
+  rows.resize(std::min(rows.size(), static_cast<size_t>(count)));
+  std::sort(rows.begin(), rows.end());
+  return rows;
+}
+std::vector<int32_t> first_rows(const std::vector<int32_t>& order, int32_t count) {
+  return first_rows(order, count, [](int32_t) { return true; });
+}
 
 TEST_P(Select, TiesGoToNewerRows) {
   const std::unique_ptr<Backend> backend = make(1);
@@ -163,15 +228,9 @@ TEST_P(Select, ManyRowsOfFewScores) {
   constexpr int32_t kRows = 5000;
   std::vector<float> scores(kRows);
   for (float& x : scores) x = static_cast<float>(random() % 7) - 3.0f;
-  std::vector<int32_t> order(kRows);
-  std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    const float x = scores[static_cast<size_t>(a)], y = scores[static_cast<size_t>(b)];
-    return x > y || (x == y && a > b);
-  });
+  const std::vector<int32_t> order = order_of({.scores = {scores}}, 0);
   for (const int32_t keep : {1, 700, 4600, kRows}) {
-    std::vector<int32_t> expected(order.begin(), order.begin() + keep);
-    std::sort(expected.begin(), expected.end());
+    const std::vector<int32_t> expected = first_rows(order, keep);
     Selection one{.scores = {scores}, .keep = {keep}};
     EXPECT_EQ(one.run(*backend).kept[0], expected) << keep;
     // The same array twice says the same.
@@ -187,19 +246,74 @@ TEST_P(Select, RowsBeyondTheMapsInSharedMemory) {
   constexpr int32_t kRows = 70001, kKeep = 300;
   std::vector<float> scores(kRows);
   for (float& x : scores) x = static_cast<float>(random() % 1000);
-  std::vector<int32_t> expected(kRows);
-  std::iota(expected.begin(), expected.end(), 0);
-  std::sort(expected.begin(), expected.end(), [&](int32_t a, int32_t b) {
-    const float x = scores[static_cast<size_t>(a)], y = scores[static_cast<size_t>(b)];
-    return x > y || (x == y && a > b);
-  });
-  expected.resize(kKeep);
-  std::sort(expected.begin(), expected.end());
+  const std::vector<int32_t> expected = first_rows(order_of({.scores = {scores}}, 0), kKeep);
   Selection one{.scores = {scores}, .keep = {kKeep}};
   EXPECT_EQ(one.run(*backend).kept[0], expected);
   Selection two{.scores = {scores, scores}, .keep = {kKeep}, .pins = 3};
   EXPECT_EQ(two.run(*backend).kept[0], expected);
   EXPECT_TRUE(two.new_pins[0].empty());  // the second array brings nothing in
+}
+
+// The sorted lists of three arrays that are all different, each longer than what shared memory has room for.
+TEST_P(Select, ThreeArraysWithListsBeyondSharedMemory) {
+  const std::unique_ptr<Backend> backend = make(2);
+  std::mt19937 random(13);
+  constexpr int32_t kRows = 4900;
+  Selection s{.kv_heads = 2, .keep = {4300, 4200}, .protect = {.head_end = 4, .recent = 32}, .pins = 40};
+  for (int32_t a = 0; a < 3; ++a) {
+    s.scores.emplace_back();
+    for (int32_t j = 0; j < 2 * kRows; ++j) s.scores.back().push_back(static_cast<float>(random() % 2000));
+  }
+  s.run(*backend);
+  for (int32_t h = 0; h < 2; ++h) {
+    const auto i = static_cast<size_t>(h);
+    const std::vector<int32_t> order = order_of(s, h);
+    EXPECT_EQ(s.kept[i], first_rows(order, s.keep[i])) << "head " << h;
+    // The best of those that the second and third array brought in; more than so many stay.
+    const auto is_new = [&](int32_t j) {
+      return j >= s.protect.head_end && j < kRows - s.protect.recent &&
+             order[static_cast<size_t>(j)] % 3 != 0;
+    };
+    EXPECT_EQ(s.new_pins[i], first_rows(order, s.pins, is_new)) << "head " << h;
+  }
+}
+
+// A workspace of two units, and of two items whose heads share their rows: further launches find what others left there.
+TEST(SelectOnTheEmulator, UnitsBeyondTheWorkspaceGoInFurtherLaunches) {
+  constexpr int32_t kRows = 100, kItems = 5;
+  for (const SelectScope scope : {SelectScope::kHead, SelectScope::kLayer, SelectScope::kShare}) {
+    const int32_t max_arrays = scope == SelectScope::kHead ? 3 : 1;
+    // Keys and lists of a unit, what is aligned before them, and the shares.
+    const int64_t unit_bytes = 8 * max_arrays * kRows;
+    const auto small = with_host_memory(make_emulated_backend({.workspace_bytes = 2 * unit_bytes + 700}));
+    const std::unique_ptr<Backend> cpu = make_cpu_backend(1);
+    std::mt19937 random(14);
+    std::vector<Selection> expected(kItems);
+    for (int32_t i = 0; i < kItems; ++i) {
+      Selection& s = expected[static_cast<size_t>(i)];
+      s = {.kv_heads = 2, .keep = {40 + i, scope == SelectScope::kLayer ? 40 + i : 60 - i}, .scope = scope};
+      s.protect = {.head_end = i, .recent = 3 * i};
+      s.floor = 20;
+      s.slack = i;
+      s.pins = max_arrays > 1 ? 4 : 0;
+      for (int32_t a = 0; a < 1 + i % max_arrays; ++a) {
+        s.scores.emplace_back();
+        for (int32_t j = 0; j < 2 * (kRows - i); ++j)
+          s.scores.back().push_back(static_cast<float>(random() % 50));
+      }
+    }
+    std::vector<Selection> given = expected;
+    run_all(*cpu, expected);
+    const int64_t before = emulator::counters().launches;
+    run_all(*small, given);
+    EXPECT_GE(emulator::counters().launches - before, scope == SelectScope::kShare ? 7 : 5);
+    for (size_t i = 0; i < kItems; ++i) {
+      EXPECT_EQ(given[i].kept, expected[i].kept) << "item " << i;
+      EXPECT_EQ(given[i].new_pins, expected[i].new_pins) << "item " << i;
+      EXPECT_EQ(given[i].share, expected[i].share) << "item " << i;
+      EXPECT_EQ(given[i].num_dead, expected[i].num_dead) << "item " << i;
+    }
+  }
 }
 
 TEST_P(Select, NanAndInfRankFirstAndAreCounted) {
@@ -254,35 +368,12 @@ TEST_P(Select, InterleavedArraysNestAndFollowTheFormula) {
       for (int32_t j = 0; j < n; ++j) s.scores.back().push_back(static_cast<float>(random() % 12));
     }
     s.protect = {.head_end = 2, .recent = 5};
-    const auto is_protected = [&](int32_t j) { return j < 2 || j >= n - 5; };
-    std::vector<int32_t> order(static_cast<size_t>(n), INT32_MAX);
-    for (int32_t a = 0; a < arrays; ++a) {
-      std::vector<int32_t> rows(static_cast<size_t>(n));
-      std::iota(rows.begin(), rows.end(), 0);
-      std::sort(rows.begin(), rows.end(), [&](int32_t x, int32_t y) {
-        if (is_protected(x) != is_protected(y)) return is_protected(x);
-        const auto& scores = s.scores[static_cast<size_t>(a)];
-        const float sx = scores[static_cast<size_t>(x)], sy = scores[static_cast<size_t>(y)];
-        if (!is_protected(x) && sx != sy) return sx > sy;
-        return x > y;
-      });
-      for (int32_t r = 0; r < n; ++r) {
-        int32_t& value = order[static_cast<size_t>(rows[static_cast<size_t>(r)])];
-        value = std::min(value, arrays * r + a);
-      }
-    }
+    const std::vector<int32_t> order = order_of(s, 0);
     std::vector<int32_t> before;
     for (int32_t keep = 0; keep <= n; ++keep) {
       s.keep = {keep};
       const std::vector<int32_t> kept = s.run(*backend).kept[0];
-      std::vector<int32_t> want(static_cast<size_t>(n));
-      std::iota(want.begin(), want.end(), 0);
-      std::sort(want.begin(), want.end(), [&](int32_t x, int32_t y) {
-        return order[static_cast<size_t>(x)] < order[static_cast<size_t>(y)];
-      });
-      want.resize(static_cast<size_t>(keep));
-      std::sort(want.begin(), want.end());
-      ASSERT_EQ(kept, want) << "keep " << keep;
+      ASSERT_EQ(kept, first_rows(order, keep)) << "keep " << keep;
       ASSERT_TRUE(std::includes(kept.begin(), kept.end(), before.begin(), before.end())) << "keep " << keep;
       before = kept;
     }
