@@ -187,7 +187,6 @@ Executor::StepInFlight& Executor::open_step() {
   StepInFlight& step = steps_[static_cast<size_t>((first_step_ + num_steps_) % 2)];
   ++num_steps_;
   step.drawing.clear();
-  step.leaders.clear();
   step.cuts.due.clear();
   step.is_whole = false;
   return step;
@@ -329,7 +328,6 @@ void Executor::start_step(const StepBatch& batch) {
     finish_prefill(*sequence, static_cast<int32_t>(row + count - 1), step);
     row += sequence->prefill_rows() - sequence->first_row;
   }
-  step.leaders = batch.prompts;
   draw(residual, step);
   scope.finish();
   backend_.at_layer(-1);
@@ -365,11 +363,10 @@ void Executor::finish_step(std::vector<StepResult>& results) {
 }
 
 void Executor::end_prefixes(const StepInFlight& step) {
-  for (Sequence* leader : step.leaders) {
-    bool is_ill = false;
-    for (size_t i = 0; i < step.drawing.size(); ++i)
-      is_ill |= step.drawing[i] == leader && step.samples[i].is_nan;
-    prefixes_.finish(leader->memory->prefix, !is_ill);
+  for (size_t i = 0; i < step.drawing.size(); ++i) {
+    if (!step.drawing[i]) continue;
+    PrefixUse& prefix = step.drawing[i]->memory->prefix;
+    if (!prefix.keys.empty()) prefixes_.finish(prefix, !step.samples[i].is_nan);
   }
 }
 
@@ -463,7 +460,6 @@ void Executor::start_unit(const PrefillUnit& unit) {
   rows_.clear();
   // With a probe the prompt's last row may be one of an earlier unit.
   finish_prefill(sequence, static_cast<int32_t>(sequence.prefill_len - 1 - first_row), step);
-  step.leaders.push_back(&sequence);
   draw(scratch.residual.row_range(0, rows_so_far - first_row), step);
   for (size_t i = 0; i < step.drawing.size(); ++i) step.cache[i] = cache_counters(*step.drawing[i]);
   scratch_.give_back(sequence.memory->scratch);

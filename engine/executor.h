@@ -122,7 +122,6 @@ class Executor final : public SequenceHost {
   // A step from start_step to finish_step.
   struct StepInFlight {
     std::vector<Sequence*> drawing;     // null: released since
-    std::vector<Sequence*> leaders;     // whose prefill ends with it
     std::vector<SampleResult> samples;  // [logit_rows], by drawing
     std::vector<CacheCounters> cache;   // by drawing
     Evictor::CutBatch cuts;
@@ -136,7 +135,7 @@ class Executor final : public SequenceHost {
   // Entries of the first choice's prompt that the others hold too.
   int32_t shared_entries(const SequenceMemory& memory) const;
   void begin(Sequence& sequence);
-  // Prefills that ended with this step or unit: what they wrote for the prefix cache is there, unless their logits are NaN.
+  // Prompts whose first token this step or unit drew: what they wrote for the prefix cache is there, unless it is NaN.
   void end_prefixes(const StepInFlight& step);
   ScratchRows scratch_rows(const SequenceMemory& memory) const;
   // A layer of a whole short prompt is done: rows [row, ..) of the step.

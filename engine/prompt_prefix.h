@@ -43,7 +43,7 @@ class PromptPrefixes {
   // Rows of one layer from first_row on [N, K*D] are done: those of blocks to write are copied.
   void store_layer(const Sequence& sequence, const PrefixUse& use, int64_t layer, ConstTensor k,
                    ConstTensor v, std::span<const int32_t> positions) const;
-  // All layers are done; `is_good`: the blocks become visible.
+  // The first token is drawn, or the request ended before; `is_good`: the blocks become visible.
   void finish(PrefixUse& use, bool is_good);
 
   const PrefixCache& cache() const { return prefixes_; }

@@ -38,9 +38,12 @@ inline std::string windows_json(const TinyShape& shape) {
   return ", \"sliding_window\": " + std::to_string(shape.window) + ", \"layer_types\": [" + types + "]";
 }
 
-// `edit` may change the embedding [V, M] before it is written (a NaN row, say).
-inline std::shared_ptr<const Model> make_tiny_model(
-    const TinyShape& shape = {}, const std::function<void(std::vector<float>&)>& edit = {}) {
+// May change a tensor before it is written (a NaN row of the embedding, say).
+using EditTensor = std::function<void(const std::string& name, std::vector<float>& values)>;
+inline constexpr const char* kEmbedding = "model.embed_tokens.weight";  // [V, M]
+
+inline std::shared_ptr<const Model> make_tiny_model(const TinyShape& shape = {},
+                                                    const EditTensor& edit = {}) {
   static int counter = 0;
   const std::filesystem::path folder =
       std::filesystem::temp_directory_path() /
@@ -67,11 +70,11 @@ inline std::shared_ptr<const Model> make_tiny_model(
     std::normal_distribution<float> normal(offset, scale);
     std::vector<float>& values = storage.emplace_back(static_cast<size_t>(count));
     for (float& value : values) value = normal(random);
+    if (edit) edit(name, values);
     tensors.push_back({name, DType::kF32, std::move(dims), values.data()});
   };
   const float w = 1.5f / std::sqrt(static_cast<float>(shape.hidden));
-  add("model.embed_tokens.weight", {shape.vocab, shape.hidden}, 1.0f, 0.0f);
-  if (edit) edit(storage.back());
+  add(kEmbedding, {shape.vocab, shape.hidden}, 1.0f, 0.0f);
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";
     add(prefix + "input_layernorm.weight", {shape.hidden}, 0.1f, 1.0f);
