@@ -5,6 +5,7 @@
 
 #include "engine/device.h"
 #include "engine/executor.h"
+#include "engine/request_checks.h"
 
 namespace restkv {
 namespace {
@@ -46,7 +47,7 @@ class LocalGroupRunner final : public GroupRunner {
   Executor executor_;
   std::vector<Sequence> sequences_;
   std::vector<int32_t> next_;  // by sequence: the token drawn behind the last row it fed
-  bool is_nan_ = false;        // one of them could not be drawn
+  Status not_drawn_;           // why one of them could not be drawn
   std::vector<float> logits_;  // [settings, V] where those of a device are looked at
   std::vector<StepResult> results_;
   StepBatch batch_;
@@ -58,13 +59,8 @@ Status LocalGroupRunner::check(const GroupText& text, size_t num_settings) const
     return invalid_argument(std::to_string(num_settings) + " settings; there is room for 1 to " +
                             std::to_string(options_.max_num_seqs));
   }
-  for (const std::vector<int32_t>* tokens : {&text.prompt, &text.forced}) {
-    for (const int32_t token : *tokens) {
-      if (token < 0 || token >= model_->config.vocab_size) {
-        return invalid_argument("token id " + std::to_string(token) + " is not in the vocabulary of " +
-                                std::to_string(model_->config.vocab_size));
-      }
-    }
+  for (const auto& [tokens, name] : {std::pair{&text.prompt, "prompt"}, std::pair{&text.forced, "forced"}}) {
+    if (Status s = check_token_ids(*tokens, model_->config.vocab_size, name); !s.ok()) return s;
   }
   const int64_t total =
       static_cast<int64_t>(text.prompt.size() + text.forced.size()) + std::max(0, text.max_tokens);
@@ -97,7 +93,7 @@ std::vector<Sequence*> LocalGroupRunner::group() {
 void LocalGroupRunner::note_next() {
   for (const StepResult& result : results_) {
     next_[static_cast<size_t>(result.sequence - sequences_.data())] = result.sample->token;
-    is_nan_ |= result.sample->is_nan;
+    if (result.sample->is_nan) not_drawn_ = executor_.why_not_drawn(*result.sequence);
   }
 }
 
@@ -144,7 +140,7 @@ Result<std::vector<GroupOutcome>> LocalGroupRunner::run_checked(const GroupText&
   sequences_.clear();
   sequences_.resize(settings.size());
   next_.assign(settings.size(), 0);
-  is_nan_ = false;
+  not_drawn_ = {};
   Status status;
   for (size_t i = 0; i < settings.size(); ++i) {
     Request request;
@@ -199,13 +195,13 @@ Result<std::vector<GroupOutcome>> LocalGroupRunner::run_checked(const GroupText&
       feed(INT32_MAX);
     }
     fed = num_forced + 1;
-    for (int32_t i = 0; i < text.max_tokens && !is_nan_; ++i) {
+    for (int32_t i = 0; i < text.max_tokens && not_drawn_.ok(); ++i) {
       for (size_t s = 0; s < sequences_.size(); ++s) sequences_[s].tokens.push_back(next_[s]);
       if (i + 1 < text.max_tokens) feed(1);
     }
   }
   executor_.set_draw_observer(nullptr);
-  if (is_nan_) status = {StatusCode::kInternal, "the model's output is not a number"};
+  if (status.ok()) status = not_drawn_;
   for (size_t i = 0; i < sequences_.size(); ++i) {
     Sequence& sequence = sequences_[i];
     if (!sequence.memory) continue;

@@ -6,6 +6,7 @@
 
 #include "engine/device.h"
 #include "engine/executor.h"
+#include "engine/request_checks.h"
 
 namespace restkv {
 namespace {
@@ -72,12 +73,7 @@ Status run(const Model& model, const EngineOptions& asked, std::span<const int32
 Status compute_logits(const Model& model, const EngineOptions& asked, std::span<const int32_t> tokens,
                       std::span<const int32_t> pieces,
                       const std::function<void(int64_t first_row, int64_t rows, const float* logits)>& sink) {
-  for (const int32_t token : tokens) {
-    if (token < 0 || token >= model.config.vocab_size) {
-      return invalid_argument("token id " + std::to_string(token) + " is not in the vocabulary of " +
-                              std::to_string(model.config.vocab_size));
-    }
-  }
+  if (Status s = check_token_ids(tokens, model.config.vocab_size, "tokens"); !s.ok()) return s;
   if (tokens.empty()) return invalid_argument("no tokens");
   try {
     return run(model, asked, tokens, pieces, sink);

@@ -1,21 +1,34 @@
 // Which requests are refused when they are submitted: what could never run, and what has to come again later.
-#include "engine/engine_core.h"
+#include "engine/request_checks.h"
 
 #include <algorithm>
 
+#include "engine/engine_core.h"
+
 namespace restkv {
+namespace {
+
+bool is_token(int32_t id, int64_t vocab_size) { return id >= 0 && id < vocab_size; }
+Status no_token(int32_t id, int64_t vocab_size) {
+  return invalid_argument("token id " + std::to_string(id) + " is not in the vocabulary of " +
+                          std::to_string(vocab_size));
+}
+
+}  // namespace
+
+Status check_token_ids(std::span<const int32_t> ids, int64_t vocab_size, std::string_view param) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (!is_token(ids[i], vocab_size))
+      return no_token(ids[i], vocab_size).with_param(std::string(param) + "[" + std::to_string(i) + "]");
+  }
+  return {};
+}
 
 Status EngineCore::check(const Request& request) const {
   const ModelConfig& config = model_.config;
   if (request.prompt.empty()) return invalid_argument("the prompt has no tokens").with_param("prompt");
-  const auto in_vocabulary = [&](int32_t token) { return token >= 0 && token < config.vocab_size; };
-  const auto check_ids = [&](const std::vector<int32_t>& ids, const char* param) -> Status {
-    for (size_t i = 0; i < ids.size(); ++i)
-      if (!in_vocabulary(ids[i]))
-        return invalid_argument("token id " + std::to_string(ids[i]) + " is not in the vocabulary of " +
-                                std::to_string(config.vocab_size))
-            .with_param(std::string(param) + "[" + std::to_string(i) + "]");
-    return {};
+  const auto check_ids = [&](const std::vector<int32_t>& ids, const char* param) {
+    return check_token_ids(ids, config.vocab_size, param);
   };
   if (Status s = check_ids(request.prompt, "prompt"); !s.ok()) return s;
   if (request.cache.allocation == Allocation::kCalibrated && !options_.allocation)
@@ -25,11 +38,10 @@ Status EngineCore::check(const Request& request) const {
   if (Status s = check_ids(request.cache.probe.tokens, "cache.probe"); !s.ok()) return s;
   if (Status s = check_ids(request.stop_token_ids, "stop_token_ids"); !s.ok()) return s;
   if (Status s = check_ids(request.sampling.allowed_tokens, "allowed_token_ids"); !s.ok()) return s;
-  for (const LogitBias& bias : request.sampling.logit_bias)
-    if (!in_vocabulary(bias.token))
-      return invalid_argument("token id " + std::to_string(bias.token) + " is not in the vocabulary of " +
-                              std::to_string(config.vocab_size))
-          .with_param("logit_bias");
+  for (const LogitBias& bias : request.sampling.logit_bias) {
+    if (!is_token(bias.token, config.vocab_size))
+      return no_token(bias.token, config.vocab_size).with_param("logit_bias");
+  }
   for (const std::vector<int32_t>& word : request.bad_words) {
     if (word.empty()) return invalid_argument("a bad word has no tokens").with_param("bad_words");
     if (Status s = check_ids(word, "bad_words"); !s.ok()) return s;
