@@ -31,7 +31,7 @@ struct EngineOptions {
       false;                // on a card: an answer does not depend on what runs beside it; the CPU's never do
   bool cuda_graphs = true;  // decode steps reach a card as graphs
   double memory_fraction = 0.5;     // of what the machine leaves beside the weights, for the page pool
-  DType cache_dtype = DType::kF32;  // kF32 or kF16
+  DType cache_dtype = DType::kF32;  // kF32 or kF16; on a card that of its activations (fit_options)
   // Makes the backend in place of make_backend(): tests run the engine on the emulated device.
   std::function<Result<std::unique_ptr<Backend>>()> backend_maker;
   CacheSettings cache = CacheSettings::full();         // what the plan counts a sequence with

@@ -127,7 +127,6 @@ void EngineCore::add_in_work(Sequence* leader) {
 }
 
 void EngineCore::run_step() {
-  in_work_.clear();
   scheduler_.plan_step(batch_);
   if (batch_.empty()) return;
   start_step();
@@ -136,7 +135,6 @@ void EngineCore::run_step() {
 }
 
 void EngineCore::follow_step() {
-  in_work_.clear();
   scheduler_.plan_step(batch_);
   if (!scheduler_.has_prompts() && executor_.can_run_ahead(batch_)) {
     start_step();

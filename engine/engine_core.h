@@ -1,5 +1,5 @@
 // The engine without its thread: accepts requests, and runs one turn after the other:
-//   ended ones out -> admit -> step, deliver -> units of long prompts, deliver -> self-check
+//   ended ones out -> admit -> step, deliver -> units of long prompts, deliver; then, by the caller, flush and check_pages
 // On a device that works on its own a step of nothing but decode rows stays in flight; the next turn enqueues the one behind it
 // before it delivers the first:
 //   turn n: start step n | turn n + 1: start step n + 1, finish step n, deliver | ...
@@ -39,7 +39,7 @@ class EngineCore {
   Status check_queue(const Request& request, int64_t waiting, int64_t waiting_tokens) const;
   // A checked request joins the queue.
   void accept(const std::shared_ptr<RequestHandle>& handle);
-  // One turn. `finished` gets the requests whose last choice ended.
+  // One turn; finished() gets the requests whose last choice ended.
   void turn();
   // Ends everything that is queued or runs.
   void fail_all(const Status& error);
@@ -63,7 +63,6 @@ class EngineCore {
   const std::shared_ptr<CancelList>& cancels() const { return cancels_; }
   const Scheduler& scheduler() const { return scheduler_; }
   Executor& executor() { return executor_; }
-  const CostModel& cost() const { return cost_; }
 
  private:
   // A request whose choices have not all ended.

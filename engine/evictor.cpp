@@ -306,11 +306,9 @@ void Evictor::finish_layer(Sequence& sequence, int64_t layer, const RowSource& r
   bool is_due = memory.reservation.has_sums && is_scored;  // the sums of the rows have to be stored
   for (size_t h = 0; h < num_heads; ++h) {
     const int32_t c = memory.budget.c_lh[layer_index * num_heads + h];
-    const HeadSchedule schedule = head_schedule(c, memory.budget.stride, static_cast<int32_t>(layer),
-                                                static_cast<int32_t>(model_.config.num_layers));
     int32_t keep = prefill_len;
     if (prefill_len >= c && (is_scored || window_of(layer) > 0))
-      keep = is_grow ? c : schedule.rows_after_cut(true);
+      keep = is_grow ? c : rows_after_cut(c, memory.budget.stride, layer, model_.config.num_layers, true);
     is_due |= keep < prefill_len;
     numbers[kKeep * num_heads + h] = keep;
   }
@@ -475,10 +473,11 @@ void Evictor::run(CutBatch& batch) {
     for (size_t h = 0; h < num_heads; ++h) {
       const auto index = layer_index * num_heads + h;
       const int32_t c = memory.budget.c_lh[index];
-      const HeadSchedule schedule = head_schedule(c, memory.budget.stride, static_cast<int32_t>(layer),
-                                                  static_cast<int32_t>(model_.config.num_layers));
       const int32_t len = memory.cache.kv_len[index];
-      numbers[kKeep * num_heads + h] = len == c ? schedule.rows_after_cut(!memory.was_cut[index]) : len;
+      int32_t& keep = numbers[kKeep * num_heads + h];
+      keep = len != c ? len
+                      : rows_after_cut(c, memory.budget.stride, layer, model_.config.num_layers,
+                                       !memory.was_cut[index]);
     }
     if (scores_layer(memory, layer) && memory.reservation.ring_layer[layer_index]) {
       const int64_t end = due[i].tokens;

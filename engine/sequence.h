@@ -23,7 +23,7 @@ struct ScheduleKey {
   auto operator<=>(const ScheduleKey&) const = default;
 };
 
-struct SequenceMemory;  // executor.h
+struct SequenceMemory;  // sequence_memory.h
 struct SequenceMemoryDeleter {
   void operator()(SequenceMemory* memory) const;
 };
@@ -56,7 +56,7 @@ struct Sequence {
   ScheduleKey key;             // set by the scheduler
   size_t index = 0;            // among the running ones
   Clock::time_point queued{}, admitted{}, first_token{}, last_token{};
-  std::unique_ptr<SequenceMemory, SequenceMemoryDeleter> memory;  // from admission to the end
+  std::unique_ptr<SequenceMemory, SequenceMemoryDeleter> memory;  // from the queue to the end
 
   const Request& request() const { return handle->request; }
   int32_t prefill_rows() const { return prefill_len + probe_len; }

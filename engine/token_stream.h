@@ -1,5 +1,5 @@
 // The bounded queue between the engine thread and one client's thread. The engine never waits: there is room
-// for every record a request can produce, reserved at admission. A client that stops reading is the server's
+// for every record a request can produce, reserved when it is submitted. A client that stops reading is the server's
 // business (it cancels).
 #pragma once
 
@@ -53,7 +53,7 @@ class TokenStream {
   // after the last record was taken, so what it touches must live as long as the handle.
   explicit TokenStream(std::function<void()> wake) : wake_(std::move(wake)) {}
 
-  void reserve(size_t records);   // at admission
+  void reserve(size_t records);   // in submit
   void push(TokenRecord record);  // engine thread; visible to take() at once
   void poke();                    // engine thread: the next flush wakes the reader though nothing was pushed
   void flush();                   // engine thread, once a step: wakes the reader if something was pushed

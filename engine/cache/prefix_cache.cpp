@@ -126,7 +126,7 @@ bool PrefixCache::was_seen(const PrefixKey& key) {
     seen_ring_[seen_next_] = key;
     seen_next_ = (seen_next_ + 1) % kMaxSeen;
   }
-  seen_.emplace(key, 0);
+  seen_.insert(key);
   return false;
 }
 

@@ -13,6 +13,7 @@
 #include <span>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -96,7 +97,7 @@ class PrefixCache {
   std::set<std::pair<uint64_t, int32_t>> idle_;  // (last use, block): visible and not pinned
   std::vector<Insertion*> insertions_;
   // Keys seen once, the oldest forgotten.
-  std::unordered_map<PrefixKey, size_t, PrefixKeyHash> seen_;
+  std::unordered_set<PrefixKey, PrefixKeyHash> seen_;
   std::vector<PrefixKey> seen_ring_;
   size_t seen_next_ = 0;
   uint64_t clock_ = 0;

@@ -1,4 +1,4 @@
-// Allocation of rows to heads, and the event schedule.
+// Allocation of rows to heads, and what a cut leaves of them.
 #include "engine/eviction/budget.h"
 
 #include <algorithm>
@@ -149,23 +149,9 @@ SequenceBudget plan_budget(const CacheSettings& settings, const CacheDimensions&
   return out;
 }
 
-HeadSchedule head_schedule(int32_t c_lh, int32_t stride, int32_t layer, int32_t num_layers) {
-  return {.c = c_lh, .stride = stride, .stagger = static_cast<int32_t>(int64_t{layer} * stride / num_layers)};
-}
-
-int64_t HeadSchedule::kv_len(int64_t prompt_len, int64_t tokens) const {
-  const int64_t first_cut = std::max<int64_t>(prompt_len, c);
-  if (tokens < first_cut) return tokens;
-  const int64_t since = tokens - first_cut;
-  if (since < stride - stagger) return rows_after_cut(true) + since;
-  return rows_after_cut(false) + (since - (stride - stagger)) % stride;
-}
-
-bool HeadSchedule::is_cut(int64_t prompt_len, int64_t tokens) const {
-  const int64_t first_cut = std::max<int64_t>(prompt_len, c);
-  if (tokens < first_cut) return false;
-  const int64_t since = tokens - first_cut;
-  return since == 0 || (since >= stride - stagger && (since - (stride - stagger)) % stride == 0);
+int32_t rows_after_cut(int32_t c_lh, int32_t stride, int64_t layer, int64_t num_layers, bool is_first) {
+  const auto stagger = static_cast<int32_t>(layer * stride / num_layers);
+  return c_lh - stride + (is_first ? stagger : 0);
 }
 
 }  // namespace restkv

@@ -58,19 +58,8 @@ int32_t pyramid_rows(int32_t free_rows, int32_t window, int64_t prompt_len, int3
 // unit, the sum less than a unit below the given one.
 std::vector<int32_t> round_to_sum(std::span<const double> x, int32_t floor, int64_t sum, int32_t unit = 1);
 
-// The cuts of one (layer, KV head) in mode evict.
-struct HeadSchedule {
-  int32_t c = 0;  // C_lh
-  int32_t stride = 0;
-  int32_t stagger = 0;  // the first cut leaves so many rows more
-
-  // Entries after `tokens` tokens of which the first `prompt_len` came as the prompt, and after the cut if one is due.
-  int64_t kv_len(int64_t prompt_len, int64_t tokens) const;
-  // Whether a cut is due once the entries of `tokens` tokens are there (tokens >= prompt_len).
-  bool is_cut(int64_t prompt_len, int64_t tokens) const;
-  // Entries that a cut leaves.
-  int32_t rows_after_cut(bool is_first) const { return c - stride + (is_first ? stagger : 0); }
-};
-HeadSchedule head_schedule(int32_t c_lh, int32_t stride, int32_t layer, int32_t num_layers);
+// Entries that a cut leaves of a (layer, KV head) that holds C_lh, in mode evict: C_lh - stride, the first time the layer's
+// stagger more (layer * stride / num_layers), so that layers take turns with their later cuts.
+int32_t rows_after_cut(int32_t c_lh, int32_t stride, int64_t layer, int64_t num_layers, bool is_first);
 
 }  // namespace restkv

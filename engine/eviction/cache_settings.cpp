@@ -393,6 +393,4 @@ std::string_view policy_name(PolicyKind policy) {
   return {};
 }
 
-std::string policy_names() { return names_of(kPolicies); }
-
 }  // namespace restkv

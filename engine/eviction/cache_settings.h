@@ -124,7 +124,5 @@ ProbeSpec probe_for_prompt(const CacheSettings& settings, int64_t prompt_len);
 int32_t budget_for_prompt(const CacheSettings& settings, int64_t prompt_len);
 
 std::string_view policy_name(PolicyKind policy);
-// "full, restkv, ...": for error texts and the reference page.
-std::string policy_names();
 
 }  // namespace restkv

@@ -39,7 +39,6 @@ struct PolicyRecipe {
 
   bool needs_queries() const { return queries != QueryNeed::kNone; }
   bool needs_sums() const { return queries == QueryNeed::kAll; }
-  int32_t num_scores() const { return interleave ? 2 : 1; }
   bool operator==(const PolicyRecipe&) const = default;
 };
 

@@ -64,8 +64,7 @@ class TraceWriter {
   TraceWriter(const TraceWriter&) = delete;
 
   // A cut of one layer with `tokens` tokens. kept [K][..]: row indices before it, ascending; scores [K][rows before it], or
-  // empty. What is not in `kept` went; nothing is
-  // written if nothing did.
+  // empty. What is not in `kept` went; nothing is written if nothing did.
   struct HeadRows {
     std::span<const int32_t> kept;
     std::span<const float> scores;

@@ -8,6 +8,7 @@
 
 #include "engine/eviction/budget.h"
 #include "engine/eviction/policy.h"
+#include "tests/eviction/cut_schedule.h"
 
 namespace restkv {
 namespace {
@@ -280,9 +281,8 @@ TEST(Budget, ScheduleEqualsTheStepByStepRule) {
     const int32_t stride = 1 + static_cast<int32_t>(random() % 20),
                   layers = 1 + static_cast<int32_t>(random() % 8);
     const int32_t c = stride + 1 + static_cast<int32_t>(random() % 60),
-                  layer = static_cast<int32_t>(random()) % layers;
-    const HeadSchedule schedule = head_schedule(c, stride, std::abs(layer), layers);
-    EXPECT_LT(schedule.stagger, stride);
+                  layer = std::abs(static_cast<int32_t>(random()) % layers);
+    const CutSchedule schedule(c, stride, layer, layers);
     const int64_t prompt = 1 + static_cast<int64_t>(random() % 120);
     bool is_first = true;
     int64_t kv_len = prompt;
@@ -290,7 +290,7 @@ TEST(Budget, ScheduleEqualsTheStepByStepRule) {
       const bool is_cut = tokens == prompt ? kv_len >= c : kv_len == c;
       ASSERT_EQ(schedule.is_cut(prompt, tokens), is_cut) << tokens;
       if (is_cut) {
-        kv_len = schedule.rows_after_cut(is_first);
+        kv_len = rows_after_cut(c, stride, layer, layers, is_first);
         is_first = false;
       }
       ASSERT_EQ(schedule.kv_len(prompt, tokens), kv_len) << tokens;
@@ -303,12 +303,12 @@ TEST(Budget, LayersTakeTurnsWithTheirCuts) {
   const int32_t c = 100, stride = 16, layers = 8;
   const int64_t prompt = 500;
   for (int32_t layer = 0; layer < layers; ++layer)
-    EXPECT_EQ(head_schedule(c, stride, layer, layers).rows_after_cut(true), c - stride + 2 * layer);
+    EXPECT_EQ(rows_after_cut(c, stride, layer, layers, true), c - stride + 2 * layer);
   // After the prompt's cut, no step has more than one layer to cut.
   for (int64_t tokens = prompt + 1; tokens < prompt + 200; ++tokens) {
     int cuts = 0;
     for (int32_t layer = 0; layer < layers; ++layer)
-      cuts += head_schedule(c, stride, layer, layers).is_cut(prompt, tokens);
+      cuts += CutSchedule(c, stride, layer, layers).is_cut(prompt, tokens);
     EXPECT_LE(cuts, 1) << tokens;
   }
 }

@@ -12,6 +12,7 @@
 
 #include "engine/eviction/budget.h"
 #include "engine/eviction/cut.h"
+#include "tests/eviction/cut_schedule.h"
 #include "tests/kernels/backend_cases.h"
 
 namespace restkv {
@@ -90,7 +91,8 @@ class Layer {
       keep_.assign(kKvHeads, budget_.budget);
       cut.share = c_lh_.data();
       cut.share_floor = share_floor(settings_, budget_.budget, settings_.decode == DecodeMode::kGrow);
-      cut.share_slack = budget_.stride - stagger();
+      cut.share_slack =
+          budget_.budget - rows_after_cut(budget_.budget, budget_.stride, layer_, kLayers, true);
     }
     cut.max_new_pins = pin_rows(settings_, budget_.budget);
     new_pins_.assign(static_cast<size_t>(std::max(1, cut.max_new_pins) * kKvHeads), 0);
@@ -144,8 +146,8 @@ class Layer {
       if (settings_.decode == DecodeMode::kEvict) {
         ASSERT_LE(kv_len_[i], c_lh_[i]);
         if (recipe_.scope != SelectScope::kShare) {
-          ASSERT_EQ(kv_len_[i],
-                    head_schedule(c_lh_[i], budget_.stride, layer_, kLayers).kv_len(prompt_len_, tokens_));
+          const CutSchedule schedule(c_lh_[i], budget_.stride, layer_, kLayers);
+          ASSERT_EQ(kv_len_[i], schedule.kv_len(prompt_len_, tokens_));
         }
       } else {
         ASSERT_LE(kv_len_[i], std::max(c_lh_[i], prompt_len_) + tokens_ - prompt_len_);
@@ -207,12 +209,11 @@ class Layer {
   HeadTables tables() const {
     return {.pages = pages_.data(), .stride = entry_pages_, .kv_len = kv_len_.data()};
   }
-  int32_t stagger() const { return head_schedule(1, budget_.stride, layer_, kLayers).stagger; }
   int32_t target(int32_t head, bool due, int32_t rows) const {
     const auto i = static_cast<size_t>(head);
     if (!due) return rows;
     if (settings_.decode == DecodeMode::kGrow) return c_lh_[i];
-    return c_lh_[i] - budget_.stride + (was_cut_[i] ? 0 : stagger());
+    return rows_after_cut(c_lh_[i], budget_.stride, layer_, kLayers, !was_cut_[i]);
   }
   Cut make_cut(const RowSource& rows, bool is_prefill) {
     keep_.resize(kKvHeads);
