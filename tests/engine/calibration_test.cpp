@@ -67,13 +67,17 @@ TEST(Calibration, NumbersThatAreNotFiniteAreAnError) {
     EXPECT_TRUE(calibration.ok()) << calibration.status().message();
     return (*calibration)->add_text(text(0), [] {}).message();
   };
-  EXPECT_EQ(error_of(make_tiny_model({.nan_layer = 1})),
-            "the model's numbers are not finite after layer 1, at token 0 of text 0");
-  EXPECT_EQ(error_of(make_tiny_model({.window = 64, .nan_layer = 1})),
-            "the model's numbers are not finite after layer 1, at token 0 of text 0");
+  const auto in_layer_1 = [](const std::string& name, std::vector<float>& values) {
+    if (name == "model.layers.1.mlp.down_proj.weight") values[0] = std::numeric_limits<float>::quiet_NaN();
+  };
+  for (const int64_t window : {0, 64}) {
+    EXPECT_EQ(error_of(make_tiny_model({.window = window}, in_layer_1)),
+              "the model's numbers are not finite after layer 1, at token 0 of text 0");
+  }
   const int32_t token = text(0)[4];
-  const auto ill = make_tiny_model({}, [&](std::vector<float>& embedding) {
-    embedding[static_cast<size_t>(token) * 32] = std::numeric_limits<float>::infinity();
+  const auto ill = make_tiny_model({}, [&](const std::string& name, std::vector<float>& values) {
+    if (name == testing::kEmbedding)
+      values[static_cast<size_t>(token) * 32] = std::numeric_limits<float>::infinity();
   });
   EXPECT_EQ(error_of(ill), "the model's numbers are not finite after the embedding, at token 4 of text 0");
 }
