@@ -84,22 +84,7 @@ void EngineCore::turn() {
   in_work_.clear();
   drop_ended();
   try {
-    if (is_healthy_) {
-      admitted_.clear();
-      scheduler_.admit(admitted_);
-      const Clock::time_point now = now_();
-      for (Sequence* sequence : admitted_) {
-        sequence->cached_tokens = (sequence->leader ? sequence->leader : sequence)->first_row;
-        if (!sequence->leader && executor_.prefixes().is_enabled()) {
-          counters_.prefix_queries += sequence->prompt_len;
-          counters_.prefix_hits += sequence->first_row;
-        }
-        sequence->admitted = now;
-        sequence->handle->phase.store(RequestPhase::kPrefill, std::memory_order_relaxed);
-        trace_.add(counters_.steps, TurnTrace::Event::kAdmit, static_cast<int64_t>(sequence->key.arrival),
-                   sequence->choice, executor_.pool().free());
-      }
-    }
+    if (is_healthy_) admit();
     if (executor_.num_steps() > 0) {
       follow_step();
     } else {
@@ -118,6 +103,32 @@ void EngineCore::turn() {
     }
   }
   ++counters_.steps;
+}
+
+void EngineCore::admit() {
+  admitted_.clear();
+  const auto note_admitted = [this] {
+    const Clock::time_point now = now_();
+    for (Sequence* sequence : admitted_) {
+      sequence->cached_tokens = (sequence->leader ? sequence->leader : sequence)->first_row;
+      if (!sequence->leader && executor_.prefixes().is_enabled()) {
+        counters_.prefix_queries += sequence->prompt_len;
+        counters_.prefix_hits += sequence->first_row;
+      }
+      sequence->admitted = now;
+      sequence->handle->phase.store(RequestPhase::kPrefill, std::memory_order_relaxed);
+      trace_.add(counters_.steps, TurnTrace::Event::kAdmit, static_cast<int64_t>(sequence->key.arrival),
+                 sequence->choice, executor_.pool().free());
+    }
+  };
+  try {
+    scheduler_.admit(admitted_);
+  } catch (const DeviceError&) {  // for the one that is first now; those before it are in
+    note_admitted();
+    in_work_ = scheduler_.first_queued();
+    throw;
+  }
+  note_admitted();
 }
 
 void EngineCore::add_in_work(Sequence* leader) {

@@ -73,6 +73,7 @@ class EngineCore {
   using Deadline = std::pair<Clock::time_point, const RequestHandle*>;
 
   void add_in_work(Sequence* leader);  // and its followers, once
+  void admit();
   void run_step();
   // A step is in flight: the next one behind it where it can be, then its results.
   void follow_step();

@@ -71,6 +71,13 @@ void Scheduler::enqueue(Choices choices, Clock::time_point now) {
   queue_.emplace(key, std::move(choices));
 }
 
+std::vector<Sequence*> Scheduler::first_queued() const {
+  std::vector<Sequence*> choices;
+  if (queue_.empty()) return choices;
+  for (const auto& sequence : queue_.begin()->second) choices.push_back(sequence.get());
+  return choices;
+}
+
 void Scheduler::admit(std::vector<Sequence*>& admitted) {
   while (!queue_.empty()) {
     Choices& choices = queue_.begin()->second;

@@ -76,6 +76,8 @@ class Scheduler {
   const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
   int64_t num_waiting() const { return num_waiting_; }
   int64_t waiting_tokens() const { return waiting_tokens_; }  // prompt tokens of all waiting choices
+  // The choices that are admitted next; empty where nobody waits.
+  std::vector<Sequence*> first_queued() const;
   // All queued sequences, in order.
   template <class Visit>
   void for_each_queued(Visit&& visit) const {

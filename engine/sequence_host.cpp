@@ -1,7 +1,9 @@
 // What sequences hold: pages for all their entries and scratch for a long prompt, from admission to release.
 #include <algorithm>
+#include <utility>
 
 #include "engine/executor.h"
+#include "kernels/base/device_error.h"
 
 namespace restkv {
 
@@ -62,12 +64,19 @@ void Executor::admit(const Choices& choices) {
   SequenceMemory& memory = *first.memory;
   if (observer_) memory.prefix.keys.clear();
   prefixes_.make_room(first, memory.prefix, pages_of(choices));
-  admit(first);
-  const int32_t shared = shared_entries(memory);
-  for (size_t i = 1; i < choices.size(); ++i) {
-    SequenceMemory& other = *choices[i]->memory;
-    other.cache = cache_.admit(other.reservation, &memory.cache, shared);
-    begin(*choices[i]);
+  try {
+    admit(first);
+    const int32_t shared = shared_entries(memory);
+    for (size_t i = 1; i < choices.size(); ++i) {
+      SequenceMemory& other = *choices[i]->memory;
+      other.cache = cache_.admit(other.reservation, &memory.cache, shared);
+      begin(*choices[i]);
+    }
+  } catch (const DeviceError&) {  // they are queued still, and hold nothing
+    for (const auto& choice : choices)
+      if (std::exchange(choice->memory->is_admitted, false)) cache_.release(choice->memory->cache);
+    prefixes_.finish(memory.prefix, false);
+    throw;
   }
   prefixes_.begin_insert(first, memory.prefix);
 }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "kernels/base/device_error.h"
+
 namespace restkv {
 namespace {
 
@@ -137,7 +139,12 @@ SequenceCache KvCache::admit(const CacheReservation& reservation, const Sequence
   CHECK(next == s.owned.end()) << "a reservation was counted and handed out differently";
   pool_.share(shared);
   s.owned.insert(s.owned.end(), shared.begin(), shared.end());
-  s.resident = tables_.put(s.ids);
+  try {
+    s.resident = tables_.put(s.ids);
+  } catch (const DeviceError&) {
+    pool_.give_back(s.owned);
+    throw;
+  }
   return s;
 }
 

@@ -23,10 +23,10 @@ const int32_t* TableStore::put(std::span<const int32_t> ids) {
       std::find_if(free_.begin(), free_.end(), [count](const auto& range) { return range.second >= count; });
   if (count == 0 || place == free_.end()) return nullptr;
   const auto [begin, length] = *place;
+  const Tensor target = tensor(begin, count);
+  backend_.write(target, ids.data());  // first: it may throw
   free_.erase(place);
   if (length > count) free_[begin + count] = length - count;
-  const Tensor target = tensor(begin, count);
-  backend_.write(target, ids.data());
   return static_cast<const int32_t*>(target.data);
 }
 

@@ -261,7 +261,12 @@ Result<std::shared_ptr<const Tokenizer>> load_sentencepiece_tokenizer(std::strin
   for (const int32_t id : chat_end_ids(*made.all)) parts.eos_ids.push_back(id);
   if (parts.bos_id >= 0) parts.prefix_ids.push_back(parts.bos_id);
   const int32_t unknown_id = id_or_none(model.unknown_id);
-  for (const AddedToken& token : *added) parts.added.add(token);
+  for (AddedToken token : *added) {
+    // A control piece is one of its own accord, whatever a file says of it: users do not type it.
+    const TokenType type = made.all->type(token.id);
+    token.special |= type == TokenType::kControl || type == TokenType::kUnknown;
+    parts.added.add(std::move(token));
+  }
   add_special_tokens(pieces, &parts.added);
   add_user_defined_tokens(pieces, &parts.added_normalized);
   if (Status status = fill_normalizer(model, prefix_rule(*config), &parts); !status.ok()) return status;

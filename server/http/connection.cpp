@@ -147,7 +147,7 @@ asio::awaitable<bool> Connection::read_head(bool is_first) {
         co_return false;
       }
     }
-    if (server_.serving->is_draining && phase_ == Phase::kIdle && !is_first) {
+    if (server_.serving->is_draining && phase_ == Phase::kIdle && (!is_first || is_active_)) {
       if (!has_unread()) co_return false;
       set_active(true);
     }
@@ -353,7 +353,7 @@ void Connection::drain() {
 
 bool Connection::has_unread() const {
   error_code error;
-  return !in_.empty() || socket_.available(error) > 0;
+  return (!in_.empty() && in_ != "\r") || socket_.available(error) > 0;  // half an empty line is no request
 }
 
 void Connection::abort() {

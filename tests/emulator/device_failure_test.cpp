@@ -138,7 +138,7 @@ TEST(DeviceFailure, CutsOfAPromptAreForgotten) {
   const int64_t events = whole.counters.cache.events;
   ASSERT_GE(events, 2);
   int num_failed = 0, num_whole = 0;
-  for (int64_t k = 3; num_whole == 0 && k < 400; k += 9) {
+  for (int64_t k = 1; num_whole == 0 && k < 400; k += 9) {
     testing::expect_idle_and_free(*engine);
     const int64_t before = engine->stats().eviction_events;
     emulator::fail_call(k, kOutOfMemory);

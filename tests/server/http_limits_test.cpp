@@ -432,6 +432,27 @@ TEST_F(HttpServerTest, DrainAnswersWhatHasJustCome) {
   }
 }
 
+// Nor is an empty line a request, or half of one.
+TEST_F(HttpServerTest, DrainWaitsForNoEmptyLine) {
+  settings_.server.io_threads = 1;
+  for (const bool is_first : {false, true}) {
+    for (const std::string_view line : {"\r", "\r\n"}) {
+      start();
+      RawClient client(server_->port()), last(server_->port());
+      if (!is_first) {
+        client.send(get("/ping"));
+        client.receive_until("\"ok\"}");
+      }
+      client.send(line);
+      last.send(get("/ping"));
+      last.receive_until("\"ok\"}");
+      if (line.size() > 1) client.send(line);  // unread, or just read
+      server_->drain();
+      EXPECT_TRUE(becomes_true([&] { return server_->is_idle(); }, 1s)) << is_first << line.size();
+    }
+  }
+}
+
 TEST_F(HttpServerTest, StopEndsRunningStreams) {
   start({.answer = "x", .step = 1ms, .max_model_len = 1'000'000});
   RawClient client(server_->port());

@@ -417,6 +417,20 @@ TEST(SentencePieceFile, PiecesThatAreNamedAsSpecialTokens) {
   EXPECT_THAT(tokenizer->encode("bab", kPlain), ElementsAre(3, 5, 4, 5));
 }
 
+// A file that forgets to call a control piece special does not hand it to users.
+TEST(SentencePieceFile, ControlPiecesAreNeverTyped) {
+  TokenizerSettings settings;
+  settings.tokenizer_config = R"({"added_tokens_decoder": {"2": {"content": "</s>"}}})";
+  TokenizerSettings old;
+  old.added_tokens = R"({"<unk>": 0, "<s>": 1, "</s>": 2})";
+  for (const TokenizerSettings& files : {TokenizerSettings{}, settings, old}) {
+    const auto tokenizer = must_load_model(files);
+    EXPECT_THAT(tokenizer->encode("ab</s>", kPlain), Not(Contains(2)));
+    EXPECT_THAT(tokenizer->encode("ab</s>", kParsed), ElementsAre(7, 2));
+    EXPECT_TRUE(tokenizer->is_special(2));
+  }
+}
+
 TEST(SentencePieceFile, AddedTokensThatCannotBeAreRefused) {
   const auto refused = [](const std::string& config, const std::string& file, const std::string& message) {
     TokenizerSettings settings;
