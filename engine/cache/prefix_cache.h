@@ -2,8 +2,8 @@
 // and the unit of eviction. Blocks form chains; a block's key is a keyed 128-bit hash of its tokens and of the key before it
 // (the first one's of a salt), and its tokens are compared on a hit.
 //   absent -> (second sight) inserting: pages taken, a prefill writes them layer by layer -> visible -> evicted
-// A visible block is pinned while a prefill reads it. What is not pinned goes least recently used first, behind before front,
-// and always before an admission fails; so does what is still being inserted. Plain numbers; engine thread only.
+// A visible block is pinned until the prompt that reads it has its first token. What is not pinned goes least recently used
+// first, behind before front, and always before an admission fails; so does what is still being inserted. Engine thread only.
 #pragma once
 
 #include <array>
