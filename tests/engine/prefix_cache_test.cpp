@@ -235,6 +235,26 @@ TEST(PrefixEngine, AHitChangesNothingUnderAnySettings) {
   }
 }
 
+// The prompt is cut at token 120 and the rest is fed: its blocks are visible once the first token is drawn.
+TEST(PrefixEngine, BlocksOfAFedPromptAreKept) {
+  const auto engine = start_engine(make_tiny_model(), options_of(0.5, 400, 1));
+  Request request = same_beginnings()[0];
+  CacheRequest cache;
+  cache.policy = "snapkv";  // needs no probe
+  cache.budget = 80;
+  cache.window = 8;
+  cache.compress_at = 120;
+  request.cache = *resolve_cache_settings(cache, {});
+  const Answer first = ask(*engine, {request})[0][0];
+  EXPECT_GT(first.counters.cache.evicted, 0);
+  for (const int32_t cached : {0, 112, 112}) {  // 120 - 8 in blocks of 16
+    const Answer answer = ask(*engine, {request})[0][0];
+    EXPECT_TRUE(answer == first);
+    EXPECT_EQ(answer.counters.cached_tokens, cached);
+    testing::expect_idle_and_free(*engine);
+  }
+}
+
 TEST(PrefixEngine, OwnersAndSaltsDoNotSeeEachOther) {
   const auto engine = start_engine(make_tiny_model(), options_of(0.5, 400, 1));
   Request request = same_beginnings()[0];
