@@ -10,6 +10,7 @@
 
 #include "engine/text/json_steps.h"
 #include "engine/text/tokenizer_settings.h"
+#include "engine/text/utf8.h"
 
 namespace restkv {
 namespace {
@@ -19,11 +20,6 @@ using nlohmann::json;
 constexpr const char* kConfig = "tokenizer_config.json: added_tokens_decoder";
 constexpr const char* kFile = "added_tokens.json";
 constexpr size_t kMaxAdded = 65536;  // beyond the pieces
-
-std::string in_quotes(std::string_view text) {
-  constexpr size_t kShown = 40;
-  return "'" + std::string(text.substr(0, kShown)) + (text.size() > kShown ? "...'" : "'");
-}
 
 Status malformed(const char* where, const std::string& what) {
   return invalid_argument(std::string(where) + ": " + what);

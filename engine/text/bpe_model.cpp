@@ -16,12 +16,6 @@ namespace {
 constexpr size_t kShortWord = 32;
 constexpr size_t kMaxDerivedBytes = 1024;
 
-std::string quoted(std::string_view text) {
-  constexpr size_t kShown = 40;
-  std::string out = "'" + std::string(text.substr(0, kShown));
-  return out + (text.size() > kShown ? "...'" : "'");
-}
-
 // By the upper halves, which are few different ones of many; stable.
 void sort_by_rank(std::vector<uint64_t>* keys) {
   constexpr int kBits = 11;
@@ -65,8 +59,9 @@ BpeModel::BpeModel(const Vocabulary& vocabulary, const BpeOptions& options)
 Status BpeModel::add_merge(std::string_view left, std::string_view right, const BytesIndex& texts) {
   const uint32_t rank = next_rank_++;
   const auto absent = [&](std::string_view text) {
-    return invalid_argument("merge " + std::to_string(rank) + " (" + quoted(left) + " + " + quoted(right) +
-                            ") needs the token " + quoted(text) + ", which is not in the vocabulary");
+    return invalid_argument("merge " + std::to_string(rank) + " (" + in_quotes(left) + " + " +
+                            in_quotes(right) + ") needs the token " + in_quotes(text) +
+                            ", which is not in the vocabulary");
   };
   const int32_t left_id = texts.find(left), right_id = texts.find(right);
   if (left.empty() || left_id < 0) return absent(left);

@@ -158,4 +158,9 @@ std::string alphabet_text_of_bytes(std::string_view bytes) {
   return text;
 }
 
+std::string in_quotes(std::string_view text) {
+  constexpr size_t kShown = 40;
+  return "'" + std::string(text.substr(0, kShown)) + (text.size() > kShown ? "...'" : "'");
+}
+
 }  // namespace restkv

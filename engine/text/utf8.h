@@ -42,4 +42,7 @@ bool is_number(char32_t code);       // category N
 std::optional<std::string> bytes_of_alphabet_text(std::string_view text);
 std::string alphabet_text_of_bytes(std::string_view bytes);
 
+// A token's text for a message: 40 bytes of it at most, between single quotes.
+std::string in_quotes(std::string_view text);
+
 }  // namespace restkv

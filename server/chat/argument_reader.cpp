@@ -4,18 +4,22 @@
 
 namespace restkv::chat {
 
+bool take_keyword(CallArguments& arguments, std::string_view name, Value& value) {
+  for (auto it = arguments.keyword.begin(); it != arguments.keyword.end(); ++it) {
+    if (it->first != name) continue;
+    value = std::move(it->second);
+    arguments.keyword.erase(it);
+    return true;
+  }
+  return false;
+}
+
 bool ArgumentReader::take_if(const char* name, Value& value) {
   if (next_ < arguments_.positional.size()) {
     value = arguments_.positional[next_++];
     return true;
   }
-  for (auto it = arguments_.keyword.begin(); it != arguments_.keyword.end(); ++it) {
-    if (it->first != name) continue;
-    value = std::move(it->second);
-    arguments_.keyword.erase(it);
-    return true;
-  }
-  return false;
+  return take_keyword(arguments_, name, value);
 }
 
 bool ArgumentReader::has(const char* name) const {

@@ -5,6 +5,9 @@
 
 namespace restkv::chat {
 
+// Moves the keyword argument `name` into `value` and out of `arguments`; false where there is none.
+bool take_keyword(CallArguments& arguments, std::string_view name, Value& value);
+
 class ArgumentReader {
  public:
   ArgumentReader(Context& context, const char* function, CallArguments& arguments)

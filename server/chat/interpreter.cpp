@@ -293,15 +293,6 @@ class CallLevel {
   int& depth_;
 };
 
-bool take_keyword(CallArguments& arguments, std::string_view name, Value& value) {
-  for (auto it = arguments.keyword.begin(); it != arguments.keyword.end(); ++it) {
-    if (it->first != name) continue;
-    value = std::move(it->second);
-    arguments.keyword.erase(it);
-    return true;
-  }
-  return false;
-}
 }  // namespace
 
 Value Interpreter::call_macro(const MacroObject& macro, CallArguments& arguments) {
